@@ -1,0 +1,51 @@
+# Everything from a bare clone with python3 (3.11 or newer) and make: each target first sees to .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The torch line goes first and alone, so that nothing else decides which build of it is taken.
+TORCH := $(shell grep '^torch==' constraints.txt)
+# Tests share the machine with torch's own threads: a few workers, one thread each.
+WORKERS ?= 2
+
+.PHONY: demo test lint format docs install clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     a real transformer, eager and optimized side by side on this machine"
+	@echo "make test     the test suite"
+	@echo "make lint     ruff, mypy and the import contracts"
+	@echo "make docs     the documentation, into docs/_build/html"
+	@echo "make format   ruff's fixes and formatting"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,experiments]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m autockpt demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
