@@ -1,0 +1,26 @@
+"""The engine of autockpt: schedules for compute graphs under a memory budget, without PyTorch."""
+
+from __future__ import annotations
+
+from autockpt_solvers.graph import ComputeGraph, Op, Storage
+from autockpt_solvers.problem import Problem
+from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
+from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
+from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
+
+__all__ = [
+    "Compute",
+    "ComputeGraph",
+    "Free",
+    "MemoryTimeline",
+    "MinimumBudget",
+    "Op",
+    "Problem",
+    "Result",
+    "Schedule",
+    "ScheduleError",
+    "SolveStatus",
+    "Storage",
+    "simulate",
+    "with_frees",
+]

@@ -1,0 +1,207 @@
+"""The graph that is planned: operations, the storages they write, and what must be left at the end.
+
+Nothing here knows PyTorch. Memory is counted per *storage*, not per tensor, because views share
+their base's bytes. What a training step holds anyway (parameters, optimizer state, model inputs) is
+not in the graph: it is the problem's `fixed_bytes`, and reading it costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """One block of memory that an operation allocates."""
+
+    name: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.size_bytes < 0:
+            raise ValueError(
+                f"storage {self.name!r} has {self.size_bytes} bytes; sizes must be 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation: what it reads and writes, and what running it once costs.
+
+    Attributes:
+        name: Name, for messages and reports.
+        runtime_ns: Time of one run.
+        reads: Indices of the storages that must be live while it runs.
+        writes: Indices of the storages it allocates. An op that writes none is run for its effect.
+        workspace_bytes: Bytes used only while it runs.
+        recomputable: False for what may run once only (random draws, mutations).
+        is_backward: True for ops of the backward pass.
+        segment: Label of the part of the model it stems from, for reports and as a hint to solvers.
+        region: Index of the captured graph it belongs to, in order of the forward pass.
+    """
+
+    name: str
+    runtime_ns: int
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    workspace_bytes: int = 0
+    recomputable: bool = True
+    is_backward: bool = False
+    segment: str = ""
+    region: int = 0
+
+    def __post_init__(self) -> None:
+        for what, value in (
+            ("runtime_ns", self.runtime_ns),
+            ("workspace_bytes", self.workspace_bytes),
+            ("region", self.region),
+        ):
+            if value < 0:
+                raise ValueError(f"op {self.name!r} has {what} {value}; it must be 0 or more")
+        if len(set(self.reads)) != len(self.reads) or len(set(self.writes)) != len(self.writes):
+            raise ValueError(
+                f"op {self.name!r} names a storage twice; list each read and write once"
+            )
+        if not set(self.reads).isdisjoint(self.writes):
+            raise ValueError(
+                f"op {self.name!r} reads a storage it writes; writes must be new storages"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeGraph:
+    """Operations in their original execution order, checked when made.
+
+    All forward ops of all regions come first, regions ascending; then the backward ops, regions
+    descending. The fields after `outputs` are derived, and take no part in equality.
+
+    Attributes:
+        ops: Operations in execution order.
+        storages: Storages; each is written by exactly one op.
+        outputs: Storages that the caller holds at the end (outputs, buffers, gradients).
+        producer: Per storage, the op that writes it.
+        readers: Per storage, the ops that read it, ascending.
+        is_output: Per storage, whether it is in `outputs`.
+        num_forward: Number of forward ops; they are `ops[:num_forward]`.
+        is_required: Per op, whether it is a forward op that must run before the first backward op:
+            an ancestor of an output made in the forward pass, or of a forward op that writes
+            nothing.
+        is_needed: Per op, whether any valid schedule must run it.
+    """
+
+    ops: tuple[Op, ...]
+    storages: tuple[Storage, ...]
+    outputs: tuple[int, ...]
+    producer: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    readers: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    is_output: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+    num_forward: int = field(init=False, repr=False, compare=False)
+    is_required: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+    is_needed: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check_indices()
+        producer, readers = self._link()
+        self._check_order()
+        is_output = [False] * len(self.storages)
+        for storage in self.outputs:
+            is_output[storage] = True
+        num_forward = sum(not op.is_backward for op in self.ops)
+        roots = [producer[s] for s in self.outputs if producer[s] < num_forward]
+        roots += [i for i in range(num_forward) if not self.ops[i].writes]
+        is_required = self._ancestors(roots, producer)
+        is_needed = self._ancestors(roots + list(range(num_forward, len(self.ops))), producer)
+        derived = {
+            "producer": tuple(producer),
+            "readers": tuple(tuple(ops) for ops in readers),
+            "is_output": tuple(is_output),
+            "num_forward": num_forward,
+            "is_required": tuple(is_required),
+            "is_needed": tuple(is_needed),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def total_runtime_ns(self) -> int:
+        """Time of one step in which every needed op runs once."""
+        return sum(
+            op.runtime_ns for op, needed in zip(self.ops, self.is_needed, strict=True) if needed
+        )
+
+    def size(self, storage: int) -> int:
+        """Bytes of a storage."""
+        return self.storages[storage].size_bytes
+
+    def _check_indices(self) -> None:
+        num = len(self.storages)
+        for op in self.ops:
+            for storage in (*op.reads, *op.writes):
+                if not 0 <= storage < num:
+                    raise ValueError(
+                        f"op {op.name!r} names storage {storage}; the graph has 0 to {num - 1}"
+                    )
+        for storage in self.outputs:
+            if not 0 <= storage < num:
+                raise ValueError(f"outputs name storage {storage}; the graph has 0 to {num - 1}")
+        if len(set(self.outputs)) != len(self.outputs):
+            raise ValueError("outputs name a storage twice; list each output once")
+
+    def _link(self) -> tuple[list[int], list[list[int]]]:
+        producer = [-1] * len(self.storages)
+        readers: list[list[int]] = [[] for _ in self.storages]
+        for index, op in enumerate(self.ops):
+            for storage in op.reads:
+                if producer[storage] < 0:
+                    name = self.storages[storage].name
+                    raise ValueError(
+                        f"op {op.name!r} reads storage {name!r} before an op has written it; "
+                        "ops must stand in execution order, and fixed storages must be left out"
+                    )
+                readers[storage].append(index)
+            for storage in op.writes:
+                if producer[storage] >= 0:
+                    first = self.ops[producer[storage]].name
+                    raise ValueError(
+                        f"storage {self.storages[storage].name!r} is written by {first!r} and by "
+                        f"{op.name!r}; every storage must have exactly one writer"
+                    )
+                producer[storage] = index
+        for storage, writer in enumerate(producer):
+            if writer < 0:
+                raise ValueError(
+                    f"storage {self.storages[storage].name!r} is written by no op; "
+                    "leave it out of the graph and count it as fixed bytes"
+                )
+        return producer, readers
+
+    def _check_order(self) -> None:
+        for before, after in zip(self.ops, self.ops[1:], strict=False):
+            if before.is_backward and not after.is_backward:
+                raise ValueError(
+                    f"forward op {after.name!r} follows backward op {before.name!r}; "
+                    "forward ops must come first"
+                )
+            if before.is_backward != after.is_backward:
+                continue
+            if (
+                (after.region < before.region)
+                if not after.is_backward
+                else (after.region > before.region)
+            ):
+                order = "fall" if after.is_backward else "rise"
+                raise ValueError(
+                    f"op {after.name!r} of region {after.region} follows {before.name!r} of region "
+                    f"{before.region}; regions must {order} in the "
+                    f"{'backward' if after.is_backward else 'forward'} pass"
+                )
+
+    def _ancestors(self, roots: list[int], producer: list[int]) -> list[bool]:
+        found = [False] * len(self.ops)
+        stack = list(roots)
+        while stack:
+            op = stack.pop()
+            if not found[op]:
+                found[op] = True
+                stack.extend(producer[s] for s in self.ops[op].reads if not found[producer[s]])
+        return found

@@ -1,0 +1,1 @@
+"""Engine methods, one file each."""
