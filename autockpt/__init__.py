@@ -1,0 +1,25 @@
+"""Optimal activation checkpointing for PyTorch: a model, a budget, the same training step."""
+
+from __future__ import annotations
+
+from autockpt.budget import Budget
+from autockpt.errors import (
+    AutockptError,
+    BudgetError,
+    CaptureError,
+    DoubleBackwardError,
+    NotTrainableError,
+    VerificationError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AutockptError",
+    "Budget",
+    "BudgetError",
+    "CaptureError",
+    "DoubleBackwardError",
+    "NotTrainableError",
+    "VerificationError",
+]

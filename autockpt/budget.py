@@ -1,0 +1,134 @@
+"""The memory budget: what a user may write for it, and how bytes are written back.
+
+A budget bounds the total a training step may hold: parameters, buffers, gradients, optimizer state,
+inputs, activations, transients and workspace.  It is given as bytes, as text with a unit, or as a
+share of what eager PyTorch peaks at, which is known only after profiling: hence parse first,
+resolve later.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import SupportsIndex
+
+_UNIT_BYTES = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_PATTERN = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z]*|%)", re.IGNORECASE)
+_FORMS = (
+    'write bytes as an int, "8GB" (8e9 bytes), "8GiB" (2**33 bytes) or "60%" (of the eager peak)'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A parsed budget: absolute, or relative to the peak of eager PyTorch.
+
+    Attributes:
+        bytes: The budget in bytes, or None where it is relative.
+        percent: The budget as a percentage of the eager peak, or None where it is absolute.
+    """
+
+    bytes: int | None = None
+    percent: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.bytes is None) == (self.percent is None):
+            raise ValueError("a Budget has either bytes or percent, not both and not neither")
+        if self.bytes is not None and self.bytes <= 0:
+            raise ValueError(f"budget must be more than 0 bytes, got {self.bytes}; {_FORMS}")
+        if self.percent is not None and not 0 < self.percent < float("inf"):
+            raise ValueError(f"budget must be more than 0%, got {self.percent}%; {_FORMS}")
+
+    def resolve(self, baseline_peak_bytes: int) -> int:
+        """Returns the budget in bytes.
+
+        Args:
+            baseline_peak_bytes: What a step of eager PyTorch peaks at, everything counted; a
+                relative budget is a share of it, rounded down.
+        """
+        if self.bytes is not None:
+            return self.bytes
+        return int(Decimal(str(self.percent)) * baseline_peak_bytes / 100)
+
+    def __str__(self) -> str:
+        if self.bytes is not None:
+            return format_bytes(self.bytes)
+        return f"{self.percent:g}% of the eager peak"
+
+
+def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
+    """Reads a budget as users write it.
+
+    Args:
+        budget: Bytes as an int; text with a decimal or binary unit (`"512MB"`, `"8GiB"`, upper or
+            lower case); or a percentage of the eager peak (`"60%"`).
+
+    Raises:
+        TypeError: If it is neither a whole number nor text.
+        ValueError: If it is not positive, or the text has no meaning.
+    """
+    if isinstance(budget, Budget):
+        return budget
+    if isinstance(budget, str):
+        return _parse_text(budget)
+    if isinstance(budget, bool) or not hasattr(type(budget), "__index__"):
+        hint = " (a float? round it with int(...))" if isinstance(budget, float) else ""
+        raise TypeError(
+            f"budget must be an int or a str, got {budget!r} of type {type(budget).__name__}"
+            f"{hint}; {_FORMS}"
+        )
+    return Budget(bytes=operator.index(budget))
+
+
+def _parse_text(text: str) -> Budget:
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"budget {text!r} is not an amount of memory; {_FORMS}")
+    number, unit = Decimal(match[1].replace("_", "")), match[2].lower()
+    if unit == "%":
+        if number == 0:
+            raise ValueError(f"budget {text!r} must be more than 0%; {_FORMS}")
+        return Budget(percent=float(number))
+    if unit not in _UNIT_BYTES and unit:
+        known = ", ".join(("B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB", "%"))
+        raise ValueError(
+            f"budget {text!r} has the unknown unit {match[2]!r} (known: {known}); {_FORMS}"
+        )
+    num_bytes = int(number * _UNIT_BYTES[unit or "b"])
+    if num_bytes == 0:
+        raise ValueError(f"budget {text!r} must be more than 0 bytes; {_FORMS}")
+    return Budget(bytes=num_bytes)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Returns bytes in the largest binary unit that keeps the number at one or more."""
+    if num_bytes < 0:
+        return "-" + format_bytes(-num_bytes)
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        size = _UNIT_BYTES[unit.lower()]
+        # Compared after rounding, so that 1024 KiB is never printed where 1.00 MiB is meant.
+        if round(num_bytes / size, 2) >= 1:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} B"
+
+
+def sufficient_budget(num_bytes: int) -> str:
+    """Returns budget text for at least `num_bytes`, rounded up to two digits: `"2.42GiB"`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        size = _UNIT_BYTES[unit.lower()]
+        if num_bytes >= size:
+            amount = (Decimal(num_bytes) / size).quantize(Decimal("0.01"), ROUND_CEILING)
+            return f"{amount}{unit}"
+    return f"{num_bytes}B"

@@ -1,0 +1,37 @@
+"""What every test stands on: one thread, fixed examples, a cache of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Examples are derived from the test itself: the same run everywhere, on machines of any speed.
+settings.register_profile("autockpt", deadline=None, derandomize=True, max_examples=100)
+settings.load_profile("autockpt")
+
+# The engine's tests run without torch; the others share the machine with several workers.
+if importlib.util.find_spec("torch") is not None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps measured operator times out of the user's cache, and the user's out of the tests."""
+    folder = tmp_path_factory.mktemp("autockpt-cache")
+    before = os.environ.get("AUTOCKPT_CACHE_DIR")
+    os.environ["AUTOCKPT_CACHE_DIR"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["AUTOCKPT_CACHE_DIR"]
+    else:
+        os.environ["AUTOCKPT_CACHE_DIR"] = before

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from autockpt.errors import (
+    AutockptError,
+    BudgetError,
+    CaptureError,
+    DoubleBackwardError,
+    NotTrainableError,
+    VerificationError,
+)
+
+_MIB = 2**20
+
+
+def _budget_error() -> BudgetError:
+    return BudgetError(
+        budget_bytes=2048 * _MIB,
+        minimum_peak_bytes=2468 * _MIB,
+        peak_node="the backward of layers.3.mlp",
+        composition={"parameters": 1024 * _MIB, "buffers": 0, "gradients": 512 * _MIB},
+    )
+
+
+def test_a_budget_error_says_the_least_where_it_is_and_what_to_do() -> None:
+    assert str(_budget_error()) == (
+        "budget 2.00 GiB is below 2.41 GiB, the least any schedule can reach (peak at the backward "
+        "of layers.3.mlp; made of 1.00 GiB parameters and 512.00 MiB gradients). "
+        'Raise budget to "2.42GiB" or use a smaller batch.'
+    )
+
+
+def test_a_budget_error_carries_its_numbers() -> None:
+    error = _budget_error()
+    assert error.budget_bytes == 2048 * _MIB
+    assert error.minimum_peak_bytes == 2468 * _MIB
+    assert error.peak_node == "the backward of layers.3.mlp"
+    assert error.composition["gradients"] == 512 * _MIB
+    with pytest.raises(TypeError):
+        error.composition["gradients"] = 0  # type: ignore[index]
+
+
+def test_a_budget_error_without_detail_is_still_a_sentence() -> None:
+    error = BudgetError(budget_bytes=100, minimum_peak_bytes=200)
+    assert str(error).startswith("budget 100 B is below 200 B, the least any schedule can reach. ")
+
+
+def test_a_capture_error_says_where_and_why() -> None:
+    error = CaptureError(where="Net.forward (net.py:7)", reason="it calls C.", advice="Wrap it.")
+    assert str(error) == (
+        "cannot capture Net.forward (net.py:7): it calls C. The model is unchanged. Wrap it."
+    )
+    assert (error.where, error.reason) == ("Net.forward (net.py:7)", "it calls C.")
+
+
+def test_verification_names_a_few_of_what_differs() -> None:
+    names = ("a.weight", "b.weight", "c.weight", "d.weight", "e.weight")
+    error = VerificationError("gradients differ from eager's", differing=names)
+    assert "gradients differ from eager's (a.weight, b.weight, c.weight and 2 more)" in str(error)
+    assert error.differing == names
+
+
+def test_not_trainable_and_double_backward_say_what_to_do() -> None:
+    assert "requires grad" in str(NotTrainableError("no parameter requires grad."))
+    assert "autockpt.restore(model)" in str(DoubleBackwardError())
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (_budget_error(), ValueError),
+        (CaptureError(where="x", reason="y"), RuntimeError),
+        (NotTrainableError("x"), ValueError),
+        (VerificationError("x", differing=("y",)), RuntimeError),
+        (DoubleBackwardError(), RuntimeError),
+    ],
+)
+def test_errors_fit_the_builtin_kinds_and_cross_processes(
+    error: AutockptError, builtin: type[Exception]
+) -> None:
+    assert isinstance(error, AutockptError)
+    assert isinstance(error, builtin)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
