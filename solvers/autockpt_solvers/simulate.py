@@ -36,7 +36,8 @@ class MemoryTimeline:
         recompute_ns: Time of all runs less the time of each op that ran, once.
         live_bytes: Per step: while an op runs, with its reads, writes and workspace; after a free.
         num_recomputed_ops: Number of runs beyond each op's first.
-        saved: Storages live at the turn from forward to backward, ascending.
+        saved: Storages live at the turn from forward to backward, ascending: after the last first
+            run of a required forward op and the frees that follow it.
     """
 
     peak_bytes: int
@@ -82,6 +83,7 @@ class _Replay:
         self.num_runs = [0] * len(graph.ops)
         self.required_left = sum(graph.is_required)
         self.saved: tuple[int, ...] = ()
+        self.at_turn = not self.required_left
         self.forward_region = 0
         # Backward ops left to run, per region: they tell whose backward is the current one.
         self.backward_left: dict[int, int] = {}
@@ -94,6 +96,7 @@ class _Replay:
         if not 0 <= index < len(graph.ops):
             raise self.error(f"op {index} is not in the graph, which has {len(graph.ops)} ops")
         op = graph.ops[index]
+        self.leave_turn()
         first = self.num_runs[index] == 0
         if not first and not op.recomputable:
             raise self.error(f"op {op.name!r} runs a second time; it may run once only")
@@ -121,8 +124,13 @@ class _Replay:
         self.num_runs[index] += 1
         if first and graph.is_required[index]:
             self.required_left -= 1
-            if not self.required_left:
-                self.saved = tuple(s for s, live in enumerate(self.live) if live)
+            self.at_turn = not self.required_left
+
+    def leave_turn(self) -> None:
+        """Notes what is saved once the frees that follow the last required op are done."""
+        if self.at_turn:
+            self.at_turn = False
+            self.saved = tuple(s for s, live in enumerate(self.live) if live)
 
     def check_region(self, op: Op) -> None:
         """A captured graph's forward ops run in its forward, or in its backward: nowhere else."""
@@ -162,6 +170,7 @@ class _Replay:
 
     def finish(self) -> MemoryTimeline:
         graph = self.graph
+        self.leave_turn()
         for index, op in enumerate(graph.ops):
             if graph.is_needed[index] and not self.num_runs[index]:
                 raise self.error(f"op {op.name!r} is needed and never runs")
