@@ -1,0 +1,8 @@
+"""Models to try autockpt on: random weights, real architectures, each in two sizes."""
+
+from __future__ import annotations
+
+from autockpt.zoo.example import Example, Size
+from autockpt.zoo.registry import build, names
+
+__all__ = ["Example", "Size", "build", "names"]

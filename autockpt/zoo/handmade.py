@@ -1,0 +1,72 @@
+"""Models that need nothing but torch: a plain `nn.Sequential`, and one full of Python."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autockpt.zoo.example import Example, Size
+
+
+def sequential(size: Size) -> Example:
+    """Convolutions with BatchNorm and Dropout in an `nn.Sequential`; its output is no loss."""
+    batch, pixels, channels, depth = (4, 64, 24, 8) if size == "small" else (32, 224, 64, 16)
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
+    for _ in range(depth):
+        layers += [
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+        ]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+    return Example(
+        model=nn.Sequential(*layers),
+        args=(torch.randn(batch, 3, pixels, pixels),),
+        loss_fn=mean_square,
+    )
+
+
+def mean_square(output: torch.Tensor) -> torch.Tensor:
+    """Returns a scalar that depends on every element."""
+    return output.square().mean()
+
+
+class ControlFlow(nn.Module):
+    """Residual blocks under Python control flow, with a graph break half way."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                nn.GELU(),
+                nn.Dropout(0.1),
+                nn.Linear(4 * width, width),
+            )
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x: torch.Tensor, *, skip_last: bool = False) -> torch.Tensor:
+        """Returns the scalar loss."""
+        blocks = list(self.blocks)[: -1 if skip_last else None]
+        for index, block in enumerate(blocks):
+            if x.dim() == 3 and index % 3 == 2:
+                x = x.transpose(0, 1)
+            x = x + block(x) if index % 2 else block(x) + 0.5 * x
+            if index == len(blocks) // 2:
+                torch._dynamo.graph_break()
+        scores: torch.Tensor = self.head(x).squeeze(-1)
+        return scores.square().mean()
+
+
+def control_flow(size: Size) -> Example:
+    """A module that `torch.compile` captures in two graphs."""
+    batch, length, width, depth = (4, 128, 128, 8) if size == "small" else (16, 1024, 1024, 24)
+    return Example(
+        model=ControlFlow(width, depth),
+        args=(torch.randn(batch, length, width),),
+        kwargs={"skip_last": True},
+    )

@@ -1,0 +1,63 @@
+"""The names of the models, and building one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+
+from autockpt.zoo import handmade, speech, text, vision
+from autockpt.zoo.example import Example, Size
+
+_BUILDERS: dict[str, Callable[[Size], Example]] = {
+    "gpt2": text.gpt2,
+    "bert-base": text.bert_base,
+    "bert-large": text.bert_large,
+    "llama": text.llama,
+    "t5": text.t5,
+    "mamba": text.mamba,
+    "vit": vision.vit,
+    "resnet50": vision.resnet50,
+    "convnext": vision.convnext,
+    "unet": vision.unet,
+    "whisper": speech.whisper,
+    "sequential": handmade.sequential,
+    "control-flow": handmade.control_flow,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names that `build` knows."""
+    return tuple(_BUILDERS)
+
+
+def build(
+    name: str, size: Size = "small", *, device: torch.device | str = "cpu", seed: int = 0
+) -> Example:
+    """Builds a model with random weights, in training mode, and a batch for it.
+
+    The global random state is left as it was.
+
+    Args:
+        name: One of `names()`.
+        size: `"small"` trains a step in about a second on a CPU, with activations outweighing
+            parameters; `"full"` is a published configuration with a usual batch.
+        device: Where weights and batch are made; `"meta"` makes them without memory, to plan only.
+        seed: Seeds weights and batch.
+
+    Raises:
+        ValueError: If the name or the size is unknown.
+        ModuleNotFoundError: If the library that the model comes from is not installed.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"unknown model {name!r}; the zoo has {', '.join(_BUILDERS)}")
+    if size not in get_args(Size):
+        raise ValueError(f"unknown size {size!r}; sizes are {', '.join(get_args(Size))}")
+    device = torch.device(device)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), device:
+        torch.manual_seed(seed)
+        example = _BUILDERS[name](size)
+    example.model.train()
+    return example
