@@ -7,6 +7,7 @@ from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
 from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
+from autockpt_solvers.solve import methods, minimum_budget, solve
 
 __all__ = [
     "Compute",
@@ -21,6 +22,9 @@ __all__ = [
     "ScheduleError",
     "SolveStatus",
     "Storage",
+    "methods",
+    "minimum_budget",
     "simulate",
+    "solve",
     "with_frees",
 ]

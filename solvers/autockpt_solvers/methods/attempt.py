@@ -1,0 +1,32 @@
+"""What every method hands to `solve`, and the shape of a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from autockpt_solvers.problem import Problem
+    from autockpt_solvers.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The schedules a method offers.
+
+    Attributes:
+        schedules: Candidates; `solve` keeps the one that fits and recomputes least.
+        proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
+    """
+
+    schedules: tuple[Schedule, ...]
+    proven_optimal: bool = False
+
+
+class Method(Protocol):
+    """A method: called with the problem, the seconds it may take, and a seed."""
+
+    def __call__(
+        self, problem: Problem, *, time_limit_s: float, seed: int
+    ) -> Attempt | Schedule | None:
+        """Offers schedules for `problem`."""

@@ -1,0 +1,62 @@
+"""Where the forward pass is cut: places where few bytes cross, and which storages cross them.
+
+A cut at place `p` of the forward order parts the ops before it from those at and after it. The
+storages that cross are written before and read by forward ops after it: those are what a
+checkpointed part starts from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autockpt_solvers.methods.orders import Orders
+
+
+def crossing_bytes(orders: Orders, order: list[int]) -> list[int]:
+    """Per place 0..len(order), the bytes that forward ops read across it, outputs left out."""
+    graph = orders.graph
+    place = {op: k for k, op in enumerate(order)}
+    change = [0] * (len(order) + 2)
+    for op, born in place.items():
+        for storage in orders.writes[op]:
+            if graph.is_output[storage]:
+                continue
+            last = max((place.get(r, -1) for r in graph.readers[storage]), default=-1)
+            if last > born:
+                change[born + 1] += orders.sizes[storage]
+                change[last + 1] -= orders.sizes[storage]
+    live = 0
+    crossing = []
+    for k in range(len(order) + 1):
+        live += change[k]
+        crossing.append(live)
+    return crossing
+
+
+def crossing_storages(orders: Orders, order: list[int], cuts: list[int]) -> list[int]:
+    """The storages that cross any of the cuts, ascending."""
+    graph = orders.graph
+    place = {op: k for k, op in enumerate(order)}
+    found = set()
+    for op, born in place.items():
+        for storage in orders.writes[op]:
+            last = max((place.get(r, -1) for r in graph.readers[storage]), default=-1)
+            if any(born < cut <= last for cut in cuts):
+                found.add(storage)
+    return sorted(found)
+
+
+def narrow_places(crossing: list[int], reach: int = 4) -> list[int]:
+    """Places where no more bytes cross than at any place within `reach`; of equal ones the last.
+
+    The choice looks at the neighbourhood only, so identical layers are cut at identical places.
+    """
+    last = len(crossing) - 1
+    places = []
+    for k in range(1, last):
+        before = crossing[max(1, k - reach) : k]
+        after = crossing[k + 1 : min(last, k + reach + 1)]
+        if all(crossing[k] <= b for b in before) and all(crossing[k] < b for b in after):
+            places.append(k)
+    return places

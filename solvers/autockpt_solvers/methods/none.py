@@ -1,0 +1,25 @@
+"""`none`: keep everything, run nothing twice.
+
+Guarantee: no recomputation, by construction.
+Complexity: linear.
+Weakness: it uses the most memory; it fits only where no planning is needed. Ops that only the
+backward needs run right before it needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.schedule import with_frees
+
+if TYPE_CHECKING:
+    from autockpt_solvers.problem import Problem
+
+
+def solve_none(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+    """Offers the schedule that runs every needed op once."""
+    del time_limit_s, seed
+    order = Orders(problem.graph).baseline()
+    return Attempt(schedules=(with_frees(problem.graph, order),))

@@ -1,0 +1,114 @@
+"""Laws that hold for every method on every graph."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autockpt_solvers import (
+    Problem,
+    Schedule,
+    ScheduleError,
+    SolveStatus,
+    methods,
+    minimum_budget,
+    simulate,
+    solve,
+    with_frees,
+)
+from autockpt_solvers.methods.orders import Orders
+from tests.solvers.graphs import blocks, chain, graphs
+
+NAMES = methods()
+
+
+def baseline_peak(graph):
+    return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+
+
+def check(problem, result):
+    """What must hold of any result."""
+    assert result.lower_bound_ns >= 0
+    if result.status is SolveStatus.INFEASIBLE:
+        assert result.schedule is None
+        assert result.minimum_peak_bytes > problem.budget_bytes
+        return
+    timeline = simulate(problem.graph, result.schedule)
+    assert result.peak_bytes == timeline.peak_bytes + problem.fixed_bytes <= problem.budget_bytes
+    assert result.recompute_ns == timeline.recompute_ns >= result.lower_bound_ns
+    assert result.minimum_peak_bytes <= result.peak_bytes
+    assert 0 <= result.gap <= 1
+
+
+@pytest.mark.parametrize("method", NAMES)
+@given(graph=graphs(), share=st.floats(0.3, 1.1), fixed=st.integers(0, 5))
+def test_every_answer_runs_and_fits(method, graph, share, fixed):
+    budget = int(baseline_peak(graph) * share) + fixed
+    problem = Problem(graph=graph, budget_bytes=budget, fixed_bytes=fixed)
+    check(problem, solve(problem, method=method, time_limit_s=20))
+
+
+@pytest.mark.parametrize("method", NAMES)
+@given(graph=graphs())
+def test_with_the_baseline_peak_nothing_is_recomputed(method, graph):
+    result = solve(Problem(graph=graph, budget_bytes=baseline_peak(graph)), method=method)
+    assert result.status is SolveStatus.OPTIMAL
+    assert (result.recompute_ns, result.gap) == (0, 0.0)
+
+
+@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("graph", [chain(9), blocks(4)], ids=["chain", "blocks"])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_every_method_on_every_graph(method, graph, share):
+    problem = Problem(graph=graph, budget_bytes=int(baseline_peak(graph) * share))
+    check(problem, solve(problem, method=method, time_limit_s=20))
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_equal_problems_give_equal_schedules(method):
+    problem = Problem(graph=blocks(4), budget_bytes=int(baseline_peak(blocks(4)) * 0.6))
+    first, second = (solve(problem, method=method, seed=3) for _ in range(2))
+    assert first.schedule == second.schedule
+
+
+def test_a_callable_is_a_method():
+    graph = chain(4)
+
+    def keep_all(problem, *, time_limit_s, seed):
+        return with_frees(problem.graph, range(len(problem.graph.ops)))
+
+    result = solve(Problem(graph=graph, budget_bytes=30), method=keep_all)
+    assert result.method == "keep_all"
+    assert result.status is SolveStatus.INFEASIBLE
+    assert result.minimum_peak_bytes == baseline_peak(graph)
+
+
+def test_a_callable_that_finds_nothing_leaves_the_baseline_as_minimum():
+    graph = chain(4)
+    result = solve(Problem(graph=graph, budget_bytes=3), method=lambda *_, **__: None)
+    assert result.status is SolveStatus.INFEASIBLE
+    assert result.minimum_peak_bytes == baseline_peak(graph)
+
+
+def test_a_callable_that_gives_a_wrong_schedule_is_refused():
+    wrong = Schedule(steps=with_frees(chain(4), range(len(chain(4).ops))).steps[1:])
+    with pytest.raises(ScheduleError, match="not live"):
+        solve(Problem(graph=chain(4), budget_bytes=3), method=lambda *_, **__: wrong)
+
+
+def test_an_unknown_method_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown method 'best'; use one of 'auto', 'none'"):
+        solve(Problem(graph=chain(2), budget_bytes=1), method="best")
+
+
+def test_a_time_limit_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="time_limit_s is 0; it must be above 0"):
+        solve(Problem(graph=chain(2), budget_bytes=1), time_limit_s=0)
+
+
+@given(graphs())
+def test_the_minimum_budget_is_reached_and_not_below_its_bound(graph):
+    found = minimum_budget(graph, time_limit_s=20)
+    assert simulate(graph, found.schedule).peak_bytes == found.peak_bytes
+    assert found.lower_bound_bytes <= found.peak_bytes <= baseline_peak(graph)
