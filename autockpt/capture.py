@@ -1,0 +1,449 @@
+"""A training step as joint graphs, without running anything: everything stands on fake tensors.
+
+The model's parameters and inputs are replaced by fakes, one eager step measures what PyTorch itself
+would hold, and one compilation with a recording backend gives a joint forward-and-backward graph
+for every graph that Dynamo finds. The order of the graphs, the tensors that pass from one to the
+other, and the gradients that really arrive are recorded from that fake step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autockpt import torch_private
+from autockpt.errors import CaptureError, NotTrainableError
+from autockpt.exact import exact_tracing
+from autockpt.joint import JointGraph, analyze
+
+Keys = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class CapturedGraph:
+    """One graph of the step and what passed in and out of it.
+
+    Storage keys name the same storage across graphs: inputs, forward outputs, incoming gradients
+    (``tangent_keys``) and outgoing ones (``grad_keys``), each aligned with the joint graph.
+    """
+
+    joint: JointGraph
+    has_backward: bool
+    is_outside: bool
+    input_keys: Keys
+    output_keys: Keys
+    tangent_keys: Keys
+    grad_keys: Keys
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Capture:
+    """A captured training step.
+
+    Attributes:
+        graphs: In forward order.
+        device: Where the model's parameters are.
+        is_fake: Whether model or inputs hold no data, so that nothing can be measured.
+        parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
+        gradient_bytes: Bytes of the gradients of all parameters that require one.
+        held_keys: Storages of what the step returns to its caller.
+        eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
+            above ``parameters + buffers + inputs``.
+        foreign_ops: Autograd nodes of the step that belong to no captured graph.
+    """
+
+    graphs: tuple[CapturedGraph, ...]
+    device: torch.device
+    is_fake: bool
+    parameters_bytes: int
+    buffers_bytes: int
+    inputs_bytes: int
+    gradient_bytes: int
+    held_keys: frozenset[int]
+    eager_peak_bytes: int
+    foreign_ops: tuple[str, ...]
+
+
+def capture(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+) -> Capture:
+    """Capture one training step of ``forward``, the forward of ``module``, on these inputs.
+
+    Args:
+        module: Left as it was: its parameters are put back, attributes that the fake step changed
+            are restored.
+        forward: The callable to capture, reading ``module``'s parameters.
+        args: Positional inputs, real, fake or meta tensors.
+        kwargs: Keyword inputs.
+        loss_fn: Takes the output to a scalar loss, when that happens outside of the model.
+
+    Raises:
+        NotTrainableError: Nothing in the output requires a gradient.
+        CaptureError: The forward cannot be captured; says where and why.
+    """
+    if not any(p.requires_grad for p in module.parameters()):
+        raise NotTrainableError("no parameter requires grad")
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    to_fake = _Faker(mode)
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
+    fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
+    recorder = _Recorder()
+    with _unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
+        tracker = _LiveBytes(
+            tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
+        )
+        with _explained(module, "its forward fails on these inputs"), tracker:
+            output = forward(*fake_args, **fake_kwargs)
+            loss = find_loss(output, loss_fn)
+            torch.autograd.backward(*_roots(loss))
+        _require_gradient(loss)
+        eager_peak_bytes = tracker.peak_bytes
+        del output, loss
+        for fake in fakes.values():
+            fake.grad = None
+        with _explained(module, "its forward cannot be traced"), torch_private.tracing_config():
+            compiled = torch.compile(forward, backend=recorder, dynamic=False)
+            output = compiled(*fake_args, **fake_kwargs)
+            held = tree_leaves(output)
+            if loss_fn is None:
+                loss = find_loss(output, None)
+            else:
+                recorder.is_outside = True
+                loss = torch.compile(loss_fn, backend=recorder, dynamic=False)(output)
+            foreign = _foreign_ops(loss)
+            torch.autograd.backward(*_roots(loss))
+        held_keys = frozenset(
+            key for t in [*held, *tree_leaves(loss)] for key in _keys_of(t)
+        )
+        graphs = recorder.finish()
+    if not any(graph.has_backward for graph in graphs):
+        raise CaptureError(
+            where=type(module).__name__,
+            reason="no graph with a backward was found in its forward"
+            + (f" (it stays outside: {', '.join(foreign)})" if foreign else ""),
+        )
+    parameters = list(module.parameters())
+    return Capture(
+        graphs=graphs,
+        device=_device_of(fakes.values()),
+        is_fake=to_fake.saw_no_data,
+        parameters_bytes=distinct_bytes(parameters),
+        buffers_bytes=distinct_bytes(list(module.buffers())),
+        inputs_bytes=distinct_bytes(tree_leaves((args, dict(kwargs)))),
+        gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
+        held_keys=held_keys,
+        eager_peak_bytes=eager_peak_bytes,
+        foreign_ops=foreign,
+    )
+
+
+def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
+    """What the backward starts from: the loss, or every differentiable output when none is one.
+
+    A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
+    that requires a gradient.
+    """
+    if loss_fn is not None:
+        return [loss_fn(output)]
+    named = getattr(output, "loss", None)
+    if named is None and isinstance(output, Mapping):
+        named = output.get("loss")
+    candidates = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    if isinstance(named, torch.Tensor) and named.requires_grad and named.numel() == 1:
+        return [named]
+    scalars = [t for t in candidates if t.numel() == 1]
+    return scalars[:1] or candidates
+
+
+def distinct_bytes(values: list[Any]) -> int:
+    """Bytes of the distinct storages under these tensors; other values count nothing."""
+    sizes: dict[int, int] = {}
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+            storage = value.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+    return sum(sizes.values())
+
+
+class _Faker:
+    """Takes real, meta and foreign fake tensors into one fake mode."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self._mode = mode
+        self._made: dict[int, torch.Tensor] = {}
+        self.saw_no_data = False
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in self._made:
+            if isinstance(value, FakeTensor) or value.device.type == "meta":
+                self.saw_no_data = True
+                self._made[id(value)] = self._from_no_data(value)
+            else:
+                self._made[id(value)] = self._mode.from_tensor(value, static_shapes=True)
+        return self._made[id(value)]
+
+    def _from_no_data(self, value: torch.Tensor) -> torch.Tensor:
+        device = value.fake_device if isinstance(value, FakeTensor) else value.device
+        if device.type == "meta":
+            device = torch.device("cpu")
+        with self._mode:
+            fake = torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device=device
+            )
+        if isinstance(value, torch.nn.Parameter):
+            return torch.nn.Parameter(fake, requires_grad=value.requires_grad)
+        return fake.requires_grad_(value.requires_grad)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that come and go while it is on; those given are not counted."""
+
+    def __init__(self, resting: list[Any]) -> None:
+        super().__init__()
+        self._seen: dict[int, weakref.ref[Any]] = {}
+        self._live_bytes = 0
+        self.peak_bytes = 0
+        for value in resting:
+            if isinstance(value, torch.Tensor):
+                storage = value.untyped_storage()
+                self._seen[storage._cdata] = weakref.ref(storage)
+        self._resting = [t.untyped_storage() for t in resting if isinstance(t, torch.Tensor)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._seen:
+            return
+        num_bytes = storage.nbytes()
+        self._live_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+
+        def gone(_: Any) -> None:
+            self._seen.pop(key, None)
+            self._live_bytes -= num_bytes
+
+        self._seen[key] = weakref.ref(storage, gone)
+
+
+class _Recorder:
+    """A Dynamo backend that runs graphs as they are and keeps their joint graphs."""
+
+    def __init__(self) -> None:
+        self.is_outside = False
+        self._records: list[_Record] = []
+
+    def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        record = _Record(is_outside=self.is_outside)
+        self._records.append(record)
+        with exact_tracing():
+            compiled = torch_private.compile_joint(
+                graph_module,
+                example_inputs,
+                partition=record.partition,
+                forward_compiler=record.compile_forward,
+                backward_compiler=record.compile_backward,
+                inference_compiler=record.compile_inference,
+            )
+        return torch_private.with_absent_gradients(compiled)
+
+    def finish(self) -> tuple[CapturedGraph, ...]:
+        return tuple(graph for record in self._records for graph in record.finish())
+
+
+class _Record:
+    """What is seen of one graph while it runs on fakes."""
+
+    def __init__(self, *, is_outside: bool) -> None:
+        self._is_outside = is_outside
+        self._template: fx.GraphModule | None = None
+        self._num_fwd_outputs = 0
+        self._static_indices: tuple[int, ...] = ()
+        self._num_tangents = 0
+        self._joint: JointGraph | None = None
+        self._input_keys: Keys = ()
+        self._output_keys: Keys = ()
+        self._tangent_keys: Keys = ()
+        self._grad_keys: Keys = ()
+        self._has_backward = False
+        self._alive: list[Any] = []
+
+    def partition(
+        self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        self._template = fx.GraphModule(joint, copy.deepcopy(joint.graph))
+        self._num_fwd_outputs = num_fwd_outputs
+        self._static_indices = tuple(kwargs.get("static_lifetime_input_indices") or ())
+        self._num_tangents = sum(
+            "tangents" in str(node.target) for node in joint.graph.find_nodes(op="placeholder")
+        )
+        return torch_private.default_partition(
+            joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs
+        )
+
+    def _analyzed(self, absent: frozenset[int]) -> JointGraph:
+        assert self._template is not None
+        return analyze(
+            fx.GraphModule(self._template, copy.deepcopy(self._template.graph)),
+            num_fwd_outputs=self._num_fwd_outputs,
+            static_indices=self._static_indices,
+            absent_tangents=absent,
+        )
+
+    def compile_forward(self, graph_module: fx.GraphModule, _: Any) -> Any:
+        run = torch_private.boxed(graph_module)
+
+        def forward(args: list[Any]) -> Any:
+            self._input_keys = tuple(_keys_of(arg) for arg in args)
+            self._alive.extend(args)
+            outputs = run(args)
+            self._alive.extend(outputs)
+            self._output_keys = tuple(_keys_of(o) for o in outputs[: self._num_fwd_outputs])
+            return outputs
+
+        return torch_private.mark_boxed(forward)
+
+    def compile_inference(self, graph_module: fx.GraphModule, example: Any) -> Any:
+        self._template = fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph))
+        output = next(iter(graph_module.graph.find_nodes(op="output")))
+        self._num_fwd_outputs = len(output.args[0])
+        return self.compile_forward(graph_module, example)
+
+    def compile_backward(self, graph_module: fx.GraphModule, _: Any) -> Any:
+        def backward(args: list[Any]) -> Any:
+            tangents = args[len(args) - self._num_tangents :]
+            self._alive.extend(args)
+            args.clear()
+            self._has_backward = True
+            self._tangent_keys = tuple(_keys_of(tangent) for tangent in tangents)
+            absent = frozenset(i for i, tangent in enumerate(tangents) if tangent is None)
+            self._joint = self._analyzed(absent)
+            output = next(iter(self._joint.module.graph.find_nodes(op="output")))
+            grads = [
+                torch.empty_like(o.meta["val"]) if isinstance(o, fx.Node) else None
+                for o in output.args[0][self._num_fwd_outputs :]  # type: ignore[index]
+            ]
+            self._alive.extend(grads)
+            self._grad_keys = tuple(_keys_of(grad) for grad in grads)
+            return grads
+
+        return torch_private.mark_boxed(backward)
+
+    def finish(self) -> list[CapturedGraph]:
+        if self._template is None:
+            return []
+        if self._joint is None:
+            self._joint = self._analyzed(frozenset(range(self._num_tangents)))
+        return [
+            CapturedGraph(
+                joint=self._joint,
+                has_backward=self._has_backward,
+                is_outside=self._is_outside,
+                input_keys=self._input_keys,
+                output_keys=self._output_keys,
+                tangent_keys=self._tangent_keys,
+                grad_keys=self._grad_keys,
+            )
+        ]
+
+
+def _keys_of(value: Any) -> tuple[int, ...]:
+    return (value.untyped_storage()._cdata,) if isinstance(value, torch.Tensor) else ()
+
+
+def _roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    roots = [t for t in tree_leaves(loss) if isinstance(t, torch.Tensor) and t.requires_grad]
+    return roots, [torch.ones_like(root) for root in roots]
+
+
+def _require_gradient(loss: Any) -> None:
+    if not _roots(loss)[0]:
+        raise NotTrainableError("no output of its forward requires grad")
+
+
+def _device_of(tensors: Any) -> torch.device:
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            device: torch.device = tensor.device
+            return device
+    return torch.device("cpu")
+
+
+def _foreign_ops(loss: Any) -> tuple[str, ...]:
+    """Names of autograd nodes that compute something and belong to no captured graph."""
+    own = ("CompiledFunctionBackward", "AccumulateGrad", "ViewBackward0", "AliasBackward0")
+    names: dict[str, None] = {}
+    seen: set[Any] = set()
+    stack = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, torch.Tensor)]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() not in own and "View" not in node.name():
+            names.setdefault(node.name())
+        stack.extend(parent for parent, _ in node.next_functions)
+    return tuple(names)
+
+
+@contextlib.contextmanager
+def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (CaptureError, NotTrainableError):
+        raise
+    except Exception as error:
+        cause = torch_private.root_cause(error)
+        raise CaptureError(
+            where=type(module).__name__,
+            reason=f"{what}: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
+    """Put back counters that the fake step moved and take out fake tensors that it left behind."""
+    before = [(m, dict(m.__dict__)) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, attributes in before:
+            for name, value in list(m.__dict__.items()):
+                if name in ("_parameters", "_buffers", "_modules"):
+                    continue
+                old = attributes.get(name)
+                if type(value) in (int, float) or _holds_fake(value):
+                    if name in attributes:
+                        m.__dict__[name] = old
+                    elif _holds_fake(value):
+                        del m.__dict__[name]
+
+
+def _holds_fake(value: Any) -> bool:
+    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(value))

@@ -1,0 +1,152 @@
+"""Trace the kernels that eager PyTorch runs, so that a captured graph gives eager's bits.
+
+Tracing alone changes last bits: about fifty ATen operators carry Python kernels that only apply
+under tracing, dropout becomes ``native_dropout`` (other roundings than the CPU's eager dropout),
+and a functionalised ``bernoulli_`` fills a contiguous tensor where eager fills along the strides.
+Inside :func:`exact_tracing` these stand aside, and eager's own arithmetic is traced instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._C import DispatchKey
+
+aten = torch.ops.aten
+
+_TRACING_KEYS = (
+    DispatchKey.Autograd,
+    DispatchKey.AutogradCPU,
+    DispatchKey.AutogradCUDA,
+    DispatchKey.CompositeImplicitAutograd,
+)
+_TRACING_LOCK = threading.RLock()
+
+_library = torch.library.Library("autockpt", "DEF")
+_library.define(
+    "keep_mask(Tensor like, float keep_probability) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+def _keep_mask(like: torch.Tensor, keep_probability: float) -> torch.Tensor:
+    """Draw 0/1 in ``like``'s dtype and strides, as eager's CPU dropout does."""
+    return torch.empty_like(like).bernoulli_(keep_probability)
+
+
+_library.impl("keep_mask", _keep_mask, "CPU")
+_library.impl("keep_mask", _keep_mask, "CUDA")
+_library.impl("keep_mask", lambda like, keep_probability: torch.empty_like(like), "Meta")
+
+
+def _eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    if p == 0 or not train or x.numel() == 0:
+        return x
+    if x.device.type == "cuda" and p < 1:
+        # CUDA's eager dropout is native_dropout, whatever the tracer.
+        return aten.native_dropout(x, p, train)[0]  # type: ignore[no-any-return]
+    if p == 1:
+        return x * torch.zeros((), dtype=x.dtype, device=x.device)
+    return x * torch.ops.autockpt.keep_mask(x.detach(), 1 - p).div(1 - p)
+
+
+def _eager_bernoulli_(x: torch.Tensor, p: float = 0.5, generator: Any = None) -> torch.Tensor:
+    return x.copy_(torch.ops.autockpt.keep_mask(x.detach(), p))
+
+
+@functools.cache
+def _traced_only_ops() -> tuple[Any, ...]:
+    """Operators with Python kernels that apply only under tracing."""
+    import torch._decomp  # registers the kernels that are looked for here
+    import torch._refs  # noqa: F401
+
+    found = []
+    for name in dir(aten):
+        packet = getattr(aten, name, None)
+        if not hasattr(packet, "overloads"):
+            continue
+        for overload_name in packet.overloads():
+            overload = getattr(packet, overload_name)
+            if any(key in overload.py_kernels for key in _TRACING_KEYS):
+                found.append(overload)
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def exact_tracing() -> Iterator[None]:
+    """Let eager's C++ kernels be traced; one thread at a time, everything is put back."""
+    replaced = {
+        aten.dropout.default: {
+            DispatchKey.Autograd: _eager_dropout,
+            DispatchKey.CompositeImplicitAutograd: _eager_dropout,
+        },
+        aten.bernoulli_.float: {DispatchKey.Autograd: _eager_bernoulli_},
+    }
+    with _TRACING_LOCK:
+        ops = set(_traced_only_ops()) | set(replaced)
+        kept: list[tuple[Any, dict[Any, Any]]] = []
+        try:
+            for op in ops:
+                kept.append((op, dict(op.py_kernels)))
+                for key in _TRACING_KEYS:
+                    op.py_kernels.pop(key, None)
+                op.py_kernels.update(replaced.get(op, {}))
+                op._dispatch_cache.clear()
+            yield
+        finally:
+            for op, kernels in kept:
+                op.py_kernels.clear()
+                op.py_kernels.update(kernels)
+                op._dispatch_cache.clear()
+
+
+def run_with_rng_state(state: torch.Tensor, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a random operator once more from a saved generator state, leaving the generator as it is."""
+    device = _random_device(args, kwargs)
+    if device.type == "cpu":
+        current = torch.get_rng_state()
+        torch.set_rng_state(state)
+        try:
+            return op(*args, **kwargs)
+        finally:
+            torch.set_rng_state(current)
+    module = torch.get_device_module(device)
+    current = module.get_rng_state(device)
+    module.set_rng_state(state, device)
+    try:
+        return op(*args, **kwargs)
+    finally:
+        module.set_rng_state(current, device)
+
+
+def rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """The state of the generator that a random operator called with these arguments would use."""
+    device = _random_device(args, kwargs)
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    state: torch.Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def fake_rng_state(like: torch.Tensor) -> torch.Tensor:
+    """What :func:`rng_state` returns for the generator of ``like``'s device, as a fake tensor."""
+    num_bytes = rng_state_bytes(like.device)
+    return like.new_empty((num_bytes,), dtype=torch.uint8, device="cpu")
+
+
+def rng_state_bytes(device: torch.device) -> int:
+    """Size of a generator's state: a Mersenne twister on the CPU, seed and offset elsewhere."""
+    return 5056 if device.type == "cpu" else 16
+
+
+def _random_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value.device
+    device = kwargs.get("device")
+    return torch.device(device) if device is not None else torch.device("cpu")

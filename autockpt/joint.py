@@ -1,0 +1,343 @@
+"""A joint graph as the later stages read it: mended, classified, storages named.
+
+AOTAutograd hands over one ``fx.Graph`` with forward and backward in one. :func:`analyze` mends what
+must not be run as it is (gradients that never arrive, running statistics in BatchNorm's backward)
+and says of each node whether it makes new storage (an *op*), is a view (an *alias*), acts on state
+(an *effect*), and to which phase it belongs. The same input gives the same answer, so a plan made
+from a graph on fake tensors names its ops by position and is valid for the graph on real ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import operator
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+_BATCH_NORM_BACKWARD = {
+    aten.native_batch_norm_backward.default: (3, 4),
+    aten.cudnn_batch_norm_backward.default: (3, 4),
+}
+# Operators that move BatchNorm's running statistics while they normalize. The first two do so
+# behind a schema that does not say it, at the same argument positions.
+_BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
+_BATCH_NORM_FORWARD = {
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    _BATCH_NORM_FUNCTIONAL,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointNode:
+    """One node that makes storage or acts on state, with what it reads and makes by storage id."""
+
+    node: fx.Node
+    is_backward: bool
+    is_effect: bool
+    is_random: bool
+    reads_mutated: bool
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointGraph:
+    """A mended joint graph and its facts; storage ids are positions in ``storage_bytes``."""
+
+    module: fx.GraphModule
+    num_fwd_outputs: int
+    static_indices: tuple[int, ...]
+    absent_tangents: frozenset[int]
+    ops: tuple[JointNode, ...]
+    storage_bytes: tuple[int, ...]
+    node_storages: dict[fx.Node, tuple[int, ...]]
+    input_storages: tuple[tuple[int, ...], ...]
+    tangent_storages: tuple[tuple[int, ...], ...]
+    forward_output_storages: tuple[tuple[int, ...], ...]
+    backward_output_storages: tuple[tuple[int, ...], ...]
+    external_storages: frozenset[int]
+    tangent_closure: frozenset[fx.Node]
+    fingerprint: str
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors in a node's ``meta["val"]``, in order."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def is_tangent(node: fx.Node) -> bool:
+    """Whether this placeholder is a gradient that comes in from outside the graph."""
+    return node.op == "placeholder" and "tangents" in str(node.target)
+
+
+def is_random_op(node: fx.Node) -> bool:
+    """Whether the operator draws random numbers when called with this node's arguments."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    for position, argument in enumerate(node.target._schema.arguments):
+        if argument.name in ("dropout_p", "p", "dropout"):
+            value = node.kwargs.get(
+                argument.name,
+                node.args[position] if position < len(node.args) else argument.default_value,
+            )
+            if value == 0:
+                return False
+    return True
+
+
+def is_batch_norm(node: fx.Node) -> bool:
+    """Whether the node is a BatchNorm that moves its running statistics."""
+    return node.target in _BATCH_NORM_FORWARD and bool(node.args[5])
+
+
+def activation_writes(node: fx.Node, writes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an op's new storages those that are activations, not new running statistics."""
+    return writes[:3] if node.target is _BATCH_NORM_FUNCTIONAL else writes
+
+
+def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
+    """Operator and arguments that normalize once more and leave the running statistics alone."""
+    x, weight, bias, _, _, training, momentum, eps = node.args
+    if node.target is _BATCH_NORM_FUNCTIONAL:
+        return aten._native_batch_norm_legit.no_stats, (x, weight, bias, training, momentum, eps)
+    return node.target, (x, weight, bias, None, None, training, momentum, eps)
+
+
+def analyze(
+    module: fx.GraphModule,
+    *,
+    num_fwd_outputs: int,
+    static_indices: tuple[int, ...],
+    absent_tangents: frozenset[int],
+) -> JointGraph:
+    """Mend and classify a joint graph in place.
+
+    Args:
+        module: The joint graph of AOTAutograd; changed in place.
+        num_fwd_outputs: How many of its outputs belong to the forward.
+        static_indices: Primal inputs with a fixed address (parameters and buffers).
+        absent_tangents: Positions of tangents for which no gradient arrives.
+    """
+    graph = module.graph
+    _drop_running_stats(graph)
+    drop_tangents(graph, absent_tangents)
+    graph.eliminate_dead_code(is_impure_node=is_effect)
+    module.recompile()
+    output_node = next(iter(graph.find_nodes(op="output")))
+    outputs = list(output_node.args[0])  # type: ignore[arg-type]
+
+    storage_ids: dict[int, int] = {}
+    storage_bytes: list[int] = []
+    node_storages: dict[fx.Node, tuple[int, ...]] = {}
+    closure: set[fx.Node] = set()
+    external: set[int] = set()
+    mutated: set[int] = set()
+    primals: list[fx.Node] = []
+    tangents: list[fx.Node] = []
+    ops: list[JointNode] = []
+    keep_alive: list[Any] = []  # ids below are addresses: no storage may be freed meanwhile
+    effects = {node for node in graph.nodes if is_effect(node)}
+
+    def storages_of(value: Any) -> tuple[list[int], list[int]]:
+        every, new = [], []
+        for tensor in tensors_of(value):
+            storage = tensor.untyped_storage()
+            keep_alive.append(storage)
+            address = storage._cdata
+            if address not in storage_ids:
+                storage_ids[address] = len(storage_bytes)
+                storage_bytes.append(storage.nbytes())
+                new.append(storage_ids[address])
+            every.append(storage_ids[address])
+        return every, new
+
+    for node in graph.nodes:
+        if node.op == "output":
+            continue
+        if is_tangent(node) or any(parent in closure for parent in node.all_input_nodes):
+            closure.add(node)
+        every, new = storages_of(node.meta.get("val"))
+        node_storages[node] = tuple(every)
+        if node.op == "placeholder":
+            (tangents if is_tangent(node) else primals).append(node)
+            external.update(every)
+        elif node.op == "get_attr":
+            external.update(every)
+        if node in effects:
+            for parent in _mutated_arguments(node):
+                mutated.update(node_storages[parent])
+
+    made: set[int] = set(external)
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        new = [s for s in node_storages[node] if s not in made]
+        if not new and node not in effects:
+            continue
+        made.update(new)
+        reads = {s for parent in node.all_input_nodes for s in node_storages[parent]}
+        ops.append(
+            JointNode(
+                node=node,
+                is_backward=node in closure,
+                is_effect=node in effects,
+                is_random=is_random_op(node),
+                reads_mutated=bool(reads & mutated),
+                reads=tuple(sorted(reads - external - set(new))),
+                writes=tuple(dict.fromkeys(new)),
+            )
+        )
+
+    def of_outputs(part: list[Any]) -> tuple[tuple[int, ...], ...]:
+        return tuple(node_storages[o] if isinstance(o, fx.Node) else () for o in part)
+
+    return JointGraph(
+        module=module,
+        num_fwd_outputs=num_fwd_outputs,
+        static_indices=static_indices,
+        absent_tangents=absent_tangents,
+        ops=tuple(ops),
+        storage_bytes=tuple(storage_bytes),
+        node_storages=node_storages,
+        input_storages=tuple(node_storages[p] for p in primals),
+        tangent_storages=tuple(node_storages[t] for t in tangents),
+        forward_output_storages=of_outputs(outputs[:num_fwd_outputs]),
+        backward_output_storages=of_outputs(outputs[num_fwd_outputs:]),
+        external_storages=frozenset(external),
+        tangent_closure=frozenset(closure),
+        fingerprint=fingerprint(graph),
+    )
+
+
+def is_effect(node: fx.Node) -> bool:
+    """Whether a node acts on something other than its result, and so runs exactly once."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op != "call_function":
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.is_mutable or node.is_impure(impure_random=False)
+    return node.target is not operator.getitem and node.is_impure(impure_random=False)
+
+
+def _mutated_arguments(node: fx.Node) -> list[fx.Node]:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    found = []
+    for position, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = (
+                node.args[position]
+                if position < len(node.args)
+                else node.kwargs.get(argument.name)
+            )
+            found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, fx.Node))
+    return found
+
+
+def _drop_running_stats(graph: fx.Graph) -> None:
+    """BatchNorm's backward ignores its running statistics in training: do not save them."""
+    for node in graph.nodes:
+        positions = _BATCH_NORM_BACKWARD.get(node.target)
+        if positions is None:
+            continue
+        if node.target is aten.native_batch_norm_backward.default and not node.args[7]:
+            continue
+        arguments = list(node.args)
+        for position in positions:
+            arguments[position] = None
+        node.args = tuple(arguments)
+
+
+def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
+    """Take out of the backward what comes from gradients that do not arrive.
+
+    The backward is linear in its tangents, so a node whose tangent-dependent inputs are all absent
+    is absent too, as in eager autograd; a sum with an absent part is its other part; any other
+    mixture gets zeros for the absent part, which is what eager materializes.
+    """
+    tangents = [node for node in graph.nodes if is_tangent(node)]
+    gone = {tangents[i] for i in absent}
+    if not gone:
+        return
+    closure: set[fx.Node] = set(tangents)
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        dependent = [parent for parent in node.all_input_nodes if parent in closure]
+        if not dependent:
+            continue
+        closure.add(node)
+        missing = [parent for parent in dependent if parent in gone]
+        if not missing:
+            continue
+        if len(missing) == len(dependent):
+            gone.add(node)
+        elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
+            left, right = node.args
+            node.replace_all_uses_with(right if left in gone else left)  # type: ignore[arg-type]
+        else:
+            for parent in missing:
+                with graph.inserting_before(node):
+                    zeros = _zeros_like(graph, parent)
+                node.replace_input_with(parent, zeros)
+                closure.add(zeros)
+    output = next(iter(graph.find_nodes(op="output")))
+    outputs = output.args[0]
+    output.args = (
+        type(outputs)(  # type: ignore[call-arg]
+            None if isinstance(o, fx.Node) and o in gone else o
+            for o in outputs  # type: ignore[union-attr]
+        ),
+    )
+
+
+def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    value = node.meta["val"]
+    zeros = graph.call_function(
+        aten.new_empty_strided.default, (_any_tensor(graph), value.shape, value.stride()),
+        {"dtype": value.dtype, "device": value.device},
+    )
+    zeros.meta["val"] = torch.empty_like(value)
+    filled = graph.call_function(aten.zeros_like.default, (zeros,))
+    filled.meta["val"] = torch.empty_like(value)
+    return filled
+
+
+def _any_tensor(graph: fx.Graph) -> fx.Node:
+    return next(
+        node
+        for node in graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+    )
+
+
+def fingerprint(graph: fx.Graph) -> str:
+    """A hash of operators, arguments, shapes and wiring; equal for a graph on fake and real inputs."""
+    digest = hashlib.sha256()
+    numbers: dict[fx.Node, int] = {}
+
+    def describe(argument: Any) -> str:
+        if isinstance(argument, fx.Node):
+            return f"%{numbers[argument]}"
+        return repr(argument)
+
+    for number, node in enumerate(graph.nodes):
+        numbers[node] = number
+        arguments = fx.node.map_aggregate((node.args, dict(sorted(node.kwargs.items()))), describe)
+        values = [
+            (tuple(t.shape), tuple(t.stride()), str(t.dtype), str(t.device))
+            for t in tensors_of(node.meta.get("val"))
+        ]
+        target = "" if node.op in ("placeholder", "output", "get_attr") else str(node.target)
+        digest.update(f"{node.op}|{target}|{arguments}|{values}\n".encode())
+    return digest.hexdigest()

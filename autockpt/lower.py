@@ -1,0 +1,303 @@
+"""From captured graphs to the engine's torch-free graph, and the way back.
+
+This is the one place that speaks both languages. Views are folded into the storages they look at,
+everything that stands through the whole step becomes fixed bytes, and what the engine must know
+about torch (what may run twice, who holds what) becomes plain facts of an op.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+import torch.fx as fx
+from autockpt_solvers import ComputeGraph, Op, Storage
+
+from autockpt.capture import Capture, CapturedGraph
+from autockpt.exact import rng_state_bytes
+from autockpt.joint import JointNode, activation_writes, is_batch_norm
+from autockpt.optimizer_memory import OptimizerMemory
+from autockpt.profile import NodeCost
+
+OpKind = Literal["node", "rng_state", "tangents", "hold", "optimizer"]
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an engine op comes from: a node of a captured graph, or what stands around them.
+
+    ``rng_state`` reads the generator before a random node, ``tangents`` are gradients from code
+    outside, ``hold`` keeps what Python frames hold to the end of the forward, ``optimizer`` is the
+    optimizer's step.
+    """
+
+    kind: OpKind
+    region: int
+    joint_op: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """The engine's graph with the origin of each of its ops."""
+
+    graph: ComputeGraph
+    origins: tuple[Origin, ...]
+    fixed_bytes: int
+
+
+def lower(
+    capture: Capture, costs: dict[fx.Node, NodeCost], optimizer: OptimizerMemory
+) -> Lowered:
+    """The compute graph of a whole training step.
+
+    Args:
+        capture: The captured step; all of its graphs go into one compute graph.
+        costs: Cost of every op node.
+        optimizer: What the optimizer holds, and needs while it steps.
+    """
+    builder = _Builder(capture, costs)
+    for region in range(len(capture.graphs)):
+        builder.add_forward(region)
+    builder.add_hold()
+    for region in reversed(range(len(capture.graphs))):
+        if capture.graphs[region].has_backward:
+            builder.add_backward(region)
+    builder.add_optimizer(optimizer.step_bytes)
+    return Lowered(
+        graph=builder.finish(),
+        origins=tuple(builder.origins),
+        fixed_bytes=(
+            capture.parameters_bytes
+            + capture.buffers_bytes
+            + capture.inputs_bytes
+            + optimizer.state_bytes
+        ),
+    )
+
+
+def module_of(node: fx.Node) -> str:
+    """Path of the module whose forward the node belongs to, "" for the outermost."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
+    if not stack:
+        return ""
+    path = str(list(stack.values())[-1][0])
+    for prefix in ("L['self']", "L['fn']", "self"):
+        path = path.removeprefix(prefix)
+    path = path.replace("._modules['", ".").replace("']", "").replace("['", ".")
+    return path.lstrip(".")
+
+
+class _Builder:
+    """Collects ops and storages region by region."""
+
+    def __init__(self, capture: Capture, costs: dict[fx.Node, NodeCost]) -> None:
+        self._capture = capture
+        self._costs = costs
+        self._ops: list[Op] = []
+        self._storages: list[Storage] = []
+        self._outputs: dict[int, None] = {}
+        self._writers: dict[int, int] = {}
+        # Engine storage by (region, storage of its joint graph), and by key across graphs.
+        self._local: dict[tuple[int, int], int] = {}
+        self._by_key: dict[int, int] = {}
+        self._grad_by_key: dict[int, int] = {}
+        self._passed_on: dict[int, None] = {}
+        self.origins: list[Origin] = []
+
+    def finish(self) -> ComputeGraph:
+        return ComputeGraph(
+            ops=tuple(self._ops), storages=tuple(self._storages), outputs=tuple(self._outputs)
+        )
+
+    def _storage(self, name: str, size_bytes: int) -> int:
+        self._storages.append(Storage(name=name, size_bytes=size_bytes))
+        return len(self._storages) - 1
+
+    def _add(self, op: Op, origin: Origin) -> None:
+        for storage in op.writes:
+            self._writers[storage] = len(self._ops)
+        self._ops.append(op)
+        self.origins.append(origin)
+
+    def _marker(self) -> int:
+        """An empty output: whoever writes it runs exactly once, in its place."""
+        marker = self._storage(f"marker{len(self._storages)}", 0)
+        self._outputs[marker] = None
+        return marker
+
+    def add_forward(self, region: int) -> None:
+        graph = self._capture.graphs[region]
+        joint = graph.joint
+        for local_storages, keys in zip(joint.input_storages, graph.input_keys, strict=True):
+            for storage, key in zip(local_storages, keys, strict=True):
+                if key in self._by_key:
+                    self._local[region, storage] = self._by_key[key]
+        held = self._held_outputs(graph)
+        for index, op in enumerate(joint.ops):
+            if not op.is_backward:
+                self._add_node(region, index, op, held)
+        for storages, keys in zip(joint.forward_output_storages, graph.output_keys, strict=True):
+            for storage, key in zip(storages, keys, strict=True):
+                engine_storage = self._local.get((region, storage))
+                if engine_storage is not None:
+                    self._by_key[key] = engine_storage
+                    if engine_storage not in self._outputs:
+                        self._passed_on[engine_storage] = None
+
+    def _held_outputs(self, graph: CapturedGraph) -> frozenset[int]:
+        """Joint storages that the caller of the step holds to its end."""
+        return frozenset(
+            storage
+            for storages, keys in zip(
+                graph.joint.forward_output_storages, graph.output_keys, strict=True
+            )
+            for storage, key in zip(storages, keys, strict=True)
+            if key in self._capture.held_keys
+        )
+
+    def add_hold(self) -> None:
+        """Keep what passes from graph to graph to the end of the forward, as Python frames do."""
+        passed_on = tuple(self._passed_on)
+        if len(self._capture.graphs) > 1 and passed_on:
+            last = len(self._capture.graphs) - 1
+            self._add(
+                Op(
+                    name="forward frames",
+                    runtime_ns=0,
+                    reads=passed_on,
+                    writes=(self._marker(),),
+                    recomputable=False,
+                    region=last,
+                ),
+                Origin(kind="hold", region=last),
+            )
+
+    def add_backward(self, region: int) -> None:
+        graph = self._capture.graphs[region]
+        joint = graph.joint
+        unknown = []
+        for number, storages in enumerate(joint.tangent_storages):
+            keys = graph.tangent_keys[number] if number < len(graph.tangent_keys) else ()
+            for storage, key in zip(storages, keys, strict=False):
+                if key in self._grad_by_key:
+                    self._local[region, storage] = self._grad_by_key[key]
+                else:
+                    made = self._storage(
+                        f"g{region}.tangent{number}", joint.storage_bytes[storage]
+                    )
+                    self._local[region, storage] = made
+                    unknown.append(made)
+        if unknown:
+            self._add(
+                Op(
+                    name="incoming gradients",
+                    runtime_ns=0,
+                    reads=(),
+                    writes=tuple(unknown),
+                    recomputable=False,
+                    is_backward=True,
+                    region=region,
+                ),
+                Origin(kind="tangents", region=region),
+            )
+        for index, op in enumerate(joint.ops):
+            if op.is_backward:
+                self._add_node(region, index, op, frozenset())
+        for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
+            for storage, key in zip(storages, keys, strict=True):
+                if (region, storage) in self._local:
+                    self._grad_by_key[key] = self._local[region, storage]
+        goes_on = self._keys_wanted_before(region)
+        for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
+            for storage, key in zip(storages, keys, strict=True):
+                if (region, storage) in self._local and key not in goes_on:
+                    self._outputs[self._local[region, storage]] = None
+
+    def _keys_wanted_before(self, region: int) -> set[int]:
+        return {
+            key
+            for graph in self._capture.graphs[:region]
+            for keys in graph.tangent_keys
+            for key in keys
+        }
+
+    def add_optimizer(self, step_bytes: int) -> None:
+        gradients = tuple(s for s in self._outputs if self._ops[self._writers[s]].is_backward)
+        self._add(
+            Op(
+                name="optimizer step",
+                runtime_ns=0,
+                reads=gradients,
+                writes=(self._marker(),),
+                workspace_bytes=step_bytes,
+                recomputable=False,
+                is_backward=True,
+                region=0,
+            ),
+            Origin(kind="optimizer", region=0),
+        )
+
+    def _add_node(self, region: int, index: int, op: JointNode, held: frozenset[int]) -> None:
+        graph = self._capture.graphs[region]
+        joint = graph.joint
+        moves_statistics = is_batch_norm(op.node)
+        local_writes = activation_writes(op.node, op.writes)
+        writes = []
+        for storage in local_writes:
+            made = self._storage(
+                f"g{region}.{op.node.name}.{storage}", joint.storage_bytes[storage]
+            )
+            self._local[region, storage] = made
+            writes.append(made)
+            if storage in held:
+                self._outputs[made] = None
+        reads = [self._local[region, s] for s in op.reads if (region, s) in self._local]
+        # Inputs that an earlier graph made are external to this graph but live storages to us.
+        reads += [
+            self._local[region, s]
+            for parent in op.node.all_input_nodes
+            for s in joint.node_storages[parent]
+            if s in joint.external_storages and (region, s) in self._local
+        ]
+        runs_once = (
+            op.is_effect
+            or graph.is_outside
+            or not graph.has_backward
+            or (op.reads_mutated and not moves_statistics)
+            or op.is_backward
+            or any(s in held for s in local_writes)
+        )
+        if op.is_effect:
+            writes.append(self._marker())
+        if op.is_random and not runs_once:
+            state = self._storage(
+                f"g{region}.{op.node.name}.rng_state", rng_state_bytes(self._capture.device)
+            )
+            self._add(
+                Op(
+                    name=f"{op.node.name}.rng_state",
+                    runtime_ns=0,
+                    reads=(),
+                    writes=(state,),
+                    recomputable=False,
+                    segment=module_of(op.node),
+                    region=region,
+                ),
+                Origin(kind="rng_state", region=region, joint_op=index),
+            )
+            reads.append(state)
+        cost = self._costs[op.node]
+        self._add(
+            Op(
+                name=op.node.name,
+                runtime_ns=cost.runtime_ns,
+                reads=tuple(dict.fromkeys(reads)),
+                writes=tuple(writes),
+                workspace_bytes=cost.workspace_bytes,
+                recomputable=not runs_once,
+                is_backward=op.is_backward,
+                segment=module_of(op.node),
+                region=region,
+            ),
+            Origin(kind="node", region=region, joint_op=index),
+        )

@@ -1,0 +1,308 @@
+"""What every node costs: run time and workspace, measured on the device or estimated.
+
+Each distinct operator and input layout is measured once, with made-up inputs of the right shapes
+and strides, so no measurement needs more memory than the one operator. Results are kept on disk,
+keyed by device and torch version. Where nothing can be run (no such device here, or a model on fake
+or meta tensors) a roofline estimate stands in: the larger of the time for its FLOPs and the time for
+the bytes it moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.fx as fx
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autockpt.joint import tensors_of
+from autockpt.profile_cache import ProfileCache
+
+CostSource = Literal["measured", "roofline"]
+
+_MIN_REPEATS = 3
+_MAX_REPEATS = 30
+_REPEAT_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCost:
+    """Run time of one node and the bytes it needs beyond what it reads and returns."""
+
+    runtime_ns: int
+    workspace_bytes: int
+
+
+def signature(node: fx.Node) -> str:
+    """A node's operator with shapes, strides and dtypes: nodes with one signature cost the same."""
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return (tuple(value.shape), tuple(value.stride()), str(value.dtype))
+        return value
+
+    def of_argument(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return tree_map(describe, argument.meta.get("val"))
+        return argument
+
+    arguments = fx.node.map_aggregate((node.args, tuple(sorted(node.kwargs.items()))), of_argument)
+    return f"{node.target}{arguments!r}"
+
+
+def profile(
+    nodes: Iterable[fx.Node],
+    device: torch.device,
+    *,
+    measure: bool,
+    cache: ProfileCache | None = None,
+) -> dict[fx.Node, NodeCost]:
+    """Cost of every node.
+
+    Args:
+        nodes: Nodes that make storage, with fake tensors in ``meta["val"]``.
+        device: Where the model runs.
+        measure: Whether to run the operators; otherwise they are estimated.
+        cache: Known costs; a new one in the user's cache folder when absent.
+
+    Must be called outside of any fake-tensor mode: inside one, the operators would not really run.
+    """
+    nodes = list(nodes)
+    by_signature: dict[str, fx.Node] = {}
+    signatures = {node: signature(node) for node in nodes}
+    for node in nodes:
+        by_signature.setdefault(signatures[node], node)
+    if not measure:
+        costs = {key: roofline(node, device) for key, node in by_signature.items()}
+    else:
+        costs = _measured(by_signature, device, cache or ProfileCache.open_default(device))
+    return {node: costs[signatures[node]] for node in nodes}
+
+
+def _measured(
+    by_signature: dict[str, fx.Node], device: torch.device, cache: ProfileCache
+) -> dict[str, NodeCost]:
+    known = {
+        key: NodeCost(runtime_ns=runtime_ns, workspace_bytes=workspace_bytes)
+        for key, (runtime_ns, workspace_bytes) in cache.load(by_signature).items()
+    }
+    missing = {key: node for key, node in by_signature.items() if key not in known}
+    if not missing:
+        return known
+    devices = [] if device.type == "cpu" else [device]
+    measured: dict[str, NodeCost] = {}
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
+        for key, node in missing.items():
+            runtime_ns = _runtime_ns(node, device) if key in workspace else None
+            measured[key] = (
+                roofline(node, device)
+                if runtime_ns is None
+                else NodeCost(runtime_ns=runtime_ns, workspace_bytes=workspace[key])
+            )
+    cache.store({k: (c.runtime_ns, c.workspace_bytes) for k, c in measured.items()})
+    return known | measured
+
+
+def _call(node: fx.Node) -> Callable[[], Any]:
+    """The node's operator on made-up inputs of the recorded layout."""
+    made: dict[fx.Node, Any] = {}
+
+    def of_argument(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            if argument not in made:
+                made[argument] = tree_map(_made_up, argument.meta.get("val"))
+            return made[argument]
+        return argument
+
+    args = fx.node.map_aggregate(node.args, of_argument)
+    kwargs = fx.node.map_aggregate(node.kwargs, of_argument)
+    target: Any = node.target
+    return lambda: target(*args, **kwargs)
+
+
+def _made_up(value: Any) -> Any:
+    """A real tensor in the place of a fake one: the same shape, strides, dtype, device."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    num_elements = value.untyped_storage().nbytes() // max(value.element_size(), 1)
+    num_elements = max(num_elements, 1)
+    base: torch.Tensor
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        dtype = value.dtype if value.dtype.itemsize >= 4 else torch.float32
+        base = torch.randn(num_elements, dtype=dtype, device=value.device).to(value.dtype) * 0.5
+    elif value.dtype == torch.bool:
+        base = torch.ones(num_elements, dtype=torch.bool, device=value.device)
+    else:
+        # Zero is in range as an index, a target class and an offset.
+        base = torch.zeros(num_elements, dtype=value.dtype, device=value.device)
+    return torch.as_strided(base, value.shape, value.stride(), value.storage_offset())
+
+
+def _runtime_ns(node: fx.Node, device: torch.device) -> int:
+    call = _call(node)
+    with torch.no_grad():
+        if device.type != "cpu":
+            return _runtime_ns_device(call, device)
+        call()
+        best_ns = 2**62
+        started_ns = time.perf_counter_ns()
+        for repeat in range(_MAX_REPEATS):
+            before_ns = time.perf_counter_ns()
+            result = call()
+            best_ns = min(best_ns, time.perf_counter_ns() - before_ns)
+            del result
+            spent_s = (time.perf_counter_ns() - started_ns) / 1e9
+            if repeat + 1 >= _MIN_REPEATS and spent_s > _REPEAT_SECONDS:
+                break
+    return best_ns
+
+
+def _runtime_ns_device(call: Callable[[], Any], device: torch.device) -> int:
+    """Median over ten runs between events, the queue kept busy so that launches do not count."""
+    module = torch.get_device_module(device)
+    for _ in range(2):
+        call()
+    module.synchronize(device)
+    times_ms = []
+    for _ in range(10):
+        start, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        module.synchronize(device)
+        times_ms.append(start.elapsed_time(end))
+    return max(1, int(sorted(times_ms)[len(times_ms) // 2] * 1e6))
+
+
+def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[str, int]:
+    """Workspace of all signatures from one profiler session: starting one costs most of a second.
+
+    A signature whose operator cannot run on made-up inputs is left out.
+    """
+    keys = list(missing)
+    returned: dict[int, int] = {}
+    gc.collect()
+    with (
+        torch.no_grad(),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as session,
+    ):
+        for position, key in enumerate(keys):
+            with contextlib.suppress(Exception):
+                call = _call(missing[key])
+                with torch.profiler.record_function(f"autockpt:{position}"):
+                    result = call()
+                returned[position] = _new_bytes(missing[key], result)
+                del result, call
+    events = session.profiler.kineto_results.events()  # type: ignore[union-attr]
+    spans = sorted(
+        (event.start_ns(), event.start_ns() + event.duration_ns(), int(event.name().split(":")[1]))
+        for event in events
+        if event.name().startswith("autockpt:")
+    )
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    workspace: dict[str, int] = {}
+    cursor = 0
+    for start_ns, end_ns, position in spans:
+        while cursor < len(memory) and memory[cursor][0] < start_ns:
+            cursor += 1
+        live_bytes = peak_bytes = 0
+        while cursor < len(memory) and memory[cursor][0] <= end_ns:
+            live_bytes += memory[cursor][1]
+            peak_bytes = max(peak_bytes, live_bytes)
+            cursor += 1
+        if position in returned:
+            workspace[keys[position]] = max(0, peak_bytes - returned[position])
+    return workspace
+
+
+def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> dict[str, int]:
+    module = torch.get_device_module(device)
+    workspace: dict[str, int] = {}
+    with torch.no_grad():
+        for key, node in missing.items():
+            with contextlib.suppress(Exception):
+                call = _call(node)
+                call()  # lazily made handles and their workspaces belong to the process
+                module.synchronize(device)
+                module.reset_peak_memory_stats(device)
+                before_bytes = module.memory_allocated(device)
+                result = call()
+                module.synchronize(device)
+                peak_bytes = module.max_memory_allocated(device) - before_bytes
+                held_bytes = module.memory_allocated(device) - before_bytes
+                workspace[key] = max(0, peak_bytes - held_bytes)
+                del result, call
+    return workspace
+
+
+def _new_bytes(node: fx.Node, result: Any) -> int:
+    """Bytes of the storages that a call returned and that were not its inputs."""
+    storages = {
+        t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_of(result)
+    }
+    recorded = {
+        t.untyped_storage()._cdata: t.untyped_storage().nbytes()
+        for t in tensors_of(node.meta.get("val"))
+    }
+    return min(sum(storages.values()), sum(recorded.values()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpeed:
+    """Peak rates of a device, from its vendor's data sheet."""
+
+    flops_per_s: float
+    half_flops_per_s: float
+    bytes_per_s: float
+    launch_ns: int
+
+
+# Dense rates. NVIDIA: data sheets of A100 80 GB SXM, H100 SXM, H200 SXM (TF32 off: FP32 rate).
+# The CPU's row is one modest desktop core; only ratios between nodes matter to a plan.
+DEVICE_SPEEDS = {
+    "cpu": DeviceSpeed(
+        flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000
+    ),
+    "a100": DeviceSpeed(
+        flops_per_s=19.5e12, half_flops_per_s=312e12, bytes_per_s=2.04e12, launch_ns=4_000
+    ),
+    "h100": DeviceSpeed(
+        flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=3.35e12, launch_ns=4_000
+    ),
+    "h200": DeviceSpeed(
+        flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=4.8e12, launch_ns=4_000
+    ),
+}
+
+
+def roofline(node: fx.Node, device: torch.device) -> NodeCost:
+    """Estimate a node: the larger of compute time and memory time, and a launch."""
+    from torch.utils.flop_counter import flop_registry
+
+    speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "h100"]
+
+    def value_of(argument: Any) -> Any:
+        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+    args = fx.node.map_aggregate(node.args, value_of)
+    kwargs = fx.node.map_aggregate(node.kwargs, value_of)
+    result = node.meta.get("val")
+    touched = tensors_of(tree_leaves((args, kwargs, result)))
+    moved_bytes = sum(t.numel() * t.element_size() for t in touched)
+    num_flops = 0
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet in flop_registry:
+        with contextlib.suppress(Exception):  # a formula that does not know this call: bytes only
+            num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in touched)
+    rate = speed.half_flops_per_s if half else speed.flops_per_s
+    seconds = max(num_flops / rate, moved_bytes / speed.bytes_per_s)
+    return NodeCost(runtime_ns=speed.launch_ns + int(seconds * 1e9), workspace_bytes=0)

@@ -1,0 +1,329 @@
+"""A schedule becomes the forward and the backward ``fx.GraphModule`` that run.
+
+The joint graph is put into the schedule's order: forward nodes first, then the backward, with a
+clone of a forward node for every time the schedule computes it again. Views cost nothing and are
+derived anew from whatever instance of their base is live. What the backward reads and has not
+computed itself is what the forward saves. Every value dies at its last use, which is where the
+schedule frees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import torch.fx as fx
+from autockpt_solvers import Compute, ComputeGraph, Schedule
+
+from autockpt import exact, torch_private
+from autockpt.joint import (
+    JointGraph,
+    batch_norm_again,
+    is_batch_norm,
+    is_effect,
+    is_random_op,
+    is_tangent,
+    tensors_of,
+)
+from autockpt.lower import Origin
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RegionOrder:
+    """The part of a schedule that concerns one captured graph, in positions of its joint ops.
+
+    Attributes:
+        forward: What its forward runs.
+        backward: What its backward runs: backward ops once, forward ops as often as they stand.
+        replayed: Random ops that the backward runs again and whose generator state is saved.
+    """
+
+    forward: tuple[int, ...]
+    backward: tuple[int, ...]
+    replayed: frozenset[int]
+
+
+def region_orders(
+    graph: ComputeGraph, origins: tuple[Origin, ...], schedule: Schedule, num_regions: int
+) -> tuple[RegionOrder, ...]:
+    """Split a schedule of the whole step into one order per captured graph."""
+    order = [step.op for step in schedule.steps if isinstance(step, Compute)]
+    first_runs = {op: position for position, op in reversed(list(enumerate(order)))}
+    turn = max(
+        (first_runs[op] for op, needed in enumerate(graph.is_required) if needed), default=-1
+    )
+    forward: list[list[int]] = [[] for _ in range(num_regions)]
+    backward: list[list[int]] = [[] for _ in range(num_regions)]
+    seen: list[set[int]] = [set() for _ in range(num_regions)]
+    replayed: list[set[int]] = [set() for _ in range(num_regions)]
+    for position, op in enumerate(order):
+        origin = origins[op]
+        if origin.kind != "node":
+            continue
+        region, index = origin.region, origin.joint_op
+        if position <= turn:
+            forward[region].append(index)
+        else:
+            backward[region].append(index)
+            if index in seen[region] and not graph.ops[op].is_backward:
+                replayed[region].add(index)
+        seen[region].add(index)
+    return tuple(
+        RegionOrder(forward=tuple(f), backward=tuple(b), replayed=frozenset(r))
+        for f, b, r in zip(forward, backward, replayed, strict=True)
+    )
+
+
+def rewrite(joint: JointGraph, order: RegionOrder) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The forward and backward modules that follow an order; ``joint`` is used up."""
+    return _Rewriter(joint, order).run()
+
+
+def rng_state_name(node: fx.Node) -> str:
+    """Name of the node that holds the generator's state from before a random node."""
+    return f"{node.name}_rng_state"
+
+
+def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphModule:
+    """A backward for gradients that the plan did not expect, from what its forward saved.
+
+    Everything that is not saved is computed again, so this costs time and memory beyond the plan.
+
+    Args:
+        joint: The joint graph for the gradients that did arrive; used up.
+        saved_names: What the forward saved, in the order in which the backward gets it.
+
+    Raises:
+        LookupError: Something is needed that was neither saved nor may be computed again.
+    """
+    source = joint.module.graph
+    output_node = next(iter(source.find_nodes(op="output")))
+    outputs: Any = output_node.args[0]
+    outputs = outputs[joint.num_fwd_outputs :]
+    saved = set(saved_names)
+    needed: set[fx.Node] = set()
+    stack = [o for o in outputs if isinstance(o, fx.Node)]
+    while stack:
+        node = stack.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        if node.name in saved or is_tangent(node) or node.op == "get_attr":
+            continue
+        replayed = is_random_op(node) and rng_state_name(node) in saved
+        may_run_again = not is_effect(node) and (not is_random_op(node) or replayed)
+        if not may_run_again:
+            raise LookupError(node.name)
+        if is_batch_norm(node):
+            arguments = batch_norm_again(node)[1]
+            stack.extend(leaf for leaf in arguments if isinstance(leaf, fx.Node))
+        else:
+            stack.extend(node.all_input_nodes)
+    graph = fx.Graph(joint.module)
+    made: dict[fx.Node, fx.Node] = {}
+    placeholders = {name: graph.placeholder(name) for name in saved_names}
+    for node in source.find_nodes(op="placeholder"):
+        if is_tangent(node):
+            made[node] = graph.placeholder(node.name)
+    for node in source.nodes:
+        if node not in needed or node in made:
+            continue
+        if node.name in placeholders:
+            made[node] = placeholders[node.name]
+        elif is_batch_norm(node):
+            target, arguments = batch_norm_again(node)
+            made[node] = graph.call_function(
+                target, fx.node.map_arg(arguments, made.__getitem__)
+            )
+        elif is_random_op(node):
+            args = fx.node.map_arg(node.args, made.__getitem__)
+            kwargs = fx.node.map_arg(node.kwargs, made.__getitem__)
+            state = placeholders[rng_state_name(node)]
+            made[node] = graph.call_function(
+                exact.run_with_rng_state, (state, node.target, *args), kwargs
+            )
+        else:
+            made[node] = graph.node_copy(node, made.__getitem__)
+    graph.output(tuple(made[o] if isinstance(o, fx.Node) else None for o in outputs))
+    return fx.GraphModule(joint.module, graph)
+
+
+class _Rewriter:
+    """Puts a joint graph's nodes into an order, cloning what is computed again."""
+
+    def __init__(self, joint: JointGraph, order: RegionOrder) -> None:
+        self._joint = joint
+        self._order = order
+        self._graph = joint.module.graph
+        self._output = next(iter(self._graph.find_nodes(op="output")))
+        self._op_nodes = {op.node for op in joint.ops}
+        # The newest instance of an op's node that the backward has made, and views of instances.
+        self._instances: dict[fx.Node, fx.Node] = {}
+        self._views: dict[tuple[fx.Node, ...], fx.Node] = {}
+        self._saved: dict[fx.Node, None] = {}
+        self._rng_states: dict[fx.Node, fx.Node] = {}
+        self._placed: set[fx.Node] = set()
+        self._num_clones = 0
+
+    def run(self) -> tuple[fx.GraphModule, fx.GraphModule]:
+        joint = self._joint
+        for index in self._order.forward:
+            self._place_forward(index)
+        outputs: Any = self._output.args[0]
+        for output in outputs[: joint.num_fwd_outputs]:
+            if isinstance(output, fx.Node):
+                self._place(output)
+        for index in self._order.backward:
+            op = joint.ops[index]
+            if op.is_backward:
+                self._place_backward(op.node)
+            else:
+                self._place_clone(op.node)
+        self._place_outputs()
+        self._drop_unused()
+        self._graph.lint()
+        joint.module.recompile()
+        forward, backward = torch_private.extract_forward_backward(
+            joint.module,
+            list(self._saved),
+            num_fwd_outputs=joint.num_fwd_outputs,
+            static_indices=joint.static_indices,
+        )
+        return forward, backward
+
+    def _drop_unused(self) -> None:
+        """Erase originals that only clones stood for; they still stand where they first were."""
+        for node in reversed(list(self._graph.nodes)):
+            if node.op == "call_function" and not node.users and not is_effect(node):
+                self._graph.erase_node(node)
+
+    def _place(self, node: fx.Node) -> None:
+        """Move a node to the end of what is placed so far; what it is read through comes along."""
+        if node in self._placed or node.op != "call_function":
+            return
+        for parent in node.all_input_nodes:
+            if parent not in self._op_nodes:
+                self._place(parent)
+        self._placed.add(node)
+        self._output.prepend(node)
+
+    def _place_forward(self, index: int) -> None:
+        node = self._joint.ops[index].node
+        if index in self._order.replayed and self._joint.ops[index].is_random:
+            for parent in node.all_input_nodes:
+                if parent not in self._op_nodes:
+                    self._place(parent)
+            with self._graph.inserting_before(self._output):
+                state = self._graph.call_function(exact.rng_state, node.args, node.kwargs)
+            state.name = rng_state_name(node)
+            state.meta["val"] = exact.fake_rng_state(tensors_of(node.meta["val"])[0])
+            self._rng_states[node] = state
+        self._place(node)
+        self._place_items(node, node)
+
+    def _place_items(self, node: fx.Node, instance: fx.Node) -> None:
+        """Take a result apart right where it is made, so that its parts die one by one."""
+        for user in list(node.users):
+            if user.target is operator.getitem and user in self._joint.node_storages:
+                if instance is node:
+                    self._place(user)
+                else:
+                    self._view_of(user, (instance,))
+
+    def _place_backward(self, node: fx.Node) -> None:
+        wanted = {parent: self._resolve(parent) for parent in node.all_input_nodes}
+        self._output.prepend(node)
+        self._placed.add(node)
+        for parent, instance in wanted.items():
+            if parent is not instance:
+                node.replace_input_with(parent, instance)
+        for user in list(node.users):
+            if user.target is operator.getitem and user not in self._op_nodes:
+                self._place(user)
+
+    def _place_clone(self, node: fx.Node) -> None:
+        parents = node.all_input_nodes
+        if is_batch_norm(node):
+            parents = [a for a in batch_norm_again(node)[1] if isinstance(a, fx.Node)]
+        wanted = {parent: self._resolve(parent) for parent in parents}
+        with self._graph.inserting_before(self._output):
+            if is_batch_norm(node):
+                target, arguments = batch_norm_again(node)
+                clone = self._graph.call_function(
+                    target, fx.node.map_arg(arguments, wanted.__getitem__)
+                )
+                clone.meta = dict(node.meta)
+            elif node in self._rng_states:
+                state = self._save(self._rng_states[node])
+                args = fx.node.map_arg(node.args, wanted.__getitem__)
+                kwargs = fx.node.map_arg(node.kwargs, wanted.__getitem__)
+                clone = self._graph.call_function(
+                    exact.run_with_rng_state, (state, node.target, *args), kwargs
+                )
+                clone.meta = dict(node.meta)
+            else:
+                clone = self._graph.node_copy(node, wanted.__getitem__)
+                clone.meta = dict(node.meta)
+        self._tag(clone, node)
+        self._instances[node] = clone
+        self._place_items(node, clone)
+
+    def _resolve(self, node: fx.Node) -> fx.Node:
+        """The instance of a value that the backward reads here."""
+        if node.op == "placeholder":
+            return node if is_tangent(node) else self._save(node)
+        if node.op == "get_attr":
+            return node
+        if node in self._joint.tangent_closure:
+            if node not in self._op_nodes:
+                self._place_backward_alias(node)
+            return node
+        if node in self._op_nodes:
+            return self._instances.get(node) or self._save(node)
+        if node.target is operator.getitem:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            if source in self._op_nodes:
+                instance = self._instances.get(source)
+                return self._save(node) if instance is None else self._view_of(node, (instance,))
+        return self._view_of(node, tuple(self._resolve(p) for p in node.all_input_nodes))
+
+    def _place_backward_alias(self, node: fx.Node) -> None:
+        if node in self._placed:
+            return
+        wanted = {parent: self._resolve(parent) for parent in node.all_input_nodes}
+        self._placed.add(node)
+        self._output.prepend(node)
+        for parent, instance in wanted.items():
+            if parent is not instance:
+                node.replace_input_with(parent, instance)
+
+    def _view_of(self, node: fx.Node, instances: tuple[fx.Node, ...]) -> fx.Node:
+        key = (node, *instances)
+        if key not in self._views:
+            wanted = dict(zip(node.all_input_nodes, instances, strict=True))
+            with self._graph.inserting_before(self._output):
+                view = self._graph.node_copy(node, wanted.__getitem__)
+            view.meta = dict(node.meta)
+            self._tag(view, node)
+            self._views[key] = view
+        return self._views[key]
+
+    def _save(self, node: fx.Node) -> fx.Node:
+        assert node.op == "placeholder" or node in self._placed or node.target is exact.rng_state
+        self._saved.setdefault(node)
+        return node
+
+    def _tag(self, clone: fx.Node, node: fx.Node) -> None:
+        self._num_clones += 1
+        clone.name = f"{node.name}_again{self._num_clones}"
+        torch_private.tag_backward(clone)
+
+    def _place_outputs(self) -> None:
+        """Views among the backward's outputs, and outputs that are forward values."""
+        outputs: list[Any] = list(self._output.args[0])  # type: ignore[arg-type]
+        for position in range(self._joint.num_fwd_outputs, len(outputs)):
+            if isinstance(outputs[position], fx.Node):
+                outputs[position] = self._resolve(outputs[position])
+        self._output.args = (tuple(outputs),)

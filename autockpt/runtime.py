@@ -1,0 +1,168 @@
+"""What stands in the place of an optimized module's forward, and runs its plans.
+
+A training call goes through Dynamo with a backend that follows the plan for these inputs; every
+other call (``eval()``, ``no_grad``, inside of somebody's compiled function) runs the original
+forward. What was not planned is never run wrongly: a graph that the plan does not know runs with
+nothing recomputed and says so, and a gradient that the plan did not expect gets its own backward.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from autockpt import torch_private
+from autockpt.errors import CaptureError
+from autockpt.exact import exact_tracing
+from autockpt.joint import JointGraph, analyze
+from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRegion:
+    """How one captured graph runs: which graph it is, and the order of its ops."""
+
+    fingerprint: str
+    absent_tangents: frozenset[int]
+    order: RegionOrder
+
+
+class PlannedStep:
+    """A forward compiled to follow one plan; call it like the forward."""
+
+    def __init__(self, forward: Callable[..., Any], regions: tuple[PlannedRegion, ...]) -> None:
+        self._backend = _PlanBackend(regions)
+        self._compiled = torch.compile(forward, backend=self._backend, dynamic=False)
+        self._is_warm = False
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a graph turned up that the plan does not know."""
+        return self._backend.num_unknown > 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_warm:
+            return self._compiled(*args, **kwargs)
+        with torch_private.tracing_config():
+            output = self._compiled(*args, **kwargs)
+        self._is_warm = True
+        return output
+
+
+class _PlanBackend:
+    """A Dynamo backend that rewrites each graph by its region of the plan."""
+
+    def __init__(self, regions: tuple[PlannedRegion, ...]) -> None:
+        self._regions = regions
+        self._num_compiled = 0
+        self.num_unknown = 0
+
+    def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        region = _CompiledRegion(self)
+        with exact_tracing():
+            compiled = torch_private.compile_joint(
+                graph_module,
+                example_inputs,
+                partition=region.partition,
+                forward_compiler=lambda module, _: torch_private.boxed(module),
+                backward_compiler=region.compile_backward,
+                inference_compiler=lambda module, _: torch_private.boxed(module),
+            )
+        return torch_private.with_absent_gradients(compiled)
+
+    def match(self, analyze_with: Callable[[frozenset[int]], JointGraph]) -> Any:
+        """The planned region of a graph, the next in line first, with its analysis."""
+        count = len(self._regions)
+        analyses: dict[frozenset[int], JointGraph] = {}
+        for offset in range(count):
+            number = (self._num_compiled + offset) % count
+            region = self._regions[number]
+            absent = region.absent_tangents
+            if absent not in analyses:
+                analyses[absent] = analyze_with(absent)
+            if analyses[absent].fingerprint == region.fingerprint:
+                self._num_compiled = number + 1
+                return region, analyses[absent]
+        self.num_unknown += 1
+        return None, analyze_with(frozenset())
+
+
+class _CompiledRegion:
+    """One graph on its way through AOTAutograd, and its backward at run time."""
+
+    def __init__(self, backend: _PlanBackend) -> None:
+        self._backend = backend
+        self._template: fx.GraphModule | None = None
+        self._static_indices: tuple[int, ...] = ()
+        self._num_fwd_outputs = 0
+        self._expected: frozenset[int] = frozenset()
+        self._saved_names: list[str] = []
+        self._num_tangents = 0
+        self._others: dict[frozenset[int], Callable[[list[Any]], Any]] = {}
+
+    def partition(
+        self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        self._template = fx.GraphModule(joint, copy.deepcopy(joint.graph))
+        self._num_fwd_outputs = num_fwd_outputs
+        self._static_indices = tuple(kwargs.get("static_lifetime_input_indices") or ())
+        region, analysis = self._backend.match(self._analyzed)
+        if region is None:
+            warnings.warn(
+                "a graph of the model is not in its plan (its code took another path than when "
+                "it was planned); it runs with nothing recomputed, so the budget may be exceeded",
+                stacklevel=2,
+            )
+            forward, backward = torch_private.default_partition(
+                joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs
+            )
+        else:
+            self._expected = region.absent_tangents
+            forward, backward = rewrite(analysis, region.order)
+        names = [node.name for node in backward.graph.find_nodes(op="placeholder")]
+        self._num_tangents = sum("tangents" in name for name in names)
+        self._saved_names = names[: len(names) - self._num_tangents]
+        return forward, backward
+
+    def compile_backward(self, module: fx.GraphModule, _: Any) -> Any:
+        planned = torch_private.boxed(module)
+        expected = self._expected
+
+        def backward(args: list[Any]) -> Any:
+            tangents = args[len(args) - self._num_tangents :]
+            absent = frozenset(i for i, tangent in enumerate(tangents) if tangent is None)
+            del tangents
+            if absent == expected:
+                return planned(args)
+            return self._other_backward(absent)(args)
+
+        return torch_private.mark_boxed(backward)
+
+    def _analyzed(self, absent: frozenset[int]) -> JointGraph:
+        assert self._template is not None
+        return analyze(
+            fx.GraphModule(self._template, copy.deepcopy(self._template.graph)),
+            num_fwd_outputs=self._num_fwd_outputs,
+            static_indices=self._static_indices,
+            absent_tangents=absent,
+        )
+
+    def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
+        if absent not in self._others:
+            try:
+                module = backward_from_saved(self._analyzed(absent), self._saved_names)
+            except LookupError as error:
+                raise CaptureError(
+                    where="a backward that the plan did not expect",
+                    reason=f"gradients arrive for other outputs than planned, and {error} was not "
+                    "saved for them",
+                    advice="Pass loss_fn=... so that the plan sees the loss that is used.",
+                ) from error
+            self._others[absent] = torch_private.boxed(module)
+        return self._others[absent]

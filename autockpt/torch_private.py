@@ -1,0 +1,162 @@
+"""Every private name of torch that the project leans on, in one place.
+
+Written against torch 2.11 to 2.13. What changes upstream is mended here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch._functorch import partitioners
+from torch.fx.graph import _BoxedCodeGen
+
+default_partition = partitioners.default_partition
+
+_COMPILED_NODE = "CompiledFunctionBackward"
+
+
+def extract_forward_backward(
+    joint: fx.GraphModule,
+    saved: list[fx.Node],
+    *,
+    num_fwd_outputs: int,
+    static_indices: tuple[int, ...],
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a joint graph whose nodes stand in running order into the two modules that run.
+
+    Nodes that must run in the backward carry ``meta["partitioner_tag"] = "must_be_in_backward"``.
+    """
+    info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
+    return partitioners._extract_fwd_bwd_modules(
+        joint,
+        list(saved),
+        saved_sym_nodes=[],
+        num_fwd_outputs=num_fwd_outputs,
+        static_lifetime_input_nodes=info.static_lifetime_input_nodes,
+    )
+
+
+def tag_backward(node: fx.Node) -> None:
+    """Keep a node out of the forward module."""
+    node.meta["partitioner_tag"] = "must_be_in_backward"
+
+
+def compile_joint(
+    graph_module: fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    partition: Callable[..., tuple[fx.GraphModule, fx.GraphModule]],
+    forward_compiler: Callable[..., Any],
+    backward_compiler: Callable[..., Any],
+    inference_compiler: Callable[..., Any],
+) -> Callable[..., Any]:
+    """AOTAutograd with our partition: Dynamo's graph in, a differentiable callable out."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    backend = aot_autograd(
+        fw_compiler=forward_compiler,
+        bw_compiler=backward_compiler,
+        inference_compiler=inference_compiler,
+        partition_fn=partition,
+        # Mutations of buffers stay in the graph, where they can be seen.
+        keep_inference_input_mutations=True,
+    )
+    compiled: Callable[..., Any] = backend(graph_module, example_inputs)
+    return compiled
+
+
+def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
+    """Run a graph on a list of inputs that it empties, so that inputs die at their last use."""
+    graph_module.graph.set_codegen(_BoxedCodeGen())
+    graph_module.recompile()
+    return mark_boxed(graph_module.forward)
+
+
+def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
+    """Tell AOTAutograd that this callable takes one list of inputs and empties it."""
+
+    def run(args: list[Any]) -> Any:
+        return function(args)
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def with_absent_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand the compiled backward ``None`` for a gradient that does not arrive, as eager does.
+
+    By itself AOTAutograd's node materializes zeros of the output's size, which costs their memory
+    and can change the order of sums.
+    """
+
+    def run(*args: Any) -> Any:
+        outputs = compiled(*args)
+        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+            node = output.grad_fn if isinstance(output, torch.Tensor) else None
+            while node is not None:
+                if node.name() == _COMPILED_NODE:
+                    node.set_materialize_grads(False)
+                    break
+                # An output that is a view of what the graph returned: the node is one further up.
+                parents = [parent for parent, _ in node.next_functions if parent is not None]
+                node = parents[0] if len(parents) == 1 else None
+        return outputs
+
+    return run
+
+
+@contextlib.contextmanager
+def reparametrized(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor]
+) -> Iterator[None]:
+    """Let ``module`` hold these tensors as its parameters and buffers for a while."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    with _reparametrize_module(module, tensors):
+        yield
+
+
+@contextlib.contextmanager
+def tracing_config() -> Iterator[None]:
+    """Dynamo's settings while a model is captured or compiled by us.
+
+    Logger calls do not break graphs, ``numpy.random`` keeps drawing from numpy's generator, and a
+    class of which many models are optimized is not silently left to run without its plan.
+    """
+    import torch._dynamo
+    import torch._dynamo.config as config
+
+    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
+    extensions = ("warning_once", "warning_advice", "info_once")
+    loggers = {
+        getattr(logging.Logger, name)
+        for name in methods + extensions
+        if hasattr(logging.Logger, name)
+    }
+    with (
+        config.patch(
+            ignore_logging_functions=set(config.ignore_logging_functions) | loggers,
+            use_numpy_random_stream=True,
+            recompile_limit=1_000_000,
+            accumulated_recompile_limit=1_000_000,
+        ),
+        warnings.catch_warnings(),
+    ):
+        # Dynamo and AOTAutograd warn of their own internals; nothing a user could act on.
+        warnings.simplefilter("ignore")
+        yield
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception under Dynamo's wrapping."""
+    while True:
+        inner = getattr(error, "inner_exception", None) or error.__cause__
+        if inner is None or inner is error:
+            return error
+        error = inner
