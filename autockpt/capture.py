@@ -105,7 +105,7 @@ def capture(
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder()
-    with _unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
+    with unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
         tracker = _LiveBytes(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
         )
@@ -397,7 +397,7 @@ def _device_of(tensors: Any) -> torch.device:
 
 def _foreign_ops(loss: Any) -> tuple[str, ...]:
     """Names of autograd nodes that compute something and belong to no captured graph."""
-    own = ("CompiledFunctionBackward", "AccumulateGrad", "ViewBackward0", "AliasBackward0")
+    own = ("CompiledFunctionBackward", "torch::autograd::AccumulateGrad", "AliasBackward0")
     names: dict[str, None] = {}
     seen: set[Any] = set()
     stack = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, torch.Tensor)]
@@ -427,7 +427,7 @@ def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
+def unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
     """Put back counters that the fake step moved and take out fake tensors that it left behind."""
     before = [(m, dict(m.__dict__)) for m in module.modules()]
     try:

@@ -28,6 +28,7 @@ CostSource = Literal["measured", "roofline"]
 _MIN_REPEATS = 3
 _MAX_REPEATS = 30
 _REPEAT_SECONDS = 0.02
+_SPAN = "autockpt workspace "
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,15 +198,15 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[st
         for position, key in enumerate(keys):
             with contextlib.suppress(Exception):
                 call = _call(missing[key])
-                with torch.profiler.record_function(f"autockpt:{position}"):
+                with torch.profiler.record_function(f"{_SPAN}{position}"):
                     result = call()
                 returned[position] = _new_bytes(missing[key], result)
                 del result, call
     events = session.profiler.kineto_results.events()  # type: ignore[union-attr]
     spans = sorted(
-        (event.start_ns(), event.start_ns() + event.duration_ns(), int(event.name().split(":")[1]))
+        (event.start_ns(), event.start_ns() + event.duration_ns(), int(event.name().removeprefix(_SPAN)))
         for event in events
-        if event.name().startswith("autockpt:")
+        if event.name().startswith(_SPAN)
     )
     memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     workspace: dict[str, int] = {}

@@ -1,0 +1,187 @@
+"""The calls a user makes: optimize, plan, get_plan, restore."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from autockpt_solvers.methods.attempt import Method
+from autockpt_solvers.solve import find_method
+
+from autockpt.budget import Budget, parse_budget
+from autockpt.dispatch import OptimizedForward
+from autockpt.optimizer_memory import optimizer_memory
+from autockpt.plan import Plan
+from autockpt.planner import Planner, Request
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+def optimize(
+    model: ModuleT,
+    budget: int | str | Budget,
+    *,
+    sample_args: tuple[Any, ...] = (),
+    sample_kwargs: Mapping[str, Any] | None = None,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | str | None = None,
+    method: str | Method = "auto",
+    time_limit_s: float = 60.0,
+    verify: bool = True,
+) -> ModuleT:
+    """Make a model's training step fit in a memory budget, bit for bit the same as before.
+
+    The model is changed in place and returned; its type, parameters, ``state_dict`` and hooks stay.
+    In ``eval()`` and under ``no_grad`` its own forward runs.
+
+    Args:
+        model: Any module that trains.
+        budget: Bounds everything a training step holds: parameters, buffers, gradients, optimizer
+            state, inputs, activations, transients and workspace. Bytes as an int, ``"8GB"``,
+            ``"8GiB"``, ``"512MB"``, or ``"60%"`` of what the eager step peaks at.
+        sample_args: Positional inputs of a typical step. With sample inputs the plan is made now;
+            without, at the first training call, from its inputs.
+        sample_kwargs: Keyword inputs of a typical step.
+        loss_fn: Takes the model's output to a scalar loss, when the loss is computed outside of the
+            model; it becomes part of the plan.
+        optimizer: The optimizer, or its name ("adamw", "sgd", ...), whose state the budget must
+            hold. Without one AdamW is assumed.
+        method: Name of the solver's method, or a callable with the signature of one.
+        time_limit_s: Ends the search for a better plan.
+        verify: Try real steps first: compare with eager where that fits in memory, and hold the
+            measured peak against the budget.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        BudgetError: No plan fits; names the least budget that can be met, and why.
+        CaptureError: The model cannot be captured; says where and why.
+        NotTrainableError: Nothing in the model requires grad.
+        VerificationError: A step was not bit-equal to eager's.
+        TypeError: An argument of the wrong type, or inputs that the forward does not take.
+        ValueError: A budget, method or optimizer that is not known.
+
+    In every case of an error the model is as it was.
+    """
+    request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
+    args, kwargs = _inputs(model, sample_args, sample_kwargs)
+    before = model.__dict__.get("forward")
+    original = before.original if isinstance(before, OptimizedForward) else model.forward
+    forward = OptimizedForward(model, original, request, verify=verify)
+    if args or kwargs:
+        _check_signature(original, args, kwargs)
+        was_training = model.training
+        model.train()
+        try:
+            forward.prepare(args, kwargs)
+        finally:
+            if not was_training:
+                model.eval()
+    model.__dict__["forward"] = forward
+    return model
+
+
+def plan(
+    model: torch.nn.Module,
+    budget: int | str | Budget,
+    *,
+    sample_args: tuple[Any, ...] = (),
+    sample_kwargs: Mapping[str, Any] | None = None,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | str | None = None,
+    method: str | Method = "auto",
+    time_limit_s: float = 60.0,
+) -> Plan:
+    """The plan that :func:`optimize` would follow, without touching the model.
+
+    Model and inputs may be fake or meta tensors: then times are estimated, and nothing needs the
+    memory of the model.
+
+    Args:
+        model: See :func:`optimize`; likewise for all others.
+        budget: What a training step may hold.
+        sample_args: Positional inputs of a step.
+        sample_kwargs: Keyword inputs of a step.
+        loss_fn: Takes the output to a loss.
+        optimizer: The optimizer or its name.
+        method: The solver's method.
+        time_limit_s: Ends the search.
+
+    Raises:
+        ValueError: No sample inputs. Otherwise as :func:`optimize`.
+    """
+    request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
+    args, kwargs = _inputs(model, sample_args, sample_kwargs)
+    forward = model.__dict__.get("forward")
+    original = forward.original if isinstance(forward, OptimizedForward) else model.forward
+    _check_signature(original, args, kwargs)
+    return Planner(model, original, args, kwargs, request).plan().plan
+
+
+def get_plan(model: torch.nn.Module) -> Plan | None:
+    """The latest plan of an optimized model; None before its first plan, or when not optimized."""
+    forward = model.__dict__.get("forward")
+    return forward.latest_plan if isinstance(forward, OptimizedForward) else None
+
+
+def restore(model: ModuleT) -> ModuleT:
+    """Take the rewrite back: the model runs its own forward again. Does nothing otherwise."""
+    forward = model.__dict__.get("forward")
+    if isinstance(forward, OptimizedForward):
+        del model.__dict__["forward"]
+        if model.forward != forward.original:
+            model.__dict__["forward"] = forward.original
+    return model
+
+
+def _request(
+    model: torch.nn.Module,
+    budget: int | str | Budget,
+    loss_fn: Callable[[Any], torch.Tensor] | None,
+    optimizer: torch.optim.Optimizer | str | None,
+    method: str | Method,
+    time_limit_s: float,
+) -> Request:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"loss_fn is a {type(loss_fn).__name__}; it must be callable or None")
+    find_method(method)
+    return Request(
+        budget=parse_budget(budget),
+        optimizer=optimizer_memory(optimizer, model.parameters()),
+        loss_fn=loss_fn,
+        method=method,
+        time_limit_s=time_limit_s,
+    )
+
+
+def _inputs(
+    model: torch.nn.Module, sample_args: tuple[Any, ...], sample_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not isinstance(sample_args, (tuple, list)):
+        raise TypeError(
+            f"sample_args is a {type(sample_args).__name__}; it must be a tuple of the forward's "
+            "positional inputs, such as (batch,)"
+        )
+    if sample_kwargs is not None and not isinstance(sample_kwargs, Mapping):
+        raise TypeError(
+            f"sample_kwargs is a {type(sample_kwargs).__name__}; it must be a mapping of the "
+            "forward's keyword inputs"
+        )
+    return tuple(sample_args), dict(sample_kwargs or {})
+
+
+def _check_signature(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    try:
+        inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the sample inputs do not fit the model's forward: {error}. Give its positional "
+            "inputs in sample_args and its keyword inputs in sample_kwargs."
+        ) from error
