@@ -81,10 +81,10 @@ def module_of(node: fx.Node) -> str:
     if not stack:
         return ""
     path = str(list(stack.values())[-1][0])
-    for prefix in ("L['self']", "L['fn']", "self"):
-        path = path.removeprefix(prefix)
     path = path.replace("._modules['", ".").replace("']", "").replace("['", ".")
-    return path.lstrip(".")
+    # Dynamo's name for the module whose forward was compiled.
+    root, _, rest = path.partition(".")
+    return rest if root in ("L.self", "L", "self", "__self__", "fn") or "self" in root else path
 
 
 class _Builder:

@@ -52,14 +52,19 @@ class ControlFlow(nn.Module):
     def forward(self, x: torch.Tensor, *, skip_last: bool = False) -> torch.Tensor:
         """Returns the scalar loss."""
         blocks = list(self.blocks)[: -1 if skip_last else None]
-        for index, block in enumerate(blocks):
-            if x.dim() == 3 and index % 3 == 2:
-                x = x.transpose(0, 1)
-            x = x + block(x) if index % 2 else block(x) + 0.5 * x
-            if index == len(blocks) // 2:
-                torch._dynamo.graph_break()
+        half = len(blocks) // 2
+        for index, block in enumerate(blocks[:half]):
+            x = self._step(index, block, x)
+        torch._dynamo.graph_break()
+        for index, block in enumerate(blocks[half:]):
+            x = self._step(index, block, x)
         scores: torch.Tensor = self.head(x).squeeze(-1)
         return scores.square().mean()
+
+    def _step(self, index: int, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 3 and index % 3 == 2:
+            x = x.transpose(0, 1)
+        return x + block(x) if index % 2 else block(x) + 0.5 * x
 
 
 def control_flow(size: Size) -> Example:
