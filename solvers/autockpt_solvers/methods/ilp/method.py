@@ -1,4 +1,23 @@
-"""`ilp`: takes the best of every heuristic."""
+"""`ilp`: windows planned by minimum cuts and integer programs, composed by dynamic programming.
+
+The recipe, after Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Zhao et
+al. 2023):
+
+1. Cut the graph into a chain of segments (`chain`); windows are runs of segments (`window`).
+2. Windows that are the same problem are one kind. Per kind, make options: ways to run it, each with
+   the bytes it keeps, the peak of its turn and its time (`generate`, `option`).
+3. Compose: one option per window, windows covering the chain, cheapest in the room (`compose`).
+4. Where room is short, integer programs (CP-SAT) ask every kind for its least peak first (`model`).
+5. Polish: integer programs ask for less time in the room that a window of the plan has; what they
+   find joins the options, and the plan is composed anew (`polish`).
+
+Every heuristic runs too, and the best answer of all is taken.
+
+Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
+runs into its limit. Complexity: grows with the number of *different* windows; only the composition
+grows with the number of segments. Weakness: what crosses a window's border is kept, the order of the
+backward ops is fixed, and backward values are never recomputed.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +27,41 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
+from autockpt_solvers.methods.ilp.polish import polish, squeeze
+from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.mincut import solve_mincut
+from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
+from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
+    from autockpt_solvers.methods.ilp.compose import Plan
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
 
 
 def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers what every heuristic offers."""
+    """Offers the plan found from windows, and what every heuristic offers."""
     started = time.monotonic()
+    deadline = started + time_limit_s
+    graph = problem.graph
+    orders = Orders(graph)
     found: list[Schedule] = []
     for heuristic in (solve_full, solve_sqrt, solve_uniform, solve_mincut, solve_greedy):
-        left = max(0.5, time_limit_s - (time.monotonic() - started))
-        found.extend(heuristic(problem, time_limit_s=left, seed=seed).schedules)
+        limit = max(0.1, (deadline - time.monotonic()) / 5)
+        found.extend(heuristic(problem, time_limit_s=limit, seed=seed).schedules)
+    if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
+        pool = Pool(orders, deadline)
+        plans = _plans(pool, problem.room_bytes, seed)
+        found.extend(with_frees(graph, plan.order(pool.chain)) for plan in plans)
     return Attempt(schedules=tuple(found))
+
+
+def _plans(pool: Pool, room: int, seed: int) -> list[Plan]:
+    """The plan for the room, if there is one, and the leanest."""
+    limit = pool.chain.orders.evaluate(pool.chain.orders.baseline())[0]
+    lean = squeeze(pool, room, limit, seed)
+    plan = pool.plan(room)
+    if plan is None:
+        return [lean]
+    return [polish(pool, plan, room, seed), lean]

@@ -1,0 +1,113 @@
+"""Options of a window without an integer program: minimum cuts at every price, then single changes.
+
+The cuts give every corner of the trade between kept bytes and time; keeping one storage more or
+less than an option found so far fills in what lies between, and finds options whose turn has a
+lower peak.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.ilp.option import Option, just_in_time, pareto
+from autockpt_solvers.methods.network import KeepNetwork
+
+if TYPE_CHECKING:
+    from autockpt_solvers.methods.ilp.window import WindowKind
+
+_ROUNDS = 2
+_MAX_FRONT = 24
+_MAX_OPTIONS = 120
+_TINY = 64  # changing a storage this many times smaller than the largest one is not tried
+
+
+def window_network(kind: WindowKind) -> KeepNetwork:
+    """The network of a window; forced storages are at hand and cost nothing more."""
+    return KeepNetwork(
+        again_ns=[
+            (0 if op.fresh else op.runtime_ns) if op.rerunnable or op.fresh else None
+            for op in kind.ops
+        ],
+        reads=[op.reads for op in kind.ops],
+        producer=kind.producer(),
+        priced=[s for s in range(len(kind.sizes)) if s not in kind.forced],
+        needed={s for stage in kind.stages for s in stage.reads},
+        must_keep=(),
+    )
+
+
+class Generator:
+    """Collects the options of one kind, within an effort counted in steps replayed."""
+
+    def __init__(self, kind: WindowKind, effort: int, deadline: float) -> None:
+        self.kind = kind
+        self.deadline = deadline
+        self.network = window_network(kind)
+        self.tried: dict[frozenset[int], Option] = {}
+        self.tries_left = effort // (len(kind.stages) + 2 * len(kind.ops) + 1)
+
+    def spent(self) -> bool:
+        """Whether it is time to stop. The clock is the last resort: it is not deterministic."""
+        return self.tries_left <= 0 or time.monotonic() > self.deadline
+
+    def try_keeping(self, kept: frozenset[int]) -> Option:
+        """The just-in-time option that keeps `kept`, made once."""
+        if kept not in self.tried:
+            self.tried[kept] = just_in_time(self.kind, kept)
+            self.tries_left -= 1
+        return self.tried[kept]
+
+    def at_price(self, price: float) -> frozenset[int]:
+        """What a minimum cut keeps at a price in ns per byte."""
+        return frozenset(self.network.kept([price * size for size in self.kind.sizes]))
+
+    def corners(self) -> None:
+        """Finds every corner of the trade between kept bytes and time."""
+        needed = frozenset(s for stage in self.kind.stages for s in stage.reads)
+        self.try_keeping(frozenset())
+        self.try_keeping(needed)
+        pending = [(self.at_price(1e-6), self.at_price(1e9))]
+        while pending:
+            rich, lean = pending.pop()
+            a, b = self.try_keeping(rich), self.try_keeping(lean)
+            spared = a.kept_bytes - b.kept_bytes
+            if spared <= 0 or b.cost_ns <= a.cost_ns or time.monotonic() > self.deadline:
+                continue
+            middle = self.at_price((b.cost_ns - a.cost_ns) / spared)
+            found = self.try_keeping(middle)
+            if found.kept_bytes not in (a.kept_bytes, b.kept_bytes):
+                pending += [(rich, middle), (middle, lean)]
+
+    def neighbours(self) -> None:
+        """Tries every option of the front with one storage more and one less."""
+        sizes = self.kind.sizes
+        reads = {s for stage in self.kind.stages for s in stage.reads}
+        reads |= {s for op in self.kind.ops if op.rerunnable for s in op.reads}
+        least = max((sizes[s] for s in reads), default=0) // _TINY
+        useful = sorted(s for s in reads - self.kind.forced if sizes[s] >= least)
+        done: set[frozenset[int]] = set()
+        for _ in range(_ROUNDS):
+            front = set(thin(pareto(self.tried.values()), _MAX_FRONT))
+            seeds = [k for k, o in self.tried.items() if o in front and k not in done]
+            for kept in sorted(seeds, key=sorted):
+                done.add(kept)
+                for storage in useful:
+                    if self.spent():
+                        return
+                    self.try_keeping(kept ^ {storage})
+
+
+def thin(front: list[Option], count: int) -> list[Option]:
+    """At most `count` options, evenly taken from a front."""
+    if len(front) <= count:
+        return front
+    return [front[k * (len(front) - 1) // (count - 1)] for k in range(count)]
+
+
+def generate(kind: WindowKind, *, effort: int, deadline: float) -> list[Option]:
+    """The options of a window that minimum cuts and single changes find, a Pareto front."""
+    generator = Generator(kind, effort, deadline)
+    generator.corners()
+    generator.neighbours()
+    return thin(pareto(generator.tried.values()), _MAX_OPTIONS)

@@ -1,0 +1,146 @@
+"""Integer programs where they pay: less time in the room of a plan's windows, or a lower peak."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autockpt_solvers.methods.ilp.compose import Plan
+    from autockpt_solvers.methods.ilp.pool import Pool
+    from autockpt_solvers.methods.ilp.window import WindowKind
+
+_ROUNDS = 3
+_SOLVE_EFFORT = 0.25
+_POLISH_EFFORT = 1.5
+_SQUEEZE_EFFORT = 3.0
+_SHORT = 1.3  # room below this many times the leanest plan's peak is short
+_UNLIMITED = 1 << 60
+
+
+def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
+    """Improves a plan that fits `room` until integer programs find nothing better.
+
+    Args:
+        pool: Windows and options; gains what is found.
+        plan: The plan.
+        room: Bytes the graph may use.
+        seed: Random seed.
+
+    Returns:
+        A plan at least as good.
+    """
+    refused: dict[WindowKind, list[tuple[int, int, float]]] = {}
+    effort = _POLISH_EFFORT
+    for _ in range(_ROUNDS):
+        gained = False
+        for kind, kept, peak, forward, index in _rooms(plan, room):
+            option = plan.parts[index][1]
+            model = pool.model(kind)
+            if model is None or option.cost_ns <= 0 or effort <= 0:
+                continue
+            # A bound proven under wider limits holds under these too.
+            known = refused.setdefault(kind, [])
+            if any(k >= kept and p >= peak and b >= option.cost_ns * 0.999 for k, p, b in known):
+                continue
+            if time.monotonic() > pool.deadline:
+                return plan
+            answer = model.solve(
+                kept_limit=kept,
+                peak_limit=peak,
+                forward_limit=forward,
+                hint=option,
+                effort=_SOLVE_EFFORT,
+                seconds=max(0.05, pool.deadline - time.monotonic()),
+                seed=seed,
+            )
+            effort -= answer.effort
+            known.append((kept, peak, answer.bound_ns))
+            if answer.option is not None:
+                gained |= pool.add(kind, answer.option)
+        if not gained:
+            break
+        better = pool.plan(room)
+        if better is None or better.cost_ns >= plan.cost_ns:
+            break
+        plan = better
+    return plan
+
+
+def _rooms(plan: Plan, room: int) -> list[tuple[WindowKind, int, int, int, int]]:
+    """Per window, dearest first: kind, most bytes to keep, highest peaks of turn and forward."""
+    before = 0
+    standing = []
+    for window, option in plan.parts:
+        standing.append((before, room - before - window.peak_bytes(option)))
+        before += option.kept_bytes
+    rooms = []
+    slack = max(0, room - before)
+    for index in range(len(plan.parts) - 1, -1, -1):
+        window, option = plan.parts[index]
+        kept_before, own_slack = standing[index]
+        rooms.append(
+            (
+                window.kind,
+                option.kept_bytes + slack,
+                max(option.turn_peak_bytes, room - kept_before - window.base_bytes),
+                max(option.forward_peak_bytes, room - kept_before),
+                index,
+            )
+        )
+        slack = max(0, min(slack, own_slack))
+    return sorted(rooms, key=lambda r: (-plan.parts[r[4]][1].cost_ns, r[4]))
+
+
+def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
+    """Finds the leanest plan; where room is short, asks integer programs for leaner options first.
+
+    Args:
+        pool: Windows and options; gains what is found.
+        room: Bytes the graph may use.
+        limit: Peak of the baseline.
+        seed: Random seed.
+
+    Returns:
+        The leanest plan.
+    """
+    plan = pool.leanest(limit)
+    assert plan is not None, "the option that keeps everything peaks at the baseline's peak"
+    if room > _SHORT * pool.replay(plan)[0]:
+        return plan
+    effort = _SQUEEZE_EFFORT
+    for kind in dict.fromkeys(window.kind for window in pool.windows):
+        model = pool.model(kind)
+        if model is None or effort <= 0 or time.monotonic() > pool.deadline:
+            continue
+        least = min(o.kept_bytes for o in pool.options[kind])
+        leanest = min(pool.options[kind], key=lambda o: (o.kept_bytes, o.turn_peak_bytes))
+        answer = model.solve(
+            kept_limit=least,
+            peak_limit=_UNLIMITED,
+            forward_limit=_UNLIMITED,
+            hint=leanest,
+            minimise_peak=True,
+            effort=_SOLVE_EFFORT,
+            seconds=max(0.05, pool.deadline - time.monotonic()),
+            seed=seed,
+        )
+        effort -= answer.effort
+        if answer.option is None:
+            continue
+        low, high = answer.option.turn_peak_bytes, leanest.turn_peak_bytes
+        for peak in dict.fromkeys((low, low + (high - low) // 3, low + 2 * (high - low) // 3)):
+            cheap = model.solve(
+                kept_limit=least,
+                peak_limit=peak,
+                forward_limit=_UNLIMITED,
+                hint=answer.option,
+                effort=_SOLVE_EFFORT,
+                seconds=max(0.05, pool.deadline - time.monotonic()),
+                seed=seed,
+            )
+            effort -= cheap.effort
+            pool.add(kind, cheap.option or answer.option)
+    found = pool.leanest(limit)
+    assert found is not None
+    return found

@@ -1,0 +1,102 @@
+"""The windows of a chain, each kind's options and integer program, and plans made from them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.ilp.chain import Chain
+from autockpt_solvers.methods.ilp.compose import Plan, compose, leanest
+from autockpt_solvers.methods.ilp.generate import generate
+from autockpt_solvers.methods.ilp.model import WindowModel
+from autockpt_solvers.methods.ilp.option import Option, pareto
+from autockpt_solvers.methods.ilp.window import Window, WindowKind, make_window
+
+if TYPE_CHECKING:
+    from autockpt_solvers.methods.orders import Orders
+
+_MAX_WIDTH = 3
+_MAX_WINDOW_OPS = 120
+_EFFORT = 1_500_000  # steps replayed to find options, all kinds together: two to three seconds
+_MAX_MODEL_VARIABLES = 20_000
+
+
+class Pool:
+    """Windows and options; grows while a solve runs.
+
+    Attributes:
+        chain: The chain.
+        windows: All windows that plans may use.
+        options: Per kind, its options.
+    """
+
+    def __init__(self, orders: Orders, deadline: float) -> None:
+        self.chain = Chain(orders)
+        self.deadline = deadline
+        count = self.chain.num_segments
+        self.windows: list[Window] = []
+        for width in range(1, _MAX_WIDTH + 1):
+            for start in range(count - width + 1):
+                self._add_window(start, start + width)
+        kinds: dict[WindowKind, None] = dict.fromkeys(w.kind for w in self.windows)
+        effort = _EFFORT // max(1, len(kinds))
+        # A third of the time at most: the clock decides only when it must.
+        until = time.monotonic() + max(0.0, deadline - time.monotonic()) / 3
+        self.options = {kind: generate(kind, effort=effort, deadline=until) for kind in kinds}
+        self.models: dict[WindowKind, WindowModel | None] = {}
+
+    def _add_window(self, start: int, end: int) -> None:
+        chain = self.chain
+        regions = chain.region_of_segment
+        num_ops = chain.starts[end] - chain.starts[start]
+        if regions[start] != regions[end - 1] or (end - start > 1 and num_ops > _MAX_WINDOW_OPS):
+            return
+        self.windows.append(make_window(chain, start, end))
+
+    def model(self, kind: WindowKind) -> WindowModel | None:
+        """The integer program of a kind, or None when it would be too large to be of use."""
+        if kind not in self.models:
+            model = WindowModel(kind) if kind.stages else None
+            if model is not None and model.num_variables > _MAX_MODEL_VARIABLES:
+                model = None
+            self.models[kind] = model
+        return self.models[kind]
+
+    def add(self, kind: WindowKind, option: Option) -> bool:
+        """Adds an option; False when it is no better than what is there."""
+        front = pareto([*self.options[kind], option])
+        if option not in front or option in self.options[kind]:
+            return False
+        self.options[kind] = front
+        return True
+
+    def plan(self, room: int) -> Plan | None:
+        """The cheapest plan that truly fits, using room that the composition counts too carefully.
+
+        The composition rounds up, and takes what a window reads of earlier ones to stand to the
+        end of its turn. So it is asked for a little more than there is, as long as the replay fits.
+        """
+        best = self._compose(room)
+        if best is None:
+            return None
+        low, high = 0.0, 0.06
+        for _ in range(5):
+            middle = (low + high) / 2
+            plan = self._compose(int(room * (1 + middle)))
+            if plan is not None and self.replay(plan)[0] <= room:
+                low = middle
+                best = min(best, plan, key=lambda p: p.cost_ns)
+            else:
+                high = middle
+        return best
+
+    def _compose(self, room: int) -> Plan | None:
+        return compose(self.windows, self.options, room, self.chain.num_segments)
+
+    def leanest(self, limit: int) -> Plan | None:
+        """The plan with the least peak."""
+        return leanest(self.windows, self.options, self.chain.num_segments, limit=limit)
+
+    def replay(self, plan: Plan) -> tuple[int, int]:
+        """Peak and recompute time of a plan on the whole graph."""
+        return self.chain.orders.evaluate(plan.order(self.chain))

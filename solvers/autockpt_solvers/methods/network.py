@@ -1,0 +1,85 @@
+"""The network whose minimum cut chooses what to keep at given prices.
+
+A node per forward op (it runs again) and per storage (the backward needs it). A storage that is
+needed is either kept, which costs its price, or its op runs again, which costs its time and needs
+the op's reads. That is "recompute time plus price of what is kept", minimised exactly by one
+maximum flow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ortools.graph.python import max_flow
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+_INFINITE = 1 << 58
+_PRICE_UNIT = 1 << 10  # capacities are times and prices in 1/1024 ns
+
+
+class KeepNetwork:
+    """The network of a graph or of a window."""
+
+    def __init__(
+        self,
+        *,
+        again_ns: Sequence[int | None],
+        reads: Sequence[Sequence[int]],
+        producer: Sequence[int],
+        priced: Sequence[int],
+        needed: Collection[int],
+        must_keep: Collection[int],
+    ) -> None:
+        """Builds the part that no price changes.
+
+        Args:
+            again_ns: Per op, the time of running it in the backward; None where it may not.
+            reads: Per op, the storages it reads; those not priced are at hand for nothing.
+            producer: Per storage, its op.
+            priced: Storages that cost something to keep.
+            needed: Storages that backward ops read.
+            must_keep: Storages that running their op again does not bring back in time.
+        """
+        self.num_ops = len(again_ns)
+        self.source = self.num_ops + len(producer)
+        self.sink = self.source + 1
+        self.priced = list(priced)
+        known = set(priced)
+        arcs: list[tuple[int, int, int]] = []
+        for op, again in enumerate(again_ns):
+            if again is not None:
+                arcs.append((op, self.sink, again * _PRICE_UNIT))
+                arcs.extend((op, self.num_ops + s, _INFINITE) for s in reads[op] if s in known)
+        arcs.extend((self.source, self.num_ops + s, _INFINITE) for s in priced if s in needed)
+        self.fixed = np.array(arcs, dtype=np.int64).reshape(-1, 3)
+        keep = set(must_keep)
+        self.heads = np.array(
+            [
+                self.sink if again_ns[producer[s]] is None or s in keep else producer[s]
+                for s in priced
+            ],
+            dtype=np.int64,
+        )
+        self.tails = np.array([self.num_ops + s for s in priced], dtype=np.int64)
+
+    def kept(self, prices: Sequence[float]) -> set[int]:
+        """The storages to keep when keeping storage `s` costs `prices[s]` ns."""
+        if not self.priced:
+            return set()
+        flow = max_flow.SimpleMaxFlow()
+        capacities = np.rint(np.array([prices[s] for s in self.priced]) * _PRICE_UNIT)
+        flow.add_arcs_with_capacity(
+            np.concatenate([self.fixed[:, 0], self.tails]),
+            np.concatenate([self.fixed[:, 1], self.heads]),
+            np.concatenate([self.fixed[:, 2], np.minimum(capacities, _INFINITE).astype(np.int64)]),
+        )
+        flow.solve(self.source, self.sink)
+        side = set(flow.get_source_side_min_cut())
+        return {
+            s
+            for s, head in zip(self.priced, self.heads.tolist(), strict=True)
+            if self.num_ops + s in side and head not in side
+        }
