@@ -40,8 +40,9 @@ class Plan:
         required = chain.orders.graph.is_required
         order = [op for op in chain.forward if required[op] or op in early]
         for window, option in reversed(self.parts):
-            for step in option.tail:
-                order.append(window.ops[step] if step >= 0 else window.stages[-1 - step])
+            order.extend(
+                window.ops[step] if step >= 0 else window.stages[-1 - step] for step in option.tail
+            )
         return order
 
 

@@ -30,7 +30,7 @@ def window_network(kind: WindowKind) -> KeepNetwork:
             for op in kind.ops
         ],
         reads=[op.reads for op in kind.ops],
-        producer=kind.producer(),
+        producer=kind.producer,
         priced=[s for s in range(len(kind.sizes)) if s not in kind.forced],
         needed={s for stage in kind.stages for s in stage.reads},
         must_keep=(),

@@ -15,8 +15,8 @@ Every heuristic runs too, and the best answer of all is taken.
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
-grows with the number of segments. Weakness: what crosses a window's border is kept, the order of the
-backward ops is fixed, and backward values are never recomputed.
+grows with the number of segments. Weakness: what crosses a window's border is kept, the order of
+the backward ops is fixed, and backward values are never recomputed.
 """
 
 from __future__ import annotations

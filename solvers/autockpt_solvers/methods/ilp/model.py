@@ -43,7 +43,7 @@ class WindowModel:
 
     def __init__(self, kind: WindowKind) -> None:
         self.kind = kind
-        self.producer = kind.producer()
+        self.producer = kind.producer
         total = sum(kind.sizes) + max((s.during_bytes for s in kind.stages), default=0)
         self.time_unit = max(1, sum(op.runtime_ns for op in kind.ops) // _TIME_STEPS)
         self.model = cp_model.CpModel()

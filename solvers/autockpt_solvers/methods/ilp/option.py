@@ -49,13 +49,6 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
     last = [-1] * len(sizes)
     change = [0] * (len(tail) + 2)
 
-    def close(storage: int) -> None:
-        """Counts the instance that ends here, from its birth to its last read."""
-        end = max(birth[storage], last[storage])
-        if end >= 0:
-            change[max(birth[storage], 0)] += sizes[storage]
-            change[end + 1] -= sizes[storage]
-
     for position, step in enumerate(tail):
         for storage in stages[-1 - step].reads if step < 0 else ops[step].reads:
             if birth[storage] < 0:
@@ -63,10 +56,15 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
             last[storage] = position
         if step >= 0:
             for storage in ops[step].writes:
-                close(storage)
-                birth[storage], last[storage] = position, -1
-    for storage in range(len(sizes)):
-        close(storage)
+                # An instance ends here: it counts from its birth to its last read.
+                if last[storage] >= 0:
+                    change[max(birth[storage], 0)] += sizes[storage]
+                    change[last[storage] + 1] -= sizes[storage]
+                birth[storage] = last[storage] = position
+    for storage, end in enumerate(last):
+        if end >= 0:
+            change[max(birth[storage], 0)] += sizes[storage]
+            change[end + 1] -= sizes[storage]
 
     live = peak = 0
     around: list[int] = []
@@ -119,7 +117,7 @@ def _forward_peak(kind: WindowKind, early: Collection[int], kept: bytearray) -> 
 
 def just_in_time(kind: WindowKind, kept: Iterable[int]) -> Option:
     """The option that keeps `kept` and makes the rest again when it is first read."""
-    ops, producer = kind.ops, kind.producer()
+    ops, producer = kind.ops, kind.producer
     keep = set(kept) | kind.forced
     while True:
         at_hand = set(keep)
@@ -151,7 +149,7 @@ def just_in_time(kind: WindowKind, kept: Iterable[int]) -> Option:
 
 def early_ops(kind: WindowKind, kept: Iterable[int]) -> set[int]:
     """The ops only the backward needs that must run in the forward pass to keep `kept`."""
-    producer = kind.producer()
+    producer = kind.producer
     found: set[int] = set()
     stack = [producer[s] for s in kept]
     while stack:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autockpt_solvers.methods.ilp.compose import Plan
+    from autockpt_solvers.methods.ilp.option import Option
     from autockpt_solvers.methods.ilp.pool import Pool
-    from autockpt_solvers.methods.ilp.window import WindowKind
+    from autockpt_solvers.methods.ilp.window import Window, WindowKind
 
 _ROUNDS = 3
 _SOLVE_EFFORT = 0.25
@@ -37,7 +38,7 @@ def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
         for kind, kept, peak, forward, index in _rooms(plan, room):
             option = plan.parts[index][1]
             model = pool.model(kind)
-            if model is None or option.cost_ns <= 0 or effort <= 0:
+            if model is None or effort <= 0 or not _is_tight(pool.options[kind], option, kept):
                 continue
             # A bound proven under wider limits holds under these too.
             known = refused.setdefault(kind, [])
@@ -65,6 +66,14 @@ def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
             break
         plan = better
     return plan
+
+
+def _is_tight(options: list[Option], option: Option, kept: int) -> bool:
+    """Whether only the turn's peak keeps the window from a cheaper option.
+
+    Where it does not, the minimum cuts have had their say, and programs find next to nothing.
+    """
+    return any(o.kept_bytes <= kept and o.cost_ns < option.cost_ns for o in options)
 
 
 def _rooms(plan: Plan, room: int) -> list[tuple[WindowKind, int, int, int, int]]:
@@ -95,6 +104,8 @@ def _rooms(plan: Plan, room: int) -> list[tuple[WindowKind, int, int, int, int]]
 def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
     """Finds the leanest plan; where room is short, asks integer programs for leaner options first.
 
+    Only windows over the segments where the leanest plan peaks are asked, until that place stays.
+
     Args:
         pool: Windows and options; gains what is found.
         room: Bytes the graph may use.
@@ -108,39 +119,66 @@ def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
     assert plan is not None, "the option that keeps everything peaks at the baseline's peak"
     if room > _SHORT * pool.replay(plan)[0]:
         return plan
+    asked: set[WindowKind] = set()
     effort = _SQUEEZE_EFFORT
-    for kind in dict.fromkeys(window.kind for window in pool.windows):
-        model = pool.model(kind)
-        if model is None or effort <= 0 or time.monotonic() > pool.deadline:
-            continue
-        least = min(o.kept_bytes for o in pool.options[kind])
-        leanest = min(pool.options[kind], key=lambda o: (o.kept_bytes, o.turn_peak_bytes))
-        answer = model.solve(
-            kept_limit=least,
-            peak_limit=_UNLIMITED,
+    while effort > 0 and time.monotonic() < pool.deadline:
+        _, window = _highest(plan)
+        kinds = dict.fromkeys(
+            w.kind for w in pool.windows if w.start < window.end and window.start < w.end
+        )
+        new = [kind for kind in kinds if kind not in asked]
+        if not new:
+            break
+        for kind in new:
+            asked.add(kind)
+            if effort > 0:
+                effort -= _lean_options(pool, kind, seed)
+        plan = pool.leanest(limit) or plan
+    return plan
+
+
+def _highest(plan: Plan) -> tuple[int, Window]:
+    """The highest peak of a plan, and its window."""
+    before = 0
+    highest = (-1, plan.parts[0][0])
+    for window, option in plan.parts:
+        peak = before + window.peak_bytes(option)
+        if peak > highest[0]:
+            highest = (peak, window)
+        before += option.kept_bytes
+    return highest
+
+
+def _lean_options(pool: Pool, kind: WindowKind, seed: int) -> float:
+    """Adds the options of a kind that keep least and peak lowest; gives the effort spent."""
+    model = pool.model(kind)
+    if model is None or time.monotonic() > pool.deadline:
+        return 0.0
+    leanest = min(pool.options[kind], key=lambda o: (o.kept_bytes, o.turn_peak_bytes))
+    answer = model.solve(
+        kept_limit=leanest.kept_bytes,
+        peak_limit=_UNLIMITED,
+        forward_limit=_UNLIMITED,
+        hint=leanest,
+        minimise_peak=True,
+        effort=_SOLVE_EFFORT,
+        seconds=max(0.05, pool.deadline - time.monotonic()),
+        seed=seed,
+    )
+    effort = answer.effort
+    if answer.option is None:
+        return effort
+    low, high = answer.option.turn_peak_bytes, leanest.turn_peak_bytes
+    for peak in dict.fromkeys((low, (low + high) // 2)):
+        cheap = model.solve(
+            kept_limit=leanest.kept_bytes,
+            peak_limit=peak,
             forward_limit=_UNLIMITED,
-            hint=leanest,
-            minimise_peak=True,
+            hint=answer.option,
             effort=_SOLVE_EFFORT,
             seconds=max(0.05, pool.deadline - time.monotonic()),
             seed=seed,
         )
-        effort -= answer.effort
-        if answer.option is None:
-            continue
-        low, high = answer.option.turn_peak_bytes, leanest.turn_peak_bytes
-        for peak in dict.fromkeys((low, low + (high - low) // 3, low + 2 * (high - low) // 3)):
-            cheap = model.solve(
-                kept_limit=least,
-                peak_limit=peak,
-                forward_limit=_UNLIMITED,
-                hint=answer.option,
-                effort=_SOLVE_EFFORT,
-                seconds=max(0.05, pool.deadline - time.monotonic()),
-                seed=seed,
-            )
-            effort -= cheap.effort
-            pool.add(kind, cheap.option or answer.option)
-    found = pool.leanest(limit)
-    assert found is not None
-    return found
+        effort += cheap.effort
+        pool.add(kind, cheap.option or answer.option)
+    return effort

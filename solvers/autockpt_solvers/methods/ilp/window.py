@@ -7,7 +7,7 @@ layers are planned once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class WindowKind:
         sizes: Bytes per window storage.
         stages: The turn.
         forced: Storages that later windows need kept.
-        lasting: Per storage, whether the forward pass of later windows still reads it.
+        lasting: Storages that the forward pass of later windows still reads.
+        producer: Per storage, the op that writes it; derived.
     """
 
     ops: tuple[WindowOp, ...]
@@ -74,14 +75,21 @@ class WindowKind:
     stages: tuple[Stage, ...]
     forced: frozenset[int]
     lasting: frozenset[int]
+    producer: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
 
-    def producer(self) -> list[int]:
-        """Per storage, the op that writes it."""
+    def __post_init__(self) -> None:
         found = [0] * len(self.sizes)
         for index, op in enumerate(self.ops):
             for storage in op.writes:
                 found[storage] = index
-        return found
+        object.__setattr__(self, "producer", tuple(found))
+        # Kinds are looked up again and again, and are large.
+        content = (self.ops, self.sizes, self.stages, self.forced, self.lasting)
+        object.__setattr__(self, "_hash", hash(content))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
