@@ -1,7 +1,7 @@
 """A plan in words and tables.
 
-The text is plain ASCII of a fixed width, so that it reads the same in a log, a notebook and a
-terminal; the command line adds colour to the same content.
+The text is plain ASCII, so that it reads the same in a log, a notebook and a terminal; the command
+line adds colour to the same content.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from autockpt.module_rows import Line, compress
 if TYPE_CHECKING:
     from autockpt.plan import Plan
 
-_WIDTH = 100
-_BAR_WIDTH = 32
+WIDTH = 100
+_BAR_WIDTH = 28
 _MAX_LINES = 40
 
 
 def text(plan: Plan) -> str:
     """Returns the report as plain text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
+    console = Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False)
     console.print(render(plan))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
@@ -64,8 +64,9 @@ def _peaks(plan: Plan) -> Padding:
     grid = _grid("left", "left", "right", "left")
     for name, size_bytes, style, note in rows:
         filled = min(_BAR_WIDTH, round(_BAR_WIDTH * size_bytes / most))
-        bar = Text("=" * filled, style) + Text("." * (_BAR_WIDTH - filled), "dim")
-        grid.add_row(name, Text("|") + bar + Text("|"), format_bytes(size_bytes), note)
+        bar = Text.assemble("|", ("=" * filled, style), ("." * (_BAR_WIDTH - filled), "dim"), "|")
+        bar.no_wrap = True
+        grid.add_row(name, bar, format_bytes(size_bytes), note)
     return _section("Peak memory of a training step", grid)
 
 
@@ -118,9 +119,9 @@ def _memory(plan: Plan) -> Padding:
 def _modules(plan: Plan) -> Padding:
     lines = [line for line in compress(plan.rows) if line.saved_bytes or line.recomputed_bytes]
     shown = _largest(lines, _MAX_LINES)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("module", overflow="fold")
-    for name in ("modules", "saved", "recomputed", "time"):
+    for name in ("number", "saved", "recomputed", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in shown:
         _add_line(table, line.module or "(outside any module)", line)

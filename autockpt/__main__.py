@@ -1,0 +1,8 @@
+"""`python -m autockpt`."""
+
+from __future__ import annotations
+
+from autockpt.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The command line: `autockpt plan` and `autockpt demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import autockpt
+from autockpt import report, zoo
+from autockpt.errors import AutockptError
+from autockpt.target import TargetError, load, load_loss
+
+_app = typer.Typer(
+    name="autockpt",
+    help="Optimal activation checkpointing for PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+
+
+class _Size(StrEnum):
+    SMALL = "small"
+    FULL = "full"
+
+
+_Budget = Annotated[
+    str,
+    typer.Option(help='All a step may hold: bytes, "8GB", "8GiB", or "60%" of the eager peak.'),
+]
+_Method = Annotated[str, typer.Option(help="The solver's method.")]
+_TimeLimit = Annotated[float, typer.Option(help="Seconds after which the search ends.", min=0)]
+_Device = Annotated[
+    str | None,
+    typer.Option(help="Where a zoo model is made: cpu, cuda, or meta to plan without memory."),
+]
+_Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+@_app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(autockpt.__version__)
+        raise typer.Exit
+
+
+@_app.command()
+def plan(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="file.py:function or package.module:function, a function that returns "
+            "(model, args, kwargs) or (model, inputs); or zoo:NAME with NAME one of "
+            f"{', '.join(zoo.names())}.",
+        ),
+    ],
+    budget: _Budget,
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 60.0,
+    size: Annotated[_Size, typer.Option(help="Size of a zoo model.")] = _Size.SMALL,
+    device: _Device = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="How a loss is made of the output: sum, mean, or file.py:function."),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help='Optimizer whose state counts: "adamw", "sgd", ...')
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
+    ] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Plans a training step and prints the plan; no step is run."""
+    with _errors_told(show_traceback=show_traceback):
+        if json is not None and not json.parent.is_dir():
+            raise TargetError(f"cannot write {json}: there is no folder {json.parent}")
+        example = load(target, size=size.value, device=device)
+        made = autockpt.plan(
+            example.model,
+            budget,
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
+            optimizer=optimizer,
+            method=method,
+            time_limit_s=time_limit,
+        )
+        if json == Path("-"):
+            sys.stdout.write(made.to_json())
+            return
+        _console().print(report.render(made))
+        if json is not None:
+            json.write_text(made.to_json(), encoding="utf-8")
+
+
+@_app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="A model of the zoo.")] = "gpt2",
+    budget: _Budget = "50%",
+    size: Annotated[_Size, typer.Option(help="Size of the model.")] = _Size.SMALL,
+    device: _Device = None,
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 20.0,
+    steps: Annotated[int, typer.Option(help="Steps to train.", min=1)] = 3,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Trains a model eagerly and optimized, side by side: memory, time, and equality to the bit."""
+    from autockpt.demo import Demo
+
+    with _errors_told(show_traceback=show_traceback):
+        same = Demo(
+            example=load(f"zoo:{model}", size=size.value, device=device),
+            name=f"{model} ({size.value})",
+            budget=budget,
+            method=method,
+            time_limit_s=time_limit,
+            num_steps=steps,
+        ).run(_console())
+        if not same:
+            raise typer.Exit(_EXIT_FAILED)
+
+
+def _console() -> Console:
+    """A console as wide as the report: a narrower one, or none (a pipe), would only fold it."""
+    console = Console()
+    return console if console.width >= report.WIDTH else Console(width=report.WIDTH)
+
+
+@contextlib.contextmanager
+def _errors_told(*, show_traceback: bool) -> Iterator[None]:
+    """Turns what a user can mend into one line and an exit code; the rest stays a traceback."""
+    try:
+        yield
+    except (AutockptError, ValueError, TypeError) as error:
+        is_failure = isinstance(error, AutockptError)
+        if not is_failure and not _raised_here(error):
+            raise
+        if show_traceback:
+            traceback.print_exception(error)
+        else:
+            Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
+        raise typer.Exit(_EXIT_FAILED if is_failure else _EXIT_USAGE) from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether autockpt refused an argument, rather than a user's own code having raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raiser = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return raiser.partition(".")[0] in ("autockpt", "autockpt_solvers")
+
+
+def main() -> None:
+    """Runs the command line."""
+    # Some builds of torch announce every start of the profiler on standard error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    _app()
