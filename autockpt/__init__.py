@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autockpt.api import get_plan, optimize, plan, restore
 from autockpt.budget import Budget
 from autockpt.errors import (
     AutockptError,
@@ -11,6 +12,7 @@ from autockpt.errors import (
     NotTrainableError,
     VerificationError,
 )
+from autockpt.plan import Plan
 
 __version__ = "0.1.0"
 
@@ -21,5 +23,10 @@ __all__ = [
     "CaptureError",
     "DoubleBackwardError",
     "NotTrainableError",
+    "Plan",
     "VerificationError",
+    "get_plan",
+    "optimize",
+    "plan",
+    "restore",
 ]

@@ -60,6 +60,7 @@ class Capture:
         eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
             above ``parameters + buffers + inputs``.
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
+        module_names: Qualified names of the model's submodules.
     """
 
     graphs: tuple[CapturedGraph, ...]
@@ -72,6 +73,7 @@ class Capture:
     held_keys: frozenset[int]
     eager_peak_bytes: int
     foreign_ops: tuple[str, ...]
+    module_names: frozenset[str]
 
 
 def capture(
@@ -105,7 +107,7 @@ def capture(
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder()
-    with unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
+    with torch_private.quiet_fakes(), unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
         tracker = _LiveBytes(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
         )
@@ -151,6 +153,7 @@ def capture(
         held_keys=held_keys,
         eager_peak_bytes=eager_peak_bytes,
         foreign_ops=foreign,
+        module_names=frozenset(name for name, _ in module.named_modules() if name),
     )
 
 
@@ -271,7 +274,7 @@ class _Recorder:
                 backward_compiler=record.compile_backward,
                 inference_compiler=record.compile_inference,
             )
-        return torch_private.with_absent_gradients(compiled)
+        return torch_private.with_eager_gradients(compiled)
 
     def finish(self) -> tuple[CapturedGraph, ...]:
         return tuple(graph for record in self._records for graph in record.finish())

@@ -32,16 +32,39 @@ _library.define(
     "keep_mask(Tensor like, float keep_probability) -> Tensor",
     tags=(torch.Tag.nondeterministic_seeded,),
 )
+_library.define("dropout_noise(Tensor keep_mask, ScalarType dtype, float divisor) -> Tensor")
 
 
 def _keep_mask(like: torch.Tensor, keep_probability: float) -> torch.Tensor:
-    """Draw 0/1 in ``like``'s dtype and strides, as eager's CPU dropout does."""
-    return torch.empty_like(like).bernoulli_(keep_probability)
+    """Draw as eager's CPU dropout does, in ``like``'s dtype and strides; kept as one byte each.
+
+    The byte mask is what makes dropout cheap to save: a quarter of float32's noise, and the noise
+    comes back from it without a draw.
+    """
+    return torch.empty_like(like).bernoulli_(keep_probability).to(torch.bool)
 
 
-_library.impl("keep_mask", _keep_mask, "CPU")
-_library.impl("keep_mask", _keep_mask, "CUDA")
-_library.impl("keep_mask", lambda like, keep_probability: torch.empty_like(like), "Meta")
+def _dropout_noise(
+    keep_mask: torch.Tensor, dtype: torch.dtype, divisor: float
+) -> torch.Tensor:
+    return keep_mask.to(dtype).div_(divisor)
+
+
+_IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
+    # By operator: what runs, and what stands in for it on tensors without data.
+    "keep_mask": (
+        _keep_mask,
+        lambda like, keep_probability: torch.empty_like(like, dtype=torch.bool),
+    ),
+    "dropout_noise": (
+        _dropout_noise,
+        lambda keep_mask, dtype, divisor: torch.empty_like(keep_mask, dtype=dtype),
+    ),
+}
+for _name, (_run, _shape) in _IMPLEMENTATIONS.items():
+    _library.impl(_name, _run, "CPU")
+    _library.impl(_name, _run, "CUDA")
+    _library.impl(_name, _shape, "Meta")
 
 
 def _eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
@@ -52,11 +75,15 @@ def _eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
         return aten.native_dropout(x, p, train)[0]  # type: ignore[no-any-return]
     if p == 1:
         return x * torch.zeros((), dtype=x.dtype, device=x.device)
-    return x * torch.ops.autockpt.keep_mask(x.detach(), 1 - p).div(1 - p)
+    mask = torch.ops.autockpt.keep_mask(x.detach(), 1 - p)
+    return x * torch.ops.autockpt.dropout_noise(mask, x.dtype, 1 - p)
 
 
 def _eager_bernoulli_(x: torch.Tensor, p: float = 0.5, generator: Any = None) -> torch.Tensor:
-    return x.copy_(torch.ops.autockpt.keep_mask(x.detach(), p))
+    if generator is not None:
+        raise NotImplementedError("bernoulli_ with a generator of its own cannot be traced")
+    mask = torch.ops.autockpt.keep_mask(x.detach(), p)
+    return x.copy_(torch.ops.autockpt.dropout_noise(mask, x.dtype, 1.0))
 
 
 @functools.cache

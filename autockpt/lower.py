@@ -75,16 +75,17 @@ def lower(
     )
 
 
-def module_of(node: fx.Node) -> str:
+def module_of(node: fx.Node, module_names: frozenset[str]) -> str:
     """Path of the module whose forward the node belongs to, "" for the outermost."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    if not stack:
-        return ""
-    path = str(list(stack.values())[-1][0])
-    path = path.replace("._modules['", ".").replace("']", "").replace("['", ".")
-    # Dynamo's name for the module whose forward was compiled.
-    root, _, rest = path.partition(".")
-    return rest if root in ("L.self", "L", "self", "__self__", "fn") or "self" in root else path
+    for path, _ in reversed(list(stack.values())):
+        parts = str(path).replace("._modules['", ".").replace("']", "").replace("['", ".").split(".")
+        # In front of the path stands Dynamo's name for what was compiled.
+        for start in range(len(parts)):
+            name = ".".join(parts[start:])
+            if name in module_names:
+                return name
+    return ""
 
 
 class _Builder:
@@ -280,7 +281,7 @@ class _Builder:
                     reads=(),
                     writes=(state,),
                     recomputable=False,
-                    segment=module_of(op.node),
+                    segment=module_of(op.node, self._capture.module_names),
                     region=region,
                 ),
                 Origin(kind="rng_state", region=region, joint_op=index),
@@ -296,7 +297,7 @@ class _Builder:
                 workspace_bytes=cost.workspace_bytes,
                 recomputable=not runs_once,
                 is_backward=op.is_backward,
-                segment=module_of(op.node),
+                segment=module_of(op.node, self._capture.module_names),
                 region=region,
             ),
             Origin(kind="node", region=region, joint_op=index),

@@ -74,7 +74,7 @@ class _PlanBackend:
                 backward_compiler=region.compile_backward,
                 inference_compiler=lambda module, _: torch_private.boxed(module),
             )
-        return torch_private.with_absent_gradients(compiled)
+        return torch_private.with_eager_gradients(compiled)
 
     def match(self, analyze_with: Callable[[frozenset[int]], JointGraph]) -> Any:
         """The planned region of a graph, the next in line first, with its analysis."""

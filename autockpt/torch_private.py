@@ -16,6 +16,8 @@ import torch.fx as fx
 from torch._functorch import partitioners
 from torch.fx.graph import _BoxedCodeGen
 
+from autockpt.errors import DoubleBackwardError
+
 default_partition = partitioners.default_partition
 
 _COMPILED_NODE = "CompiledFunctionBackward"
@@ -88,20 +90,25 @@ def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
     return run
 
 
-def with_absent_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Hand the compiled backward ``None`` for a gradient that does not arrive, as eager does.
+def with_eager_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the compiled backward meet gradients as eager autograd would.
 
-    By itself AOTAutograd's node materializes zeros of the output's size, which costs their memory
-    and can change the order of sums.
+    A gradient that does not arrive is ``None``: by itself AOTAutograd's node materializes zeros of
+    the output's size, which costs their memory and can change the order of sums. A backward that is
+    to be differentiated again is refused at once, not when it is too late to say why.
     """
 
     def run(*args: Any) -> Any:
         outputs = compiled(*args)
+        seen: list[Any] = []
         for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
             node = output.grad_fn if isinstance(output, torch.Tensor) else None
             while node is not None:
                 if node.name() == _COMPILED_NODE:
-                    node.set_materialize_grads(False)
+                    if node not in seen:
+                        seen.append(node)
+                        node.set_materialize_grads(False)
+                        node.register_prehook(_refuse_double_backward)
                     break
                 # An output that is a view of what the graph returned: the node is one further up.
                 parents = [parent for parent, _ in node.next_functions if parent is not None]
@@ -109,6 +116,12 @@ def with_absent_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
         return outputs
 
     return run
+
+
+def _refuse_double_backward(_: Any) -> None:
+    # The engine runs a backward with grad mode on exactly when create_graph=True.
+    if torch.is_grad_enabled():
+        raise DoubleBackwardError
 
 
 @contextlib.contextmanager
@@ -120,6 +133,18 @@ def reparametrized(
 
     with _reparametrize_module(module, tensors):
         yield
+
+
+@contextlib.contextmanager
+def quiet_fakes() -> Iterator[None]:
+    """Keep fake tensors from logging a traceback for an error that we report ourselves."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

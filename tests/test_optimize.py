@@ -1,0 +1,248 @@
+"""The promise, on models of every kind: the same bits, within the budget, as predicted."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import autockpt
+from autockpt.capture import distinct_bytes
+from autockpt.measure import measure_peak_bytes
+from autockpt.optimizer_memory import optimizer_memory
+from autockpt.verify import same_bits
+from tiny_models import MODELS, Tiny, build
+from training import train
+
+SHARES = (0.75, 0.5, 0.25)
+
+
+def differing(expected, got):
+    assert expected.keys() == got.keys()
+    return [name for name in expected if not same_bits(expected[name], got[name])]
+
+
+def peak_bytes(tiny: Tiny) -> int:
+    """Measured peak of a step above parameters, buffers and inputs; leaves no gradients."""
+    held = []
+
+    def step() -> None:
+        output = tiny.model(*tiny.args, **tiny.kwargs)
+        loss = output if isinstance(output, torch.Tensor) else output["loss"]
+        loss.sum().backward()
+        held.append(output)
+
+    state = torch.get_rng_state()
+    buffers = [b.clone() for b in tiny.model.buffers()]
+    peak = measure_peak_bytes(step)
+    tiny.model.zero_grad(set_to_none=True)
+    torch.set_rng_state(state)
+    with torch.no_grad():
+        for buffer, before in zip(tiny.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return peak
+
+
+def resting_bytes(tiny: Tiny) -> int:
+    tensors = [*tiny.model.parameters(), *tiny.model.buffers(), *tiny.args, *tiny.kwargs.values()]
+    state = optimizer_memory("adamw", tiny.model.parameters()).state_bytes
+    return distinct_bytes(tensors) + state
+
+
+def budget_at(share: float, tiny: Tiny, eager_peak_bytes: int) -> int:
+    """Resting bytes and gradients, and a share of what eager holds beyond them."""
+    gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
+    beyond = eager_peak_bytes - gradients
+    return resting_bytes(tiny) + gradients + int(share * beyond)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_and_budget(name: str) -> None:
+    tiny = build(name)
+    eager_peak_bytes = peak_bytes(tiny)
+    expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
+    num_fitted = 0
+    for share in SHARES:
+        model = copy.deepcopy(tiny.model)
+        budget = budget_at(share, tiny, eager_peak_bytes)
+        try:
+            optimized = autockpt.optimize(
+                model, budget, sample_args=tiny.args, sample_kwargs=tiny.kwargs,
+                optimizer="adamw", time_limit_s=10, verify=False,
+            )
+        except autockpt.BudgetError as error:
+            # What eager and every plan need beyond gradients is too much for this share.
+            assert error.minimum_peak_bytes > budget
+            continue
+        num_fitted += 1
+        assert optimized is model
+        plan = autockpt.get_plan(model)
+        assert plan is not None
+        assert plan.predicted_peak_bytes <= budget
+        got = train(model, tiny.args, tiny.kwargs)
+        assert differing(expected, got) == []
+        model = model.zero_grad(set_to_none=True) or model
+        measured = resting_bytes(tiny) + peak_bytes(Tiny(model=model, args=tiny.args, kwargs=tiny.kwargs))
+        assert measured <= budget
+        tolerance = max(0.005 * measured, 512 * 1024)
+        assert abs(measured - plan.predicted_peak_bytes) <= tolerance
+    assert num_fitted >= 1
+
+
+def test_at_the_eager_peak_nothing_is_recomputed_and_the_module_runs_as_it_was() -> None:
+    tiny = build("sequential")
+    expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
+    budget = resting_bytes(tiny) + peak_bytes(tiny)
+    autockpt.optimize(tiny.model, budget, sample_args=tiny.args)
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.recompute_ns == 0
+    with torch.profiler.profile() as session:
+        tiny.model(*tiny.args).backward()
+    tiny.model.zero_grad(set_to_none=True)
+    names = {event.name for event in session.events()}
+    assert not any("CompiledFunction" in name for name in names)
+    autockpt.restore(tiny.model)
+    tiny = build("sequential")
+    autockpt.optimize(tiny.model, budget, sample_args=tiny.args)
+    assert differing(expected, train(tiny.model, tiny.args)) == []
+
+
+def test_without_samples_the_first_training_call_plans() -> None:
+    tiny = build("gpt2")
+    expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
+    autockpt.optimize(tiny.model, "80%")
+    assert autockpt.get_plan(tiny.model) is None
+    got = train(tiny.model, tiny.args, tiny.kwargs)
+    assert differing(expected, got) == []
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.measured_peak_bytes is not None
+    assert plan.measured_peak_bytes <= plan.budget_bytes
+
+
+def test_a_loss_outside_of_the_model_is_part_of_the_plan() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *[nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Dropout(0.1)) for _ in range(6)]
+            )
+            self.head = nn.Linear(64, 500)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layers(x))
+
+    torch.manual_seed(0)
+    model, x, target = Classifier(), torch.randn(256, 64), torch.randint(0, 500, (256,))
+
+    def loss_fn(output: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, target)
+
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(model, "80%", sample_args=(x,), loss_fn=loss_fn, optimizer="adamw")
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    # Logits, their log-softmax and their gradient stand at the turn: the plan must know.
+    logits_bytes = 256 * 500 * 4
+    assert plan.predicted_peak_bytes - plan.fixed.total_bytes > 3 * logits_bytes
+    assert plan.measured_peak_bytes is not None
+    assert abs(plan.measured_peak_bytes - plan.predicted_peak_bytes) <= 512 * 1024
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
+def test_the_object_stays_what_it_was() -> None:
+    tiny = build("gpt2")
+    model = tiny.model
+    keys, kind = list(model.state_dict()), type(model)
+    parameters = [id(p) for p in model.parameters()]
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append("forward"))
+    assert autockpt.optimize(model, "80%", sample_kwargs=tiny.kwargs) is model
+    assert type(model) is kind
+    assert list(model.state_dict()) == keys
+    assert [id(p) for p in model.parameters()] == parameters
+    assert all(p.grad is None for p in model.parameters())
+    seen.clear()
+    model(**tiny.kwargs).loss.backward()
+    assert seen == ["forward"]
+
+
+def test_eval_and_no_grad_run_the_original_forward() -> None:
+    tiny = build("bert")
+    expected_eval = copy.deepcopy(tiny.model).eval()(**tiny.kwargs).loss
+    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    tiny.model.eval()
+    assert torch.equal(tiny.model(**tiny.kwargs).loss, expected_eval)
+    tiny.model.train()
+    with torch.no_grad():
+        assert not tiny.model(**tiny.kwargs).loss.requires_grad
+
+
+def test_restore_takes_the_rewrite_back() -> None:
+    tiny = build("sequential")
+    before = dict(tiny.model.__dict__)
+    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args)
+    assert autockpt.get_plan(tiny.model) is not None
+    assert autockpt.restore(tiny.model) is tiny.model
+    assert autockpt.get_plan(tiny.model) is None
+    assert tiny.model.__dict__.keys() == before.keys()
+    autockpt.restore(tiny.model)
+
+
+def test_optimizing_again_replaces_the_plan() -> None:
+    tiny = build("sequential")
+    original = tiny.model.forward
+    autockpt.optimize(tiny.model, "90%", sample_args=tiny.args)
+    first = autockpt.get_plan(tiny.model)
+    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args)
+    second = autockpt.get_plan(tiny.model)
+    assert first is not None
+    assert second is not None
+    assert second.budget_bytes < first.budget_bytes
+    autockpt.restore(tiny.model)
+    assert tiny.model.forward == original
+
+
+def test_gradients_of_another_output_than_planned_are_right() -> None:
+    """The plan expects the loss alone; whoever uses the logits too gets their gradients as well."""
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    for model in (eager, tiny.model):
+        torch.manual_seed(3)
+        output = model(**tiny.kwargs)
+        (output.loss + output.logits.square().mean()).backward()
+    for ours, theirs in zip(tiny.model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+
+
+def test_a_second_layout_of_inputs_gets_its_own_plan() -> None:
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    short = {name: value[:, :16] for name, value in tiny.kwargs.items()}
+    for kwargs in (short, tiny.kwargs):
+        assert differing(train(eager, (), kwargs), train(tiny.model, (), kwargs)) == []
+
+
+def test_two_models_of_one_class_keep_their_own_budgets() -> None:
+    tiny = build("gpt2")
+    first, second = copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)
+    autockpt.optimize(first, "90%", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(second, "75%", sample_kwargs=tiny.kwargs)
+    peaks = [peak_bytes(Tiny(model=m, kwargs=tiny.kwargs)) for m in (first, second)]
+    assert peaks[1] < peaks[0]
+
+
+def test_planning_needs_no_memory_for_the_model() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(400)], nn.Linear(4096, 1))
+        x = torch.empty(4096, 4096)
+    plan = autockpt.plan(model, "60%", sample_args=(x,), time_limit_s=10)
+    assert plan.fixed.parameters_bytes > 25e9
+    assert plan.cost_source == "roofline"
+    assert plan.predicted_peak_bytes <= plan.budget_bytes
+    assert all(p.device.type == "meta" for p in model.parameters())

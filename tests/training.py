@@ -1,0 +1,43 @@
+"""Train a few steps and say what came of them, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autockpt.capture import find_loss
+
+
+def train(
+    model: torch.nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    num_steps: int = 3,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor | None]:
+    """Outputs, gradients, parameters, buffers, optimizer state and random state after training."""
+    torch.manual_seed(7)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    record: dict[str, torch.Tensor | None] = {}
+    for number in range(num_steps):
+        optimizer.zero_grad()
+        output = model(*args, **(kwargs or {}))
+        loss = find_loss(output, loss_fn)
+        torch.autograd.backward(loss, [torch.ones_like(t) for t in loss])
+        for index, leaf in enumerate(tree_leaves((output, loss))):
+            if isinstance(leaf, torch.Tensor):
+                record[f"step {number} output {index}"] = leaf.detach().clone()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        record[f"parameter {name}"] = parameter.detach().clone()
+        record[f"gradient {name}"] = parameter.grad
+        for key, value in optimizer.state[parameter].items():
+            record[f"{key} of {name}"] = value.clone()
+    for name, buffer in model.named_buffers():
+        record[f"buffer {name}"] = buffer.clone()
+    record["random state"] = torch.get_rng_state()
+    return record
