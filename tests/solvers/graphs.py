@@ -81,7 +81,7 @@ def blocks(length, size=16):
 
 
 @st.composite
-def graphs(draw, max_forward=7, max_backward=6, max_regions=2):
+def graphs(draw, max_forward=7, max_backward=6, max_regions=2, max_sizes=2):
     """Small random training graphs: skips, several outputs, ops that may not run twice, regions."""
     b = Builder()
     num_forward = draw(st.integers(1, max_forward))
@@ -98,7 +98,7 @@ def graphs(draw, max_forward=7, max_backward=6, max_regions=2):
 
     for k in range(num_forward):
         last = k == num_forward - 1
-        sizes = [draw(size) for _ in range(draw(st.sampled_from((1, 1, 1, 2))))]
+        sizes = [draw(size) for _ in range(draw(st.sampled_from((1, 1, 1, max_sizes))))]
         b.add(
             f"f{k}",
             some(len(b.storages)),
@@ -110,7 +110,7 @@ def graphs(draw, max_forward=7, max_backward=6, max_regions=2):
             region=sum(k >= c for c in cuts),
         )
     for k in range(num_backward):
-        sizes = [draw(size) for _ in range(draw(st.sampled_from((0, 1, 1, 1, 2))))]
+        sizes = [draw(size) for _ in range(draw(st.sampled_from((0, 1, 1, 1, max_sizes))))]
         b.add(
             f"b{k}",
             some(len(b.storages), 1),

@@ -1,0 +1,57 @@
+"""The least recompute time by exhaustive search, for graphs of a handful of ops."""
+
+from __future__ import annotations
+
+import heapq
+
+
+def least_recompute(graph, room):
+    """Searches all schedules that run each backward op once, in order; None when nothing fits."""
+    ops, num_forward = graph.ops, graph.num_forward
+    required = [i for i in range(num_forward) if graph.is_required[i]]
+    outputs = frozenset(graph.outputs)
+    start = (frozenset(), num_forward, frozenset(), 0)
+    best = {start: 0}
+    heap = [(0, 0, start)]
+    count = 0
+    while heap:
+        cost, _, state = heapq.heappop(heap)
+        if cost > best[state]:
+            continue
+        live, place, done, region = state
+        turned = done.issuperset(required)
+        if place == len(ops) and turned:
+            return cost
+        current = ops[place].region if place < len(ops) else None
+        followers = []
+        for storage in live - outputs:
+            followers.append((cost, (live - {storage}, place, done, region)))
+        for index in (*range(num_forward), place):
+            if index == len(ops):
+                continue
+            op = ops[index]
+            if index >= num_forward and not turned:
+                continue
+            if not live.issuperset(op.reads) or not live.isdisjoint(op.writes):
+                continue
+            again = index in done
+            if again and not op.recomputable:
+                continue
+            now = live | set(op.writes)
+            if sum(graph.size(s) for s in now) + op.workspace_bytes > room:
+                continue
+            if index >= num_forward:
+                followers.append((cost, (now, place + 1, done, region)))
+                continue
+            if turned and op.region != current:
+                continue
+            if not turned and op.region < region:
+                continue
+            paid = cost + (op.runtime_ns if again else 0)
+            followers.append((paid, (now, place, done | {index}, max(region, op.region))))
+        for paid, follower in followers:
+            if paid < best.get(follower, float("inf")):
+                best[follower] = paid
+                count += 1
+                heapq.heappush(heap, (paid, count, follower))
+    return None
