@@ -38,17 +38,20 @@ class Trainer:
         return loss.detach()
 
     def train(self, num_steps: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
-        """Trains from a seed and returns all that a training run leaves, copied."""
+        """Trains from a seed and returns all that a training run leaves, by name.
+
+        Parameters and the like are not copied: compare before training on.
+        """
         torch.manual_seed(seed)
-        left = {f"loss of step {i + 1}": self.step().clone() for i in range(num_steps)}
+        left = {f"loss of step {i + 1}": self.step() for i in range(num_steps)}
         for name, parameter in self.model.named_parameters():
-            left[f"parameter {name}"] = parameter.detach().clone()
+            left[f"parameter {name}"] = parameter.detach()
             if parameter.grad is not None:
-                left[f"gradient of {name}"] = parameter.grad.clone()
+                left[f"gradient of {name}"] = parameter.grad
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                left[f"{key} of {name}"] = value.clone()
+                left[f"{key} of {name}"] = value
         for name, buffer in self.model.named_buffers():
-            left[f"buffer {name}"] = buffer.clone()
+            left[f"buffer {name}"] = buffer
         left["random state of the CPU"] = torch.get_rng_state()
         if self.device.type != "cpu":
             module = torch.get_device_module(self.device)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import autockpt
+from autockpt.cli import _app
+from autockpt.plan import Plan
+
+_QUICK = ("--time-limit", "2")
+
+
+def _run(*args: str) -> Result:
+    return CliRunner().invoke(_app, args)
+
+
+def test_plan_prints_the_report_and_writes_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    result = _run("plan", "zoo:sequential", "--budget", "70%", "--json", str(file), *_QUICK)
+    assert result.exit_code == 0, result.output
+    assert "Peak memory of a training step" in result.output
+    assert "(assumed; pass optimizer=" in result.output
+    plan = Plan.from_json(file.read_text())
+    assert plan.predicted_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
+    shown = "\n".join(line.rstrip() for line in result.output.splitlines())
+    assert shown.strip() == str(plan).strip()
+
+
+def test_plan_takes_a_file_with_its_own_loss_and_optimizer(tmp_path: Path) -> None:
+    script = tmp_path / "mine_for_cli.py"
+    script.write_text(
+        "import torch\n"
+        "def make():\n"
+        "    layers = [torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU())\n"
+        "              for _ in range(6)]\n"
+        "    return torch.nn.Sequential(*layers), torch.ones(512, 64)\n"
+        "def loss(output):\n"
+        "    return output.square().sum()\n"
+    )
+    result = _run(
+        *("plan", f"{script}:make", "--budget", "80%", "--loss", f"{script}:loss"),
+        *("--optimizer", "sgd", "--json", "-", *_QUICK),
+    )
+    assert result.exit_code == 0, result.output
+    plan = Plan.from_json(result.stdout)
+    assert not plan.optimizer_assumed
+    assert plan.fixed.optimizer_bytes == 0
+    assert plan.fixed.inputs_bytes == 512 * 64 * 4
+
+
+def test_plan_needs_no_memory_for_a_full_model() -> None:
+    result = _run(
+        *("plan", "zoo:vit", "--size", "full", "--device", "meta", "--budget", "70%"),
+        *("--json", "-", "--method", "greedy", *_QUICK),
+    )
+    assert result.exit_code == 0, result.output
+    plan = Plan.from_json(result.stdout)
+    assert plan.cost_source == "roofline"
+    assert plan.fixed.parameters_bytes == 4 * 86_567_656
+
+
+def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
+    result = _run("plan", "zoo:sequential", "--budget", "1MB", *_QUICK)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: budget 976.56 KiB is below ")
+    assert "Raise budget to" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("zoo:nothing", "--budget", "1GB"), "unknown model 'nothing'"),
+        (("zoo:sequential", "--budget", "much"), "budget 'much' is not an amount of memory"),
+        (("zoo:sequential", "--budget", "0"), "must be more than 0 bytes"),
+        (("zoo:sequential", "--budget", "1GB", "--method", "magic"), "unknown method 'magic'"),
+        (("zoo:sequential", "--budget", "1GB", "--optimizer", "magic"), "magic"),
+        (("nowhere.py:f", "--budget", "1GB"), "there is no file nowhere.py"),
+        (("zoo:sequential", "--budget", "1GB", "--json", "no/such/x.json"), "there is no folder"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(args: tuple[str, ...], message: str) -> None:
+    result = _run("plan", *args)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in _run("plan", *args, "--traceback").stderr
+
+
+def test_an_error_of_the_users_code_keeps_its_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "mine_that_fails.py"
+    script.write_text("def make():\n    raise ValueError('the user did this')\n")
+    result = _run("plan", f"{script}:make", "--budget", "1GB")
+    assert isinstance(result.exception, ValueError)
+    assert str(result.exception) == "the user did this"
+
+
+def test_demo_shows_both_sides_and_that_they_are_equal() -> None:
+    result = _run("demo", "--model", "sequential", "--budget", "70%", "--steps", "2", *_QUICK)
+    assert result.exit_code == 0, result.output
+    assert "bit-equal: yes" in result.output
+    assert "within the budget" in result.output
+    assert "Peak memory of a training step" in result.output
+
+
+def test_version_and_module_entry() -> None:
+    command = [sys.executable, "-m", "autockpt", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == autockpt.__version__
