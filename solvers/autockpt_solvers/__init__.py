@@ -6,6 +6,12 @@ from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
+from autockpt_solvers.serialize import (
+    graph_from_json,
+    graph_to_json,
+    schedule_from_json,
+    schedule_to_json,
+)
 from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
 from autockpt_solvers.solve import methods, minimum_budget, solve
 
@@ -22,8 +28,12 @@ __all__ = [
     "ScheduleError",
     "SolveStatus",
     "Storage",
+    "graph_from_json",
+    "graph_to_json",
     "methods",
     "minimum_budget",
+    "schedule_from_json",
+    "schedule_to_json",
     "simulate",
     "solve",
     "with_frees",

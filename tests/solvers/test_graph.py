@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.solvers.graphs import Builder, chain
 
 from autockpt_solvers import ComputeGraph, Op, Problem, Storage
+from tests.solvers.graphs import Builder, chain
 
 
 def op(name, reads=(), writes=(), **fields):

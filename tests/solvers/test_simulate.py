@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.solvers.graphs import Builder, graphs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Compute, Free, Schedule, ScheduleError, simulate, with_frees
+from tests.solvers.graphs import Builder, graphs
 
 
 def tiny():

@@ -1,0 +1,137 @@
+"""Graphs and schedules as JSON text: data only, versioned, checked when read.
+
+Storages are `[name, bytes]` and steps are integers (op k is `k`, freeing storage k is `-1 - k`),
+because a large model has tens of thousands of each.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from autockpt_solvers.graph import ComputeGraph, Op, Storage
+from autockpt_solvers.schedule import Compute, Free, Schedule
+
+_VERSION = 1
+_GRAPH = "autockpt-graph"
+_SCHEDULE = "autockpt-schedule"
+_OP_FIELDS: dict[str, type] = {
+    "name": str,
+    "runtime_ns": int,
+    "reads": list,
+    "writes": list,
+    "workspace_bytes": int,
+    "recomputable": bool,
+    "is_backward": bool,
+    "segment": str,
+    "region": int,
+}
+
+
+def graph_to_json(graph: ComputeGraph) -> str:
+    """Writes a graph, one op or storage per line."""
+    ops = [
+        json.dumps({field: getattr(op, field) for field in _OP_FIELDS}, separators=(",", ":"))
+        for op in graph.ops
+    ]
+    storages = [json.dumps([s.name, s.size_bytes], separators=(",", ":")) for s in graph.storages]
+    return (
+        f'{{"format": "{_GRAPH}", "version": {_VERSION},\n"ops": [\n'
+        + ",\n".join(ops)
+        + '\n],\n"storages": [\n'
+        + ",\n".join(storages)
+        + f'\n],\n"outputs": {json.dumps(graph.outputs)}}}\n'
+    )
+
+
+def graph_from_json(text: str) -> ComputeGraph:
+    """Reads a graph.
+
+    Args:
+        text: What `graph_to_json` wrote.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ValueError: If the text is not such a graph, or not a valid one.
+    """
+    data = _load(text, _GRAPH, {"ops", "storages", "outputs"})
+    storages = []
+    for entry in _list(data["storages"], "storages"):
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise ValueError(f"storage {entry!r} must be a pair of name and bytes")
+        storages.append(Storage(name=entry[0], size_bytes=_integer(entry[1], "bytes")))
+    return ComputeGraph(
+        ops=tuple(_op(entry) for entry in _list(data["ops"], "ops")),
+        storages=tuple(storages),
+        outputs=_indices(data["outputs"], "outputs"),
+    )
+
+
+def schedule_to_json(schedule: Schedule) -> str:
+    """Writes a schedule."""
+    steps = [step.op if isinstance(step, Compute) else -1 - step.storage for step in schedule.steps]
+    return f'{{"format": "{_SCHEDULE}", "version": {_VERSION}, "steps": {json.dumps(steps)}}}\n'
+
+
+def schedule_from_json(text: str) -> Schedule:
+    """Reads a schedule. Whether it runs on a graph is `simulate`'s to say.
+
+    Args:
+        text: What `schedule_to_json` wrote.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If the text is not a schedule.
+    """
+    data = _load(text, _SCHEDULE, {"steps"})
+    steps = _indices(data["steps"], "steps")
+    return Schedule(steps=tuple(Compute(k) if k >= 0 else Free(-1 - k) for k in steps))
+
+
+def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != form:
+        raise ValueError(f'not a file of format "{form}"')
+    if data.get("version") != _VERSION:
+        raise ValueError(f"version {data.get('version')!r} of {form} is not known; it must be 1")
+    if set(data) != fields | {"format", "version"}:
+        raise ValueError(f"{form} must have the fields {sorted(fields)}, not {sorted(data)}")
+    return data
+
+
+def _op(entry: object) -> Op:
+    if not isinstance(entry, dict) or set(entry) != set(_OP_FIELDS):
+        raise ValueError(f"op {entry!r} must have the fields {sorted(_OP_FIELDS)}")
+    for field, kind in _OP_FIELDS.items():
+        if type(entry[field]) is not kind:
+            raise ValueError(f"op {entry['name']!r}: {field} must be {kind.__name__}")
+    return Op(
+        **{
+            **entry,
+            "reads": _indices(entry["reads"], "reads"),
+            "writes": _indices(entry["writes"], "writes"),
+        }
+    )
+
+
+def _indices(value: object, what: str) -> tuple[int, ...]:
+    return tuple(_integer(entry, what) for entry in _list(value, what))
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must be a list, not {type(value).__name__}")  # noqa: TRY004
+    return value
+
+
+def _integer(value: object, what: str) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{what}: {value!r} must be an integer")
+    return value
