@@ -1,0 +1,52 @@
+"""The examples run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _run(name: str, *args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(_EXAMPLES / name), *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_train_gpt2() -> None:
+    output = _run("train_gpt2.py", "--layers", "2", "--steps", "3", "--budget", "80%")
+    assert "planned " in output
+    losses = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("step")]
+    assert len(losses) == 3
+    assert 6 < losses[-1] < 8  # near ln 1024: the data are random
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the hard limit on the CPU is Linux's")
+def test_gpu_check_in_small(tmp_path: Path) -> None:
+    output = _run(
+        *("gpu_check.py", "--device", "cpu", "--size", "small", "--models", "sequential"),
+        *("--shares", "0.5", "--steps", "2", "--pairs", "2", "--time-limit", "2"),
+        *("--out", str(tmp_path)),
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ok"]
+    (row,) = results["models"][0]["budgets"]
+    assert row["bit_equal"]
+    assert row["peak_bytes"] <= row["budget_bytes"] < results["models"][0]["eager_peak_bytes"]
+    assert row["limit"]["optimized"]["outcome"] == "trained"
+    assert row["limit"]["eager"]["outcome"] == "out of memory"
+    table = (tmp_path / "results.md").read_text()
+    assert output.strip() == table.strip()
+    assert "| sequential | 0.5 |" in table
