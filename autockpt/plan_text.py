@@ -1,7 +1,6 @@
 """Plans as text: plain data only, checked on the way in, made for diffs on the way out.
 
-Records are written as JSON objects by field name; the engine's operations, of which there are
-thousands, and a schedule's steps as arrays on one line each.
+Records are written as JSON objects by field name, graphs and schedules as the engine writes them.
 """
 
 from __future__ import annotations
@@ -12,23 +11,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
-from autockpt_solvers import Compute, ComputeGraph, Free, Op, Schedule, SolveStatus, Storage
+from autockpt_solvers import (
+    ComputeGraph,
+    Schedule,
+    SolveStatus,
+    graph_from_json,
+    graph_to_json,
+    schedule_from_json,
+    schedule_to_json,
+)
 
 _Record = TypeVar("_Record")
-_DEFAULT_OP = Op(name="", runtime_ns=0, reads=(), writes=())
+# Longer lists get a line per item.
+_MAX_ON_A_LINE = 16
 
 
 def encode(value: Any) -> Any:
     """Turns a record into plain data."""
     match value:
         case ComputeGraph():
-            return {
-                "ops": [_encode_op(op) for op in value.ops],
-                "outputs": list(value.outputs),
-                "storages": [[storage.name, storage.size_bytes] for storage in value.storages],
-            }
+            return json.loads(graph_to_json(value))
         case Schedule():
-            return _encode_steps(value)
+            return json.loads(schedule_to_json(value))
         case SolveStatus():
             return value.value
         case tuple():
@@ -38,39 +42,19 @@ def encode(value: Any) -> Any:
     return value
 
 
-def _encode_op(op: Op) -> dict[str, Any]:
-    # What is as usual is left out: most ops of a step differ from it in two or three fields.
-    encoded = {field.name: encode(getattr(op, field.name)) for field in fields(op)}
-    return {
-        name: value
-        for name, value in encoded.items()
-        if name in ("name", "runtime_ns") or value != encode(getattr(_DEFAULT_OP, name))
-    }
-
-
-def _encode_steps(schedule: Schedule) -> list[list[int]]:
-    """One array per run of an op: the op, then the storages let go after it."""
-    lines: list[list[int]] = []
-    for step in schedule.steps:
-        match step:
-            case Compute(op):
-                lines.append([op])
-            case Free(storage):
-                lines[-1].append(storage)
-    return lines
-
-
 def dumps(document: Mapping[str, Any]) -> str:
     """Writes plain data as JSON: sorted keys, and one line for each innermost thing."""
     return _layout(document, 0) + "\n"
 
 
 def _layout(value: Any, depth: int) -> str:
-    # A list of lists or of objects gets a line per item; the items themselves stay on their line.
+    # A list of anything but a few numbers gets a line per item; items stay on their line.
     inner, outer = "  " * (depth + 1), "  " * depth
     if isinstance(value, Mapping) and depth < 2:
         items = [f"{inner}{json.dumps(k)}: {_layout(value[k], depth + 1)}" for k in sorted(value)]
-    elif isinstance(value, list) and any(isinstance(item, list | dict | str) for item in value):
+    elif isinstance(value, list) and (
+        len(value) > _MAX_ON_A_LINE or any(isinstance(item, list | dict | str) for item in value)
+    ):
         items = [inner + _line(item) for item in value]
     else:
         return _line(value)
@@ -199,37 +183,18 @@ def _status(data: Any, where: str) -> SolveStatus:
 
 
 def _graph(data: Any, where: str) -> ComputeGraph:
-    if not isinstance(data, dict):
-        raise _damage(where, "an object", data)
-    storages = [
-        _list(entry, f"{where}.storages[{i}]")
-        for i, entry in enumerate(_list(data.get("storages"), f"{where}.storages"))
-    ]
-    if any(len(entry) != 2 for entry in storages):
-        raise ValueError(f"this plan is damaged: {where}.storages must hold pairs of name and size")
-    named = [{"name": name, "size_bytes": size_bytes} for name, size_bytes in storages]
-    whole = {**data, "storages": named}
-    decoders = {**_DECODERS, "Op": _op, "Storage": _decoder_of(Storage)}
-    return _decode_record(ComputeGraph, whole, where, decoders)
-
-
-def _op(data: Any, where: str) -> Op:
-    usual = {"reads": [], "writes": []}
-    return _decode_record(
-        Op, {**usual, **data} if isinstance(data, dict) else data, where, _DECODERS
-    )
+    return _engine_value(graph_from_json, data, where)
 
 
 def _schedule(data: Any, where: str) -> Schedule:
-    steps: list[Compute | Free] = []
-    for i, entry in enumerate(_list(data, where)):
-        op, *freed = [
-            _int(number, f"{where}[{i}]") for number in _list(entry, f"{where}[{i}]")
-        ] or [None]
-        if op is None:
-            raise _damage(f"{where}[{i}]", "an op and the storages let go after it", entry)
-        steps += [Compute(op), *map(Free, freed)]
-    return Schedule(steps=tuple(steps))
+    return _engine_value(schedule_from_json, data, where)
+
+
+def _engine_value(read: Callable[[str], _Record], data: Any, where: str) -> _Record:
+    try:
+        return read(json.dumps(data))
+    except ValueError as error:
+        raise ValueError(f"this plan is damaged: {where}: {error}") from error
 
 
 def _damage(where: str, expected: str, data: Any) -> ValueError:

@@ -148,12 +148,7 @@ def test_json_is_for_diffs() -> None:
     document = json.loads(text)
     assert document["version"] == 1
     assert list(document) == sorted(document)
-    assert document["graph"]["ops"][0] == {
-        "name": "embed",
-        "runtime_ns": 5,
-        "workspace_bytes": 3,
-        "writes": [0],
-    }
+    assert sum('"recomputable": ' in line for line in lines) == 3
     changed = dataclasses.replace(_plan(), budget_bytes=1).to_json().splitlines()
     assert [old for old, new in zip(lines, changed, strict=True) if old != new] == [
         f'  "budget_bytes": {100 * _MIB},'
@@ -220,17 +215,13 @@ def _without(key: str) -> str:
         (_edit("rows", value={}), "Plan.rows must be an array"),
         (_edit("rows", 1, "saved_bytes", value="x"), r"Plan.rows\[1\].saved_bytes must be a whole"),
         (_edit("notes", value=[1]), r"Plan.notes\[0\] must be text"),
-        (_edit("graph", value=1), "Plan.graph must be an object"),
-        (_edit("graph", "storages", value=[["x"]]), "pairs of name and size"),
-        (_edit("graph", "storages", value=None), "Plan.graph.storages must be an array"),
-        (_edit("graph", "storages", 0, value=["x", "8"]), "must be a whole number"),
-        (_edit("graph", "ops", 0, value=3), r"Plan.graph.ops\[0\] must be an object"),
-        (_edit("graph", "ops", 0, "reads", value=[99]), "names storage 99"),
-        (_edit("graph", "producer", value=[]), "unknown field 'producer'"),
-        (_edit("schedule", 0, value=[]), r"Plan.schedule\[0\] must be an op"),
-        (_edit("schedule", 0, value=["0"]), "must be a whole number"),
-        (_edit("schedule", value=[[0]]), "its schedule fails"),
-        (_edit("schedule", value=[[0], [77]]), "its schedule fails"),
+        (_edit("graph", value=1), 'Plan.graph: not a file of format "autockpt-graph"'),
+        (_edit("graph", "storages", 0, value=["x", "8"]), "must be an integer"),
+        (_edit("graph", "ops", 0, "reads", value=[99]), "Plan.graph: .*names storage 99"),
+        (_edit("schedule", value=[]), 'Plan.schedule: not a file of format "autockpt-schedule"'),
+        (_edit("schedule", "steps", value=["0"]), "must be an integer"),
+        (_edit("schedule", "steps", value=[0]), "its schedule fails"),
+        (_edit("schedule", "steps", value=[0, -78]), "its schedule fails"),
     ],
 )
 def test_foreign_and_damaged_text_is_refused(text: str, message: str) -> None:
