@@ -25,6 +25,7 @@ from autockpt import torch_private
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
+from autockpt.library_paths import eager_answers, replaced
 
 Keys = tuple[tuple[int, ...], ...]
 
@@ -107,11 +108,16 @@ def capture(
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder()
+    answers = eager_answers(kwargs)
     with torch_private.quiet_fakes(), unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
         tracker = _LiveBytes(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
         )
-        with _explained(module, "its forward fails on these inputs"), tracker:
+        with (
+            _explained(module, "its forward fails on these inputs"),
+            replaced(answers),
+            tracker,
+        ):
             output = forward(*fake_args, **fake_kwargs)
             loss = find_loss(output, loss_fn)
             torch.autograd.backward(*_roots(loss))
@@ -120,7 +126,10 @@ def capture(
         del output, loss
         for fake in fakes.values():
             fake.grad = None
-        with _explained(module, "its forward cannot be traced"), torch_private.tracing_config():
+        with (
+            _explained(module, "its forward cannot be traced"),
+            torch_private.tracing_config(answers),
+        ):
             compiled = torch.compile(forward, backend=recorder, dynamic=False)
             output = compiled(*fake_args, **fake_kwargs)
             held = tree_leaves(output)

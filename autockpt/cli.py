@@ -111,7 +111,7 @@ def plan(
 @_app.command()
 def demo(
     model: Annotated[str, typer.Option(help="A model of the zoo.")] = "gpt2",
-    budget: _Budget = "50%",
+    budget: _Budget = "40%",
     size: Annotated[_Size, typer.Option(help="Size of the model.")] = _Size.SMALL,
     device: _Device = None,
     method: _Method = "auto",

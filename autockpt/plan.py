@@ -71,7 +71,7 @@ class Plan:
         budget_bytes: The budget.
         predicted_peak_bytes: Peak of a step under this plan, by simulation.
         baseline_peak_bytes: Peak of the step as eager PyTorch runs it, by simulation.
-        minimum_peak_bytes: Least peak that the method reaches: the least budget that can be met.
+        minimum_peak_bytes: Least peak that the method found: a budget of this much is enough.
         baseline_step_ns: Time of all operations of a step, each run once.
         recompute_ns: Time of the operations that run again.
         lower_bound_ns: No plan of the bound's class recomputes less within the budget.

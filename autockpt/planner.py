@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from autockpt_solvers import Compute, MemoryTimeline, Problem, Result, Schedule, SolveStatus, simulate
+from autockpt_solvers import (
+    Compute,
+    MemoryTimeline,
+    Problem,
+    Result,
+    Schedule,
+    SolveStatus,
+    simulate,
+)
 from autockpt_solvers.methods.attempt import Method
 from autockpt_solvers.solve import minimum_budget, solve
 

@@ -204,7 +204,11 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[st
                 del result, call
     events = session.profiler.kineto_results.events()  # type: ignore[union-attr]
     spans = sorted(
-        (event.start_ns(), event.start_ns() + event.duration_ns(), int(event.name().removeprefix(_SPAN)))
+        (
+            event.start_ns(),
+            event.start_ns() + event.duration_ns(),
+            int(event.name().removeprefix(_SPAN)),
+        )
         for event in events
         if event.name().startswith(_SPAN)
     )
@@ -269,9 +273,7 @@ class DeviceSpeed:
 # Dense rates. NVIDIA: data sheets of A100 80 GB SXM, H100 SXM, H200 SXM (TF32 off: FP32 rate).
 # The CPU's row is one modest desktop core; only ratios between nodes matter to a plan.
 DEVICE_SPEEDS = {
-    "cpu": DeviceSpeed(
-        flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000
-    ),
+    "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
     "a100": DeviceSpeed(
         flops_per_s=19.5e12, half_flops_per_s=312e12, bytes_per_s=2.04e12, launch_ns=4_000
     ),

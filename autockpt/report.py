@@ -60,7 +60,7 @@ def _peaks(plan: Plan) -> Padding:
         sign = "+" if difference >= 0 else ""
         note = f"{sign}{format_bytes(difference)} against the prediction"
         rows.append(("measured", plan.measured_peak_bytes, "green", note))
-    rows.append(("minimum", plan.minimum_peak_bytes, "cyan", "the least budget that can be met"))
+    rows.append(("minimum", plan.minimum_peak_bytes, "cyan", "the least budget found to be enough"))
     grid = _grid("left", "left", "right", "left")
     for name, size_bytes, style, note in rows:
         filled = min(_BAR_WIDTH, round(_BAR_WIDTH * size_bytes / most))

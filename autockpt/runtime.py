@@ -21,6 +21,7 @@ from autockpt import torch_private
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
+from autockpt.library_paths import eager_answers
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
 
 
@@ -49,7 +50,7 @@ class PlannedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_warm:
             return self._compiled(*args, **kwargs)
-        with torch_private.tracing_config():
+        with torch_private.tracing_config(eager_answers(kwargs)):
             output = self._compiled(*args, **kwargs)
         self._is_warm = True
         return output
@@ -156,7 +157,8 @@ class _CompiledRegion:
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:
-                module = backward_from_saved(self._analyzed(absent), self._saved_names)
+                with torch_private.tracing_config():
+                    module = backward_from_saved(self._analyzed(absent), self._saved_names)
             except LookupError as error:
                 raise CaptureError(
                     where="a backward that the plan did not expect",

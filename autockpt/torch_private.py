@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -74,7 +75,15 @@ def compile_joint(
 
 
 def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
-    """Run a graph on a list of inputs that it empties, so that inputs die at their last use."""
+    """Run a graph on a list of inputs that it empties, so that inputs die at their last use.
+
+    A few operators report other strides under tracing than they return (``mse_loss_backward`` on a
+    permuted input), and a view that was possible there is not here: reshape copies in that case.
+    """
+    for node in graph_module.graph.find_nodes(
+        op="call_function", target=torch.ops.aten.view.default
+    ):
+        node.target = torch.ops.aten.reshape.default
     graph_module.graph.set_codegen(_BoxedCodeGen())
     graph_module.recompile()
     return mark_boxed(graph_module.forward)
@@ -148,11 +157,16 @@ def quiet_fakes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracing_config() -> Iterator[None]:
+def tracing_config(
+    substitutes: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
+) -> Iterator[None]:
     """Dynamo's settings while a model is captured or compiled by us.
 
     Logger calls do not break graphs, ``numpy.random`` keeps drawing from numpy's generator, and a
     class of which many models are optimized is not silently left to run without its plan.
+
+    Args:
+        substitutes: Functions that Dynamo traces as others, without a trace in its guards.
     """
     import torch._dynamo
     import torch._dynamo.config as config
@@ -172,10 +186,59 @@ def tracing_config() -> Iterator[None]:
             accumulated_recompile_limit=1_000_000,
         ),
         warnings.catch_warnings(),
+        _not_exporting(),
+        _substituted(substitutes),
     ):
         # Dynamo and AOTAutograd warn of their own internals; nothing a user could act on.
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _not_exporting() -> Iterator[None]:
+    """Before torch 2.14 Dynamo answers ``is_exporting()`` with a constant True (pytorch#176499)."""
+    from torch._dynamo.variables.torch import tracing_state_functions
+
+    answers = tracing_state_functions()
+    before = answers.get(torch.compiler.is_exporting)
+    if before is None:
+        yield
+        return
+    answers[torch.compiler.is_exporting] = False
+    try:
+        yield
+    finally:
+        answers[torch.compiler.is_exporting] = before
+
+
+@contextlib.contextmanager
+def _substituted(
+    substitutes: Mapping[Callable[..., Any], Callable[..., Any]],
+) -> Iterator[None]:
+    """``torch.compiler.substitute_in_graph``, taken back at the end."""
+    from torch._dynamo.decorators import substitute_in_graph
+    from torch._dynamo.trace_rules import _polyfilled_function_ids, get_torch_obj_rule_map
+    from torch._dynamo.variables import PolyfilledFunctionVariable
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    dispatch: dict[int, Any] = VariableBuilder._id_dispatch()
+    by_function: list[dict[Any, Any]] = [
+        PolyfilledFunctionVariable._get_polyfill_handlers(),
+        get_torch_obj_rule_map(),
+    ]
+    known_ids = set(dispatch)
+    known_functions = [set(table) for table in by_function]
+    try:
+        for original, stand_in in substitutes.items():
+            substitute_in_graph(original)(stand_in)
+        yield
+    finally:
+        for function_id in set(dispatch) - known_ids:
+            del dispatch[function_id]
+            _polyfilled_function_ids.remove(function_id)
+        for table, known in zip(by_function, known_functions, strict=True):
+            for function in set(table) - known:
+                del table[function]
 
 
 def root_cause(error: BaseException) -> BaseException:
