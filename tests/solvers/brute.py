@@ -23,9 +23,7 @@ def least_recompute(graph, room):
         if place == len(ops) and turned:
             return cost
         current = ops[place].region if place < len(ops) else None
-        followers = []
-        for storage in live - outputs:
-            followers.append((cost, (live - {storage}, place, done, region)))
+        followers = [(cost, (live - {s}, place, done, region)) for s in live - outputs]
         for index in (*range(num_forward), place):
             if index == len(ops):
                 continue

@@ -20,7 +20,7 @@ from autockpt_solvers.methods.cuts import crossing_bytes, narrow_places
 if TYPE_CHECKING:
     from autockpt_solvers.methods.orders import Orders
 
-_MAX_SEGMENT_OPS = 48
+_MAX_SEGMENT_OPS = 20
 
 
 class Chain:

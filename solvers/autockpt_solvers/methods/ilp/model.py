@@ -223,6 +223,9 @@ class WindowModel:
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = seed
         solver.parameters.max_deterministic_time = effort
+        # Programs are small and many: looking for symmetries and probing costs more than it saves.
+        solver.parameters.symmetry_level = 0
+        solver.parameters.cp_model_probing_level = 0
         solver.parameters.max_time_in_seconds = seconds
         status = solver.solve(model)
         spent = solver.response_proto.deterministic_time

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _ROUNDS = 3
 _SOLVE_EFFORT = 0.25
 _POLISH_EFFORT = 1.5
-_SQUEEZE_EFFORT = 3.0
-_SHORT = 1.3  # room below this many times the leanest plan's peak is short
+_SQUEEZE_EFFORT = 1.2
+_SHORT = 1.25  # room below this many times the leanest plan's peak is short
 _UNLIMITED = 1 << 60
 
 

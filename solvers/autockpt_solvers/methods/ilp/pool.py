@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.orders import Orders
 
 _MAX_WIDTH = 3
-_MAX_WINDOW_OPS = 120
+_MAX_WIDTH_OF_SMALL = 6
+_MAX_OPS = 120
+_SMALL_OPS = 40
 _EFFORT = 1_500_000  # steps replayed to find options, all kinds together: two to three seconds
 _MAX_MODEL_VARIABLES = 20_000
 
@@ -35,7 +37,7 @@ class Pool:
         self.deadline = deadline
         count = self.chain.num_segments
         self.windows: list[Window] = []
-        for width in range(1, _MAX_WIDTH + 1):
+        for width in range(1, _MAX_WIDTH_OF_SMALL + 1):
             for start in range(count - width + 1):
                 self._add_window(start, start + width)
         kinds: dict[WindowKind, None] = dict.fromkeys(w.kind for w in self.windows)
@@ -49,7 +51,8 @@ class Pool:
         chain = self.chain
         regions = chain.region_of_segment
         num_ops = chain.starts[end] - chain.starts[start]
-        if regions[start] != regions[end - 1] or (end - start > 1 and num_ops > _MAX_WINDOW_OPS):
+        most = _MAX_OPS if end - start <= _MAX_WIDTH else _SMALL_OPS
+        if regions[start] != regions[end - 1] or (end - start > 1 and num_ops > most):
             return
         self.windows.append(make_window(chain, start, end))
 
