@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # A name in parts; a part that stood for several indices holds them.
 _Parts = tuple[str | tuple[int, ...], ...]
+# Such a name, and the rows that go by it.
+_Members = tuple[_Parts, tuple["ModuleRow", ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ def compress(rows: Iterable[ModuleRow]) -> list[Line]:
     Indices are tried from the outermost inwards, so that layers are put together before what
     repeats inside them. Lines stand in the order of their first row.
     """
-    lines = [(_parts(row.module), (row,)) for row in rows]
+    lines: list[_Members] = [(_parts(row.module), (row,)) for row in rows]
     depth = max((len(parts) for parts, _ in lines), default=0)
     for position in range(depth):
         lines = _merge(lines, position)
@@ -50,10 +52,8 @@ def _parts(module: str) -> _Parts:
     return tuple((int(part),) if part.isdecimal() else part for part in module.split("."))
 
 
-def _merge(
-    lines: list[tuple[_Parts, tuple[ModuleRow, ...]]], position: int
-) -> list[tuple[_Parts, tuple[ModuleRow, ...]]]:
-    groups: dict[object, list[tuple[_Parts, tuple[ModuleRow, ...]]]] = {}
+def _merge(lines: list[_Members], position: int) -> list[_Members]:
+    groups: dict[object, list[_Members]] = {}
     for parts, members in lines:
         if position < len(parts) and isinstance(parts[position], tuple):
             rest: object = (parts[:position], parts[position + 1 :])
@@ -66,9 +66,7 @@ def _merge(
     return [_join(group, position) for group in groups.values()]
 
 
-def _join(
-    group: list[tuple[_Parts, tuple[ModuleRow, ...]]], position: int
-) -> tuple[_Parts, tuple[ModuleRow, ...]]:
+def _join(group: list[_Members], position: int) -> _Members:
     parts = group[0][0]
     members = tuple(row for _, rows in group for row in rows)
     if len(group) == 1:

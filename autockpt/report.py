@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -35,12 +35,12 @@ def text(plan: Plan) -> str:
 
 def render(plan: Plan) -> Group:
     """Returns the report for a rich console."""
-    parts = [_title(plan), _peaks(plan), _cost(plan), _memory(plan)]
+    parts: list[RenderableType] = [_title(plan), _peaks(plan), _cost(plan), _memory(plan)]
     if plan.num_recomputed_ops:
         parts.append(_modules(plan))
     parts.append(_assumptions(plan))
-    blank = Text("")
-    return Group(*[item for part in parts for item in (part, blank)][:-1])
+    spaced: list[RenderableType] = [item for part in parts for item in (part, Text(""))]
+    return Group(*spaced[:-1])
 
 
 def _title(plan: Plan) -> Text:

@@ -33,7 +33,7 @@ class Trainer:
         # Held until the step is over, as in most training loops: the plan counts outputs so.
         output = self.model(*self.example.args, **self.example.kwargs)
         loss = self.example.loss_of(output)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 

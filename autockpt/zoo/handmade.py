@@ -64,7 +64,8 @@ class ControlFlow(nn.Module):
     def _step(self, index: int, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if x.dim() == 3 and index % 3 == 2:
             x = x.transpose(0, 1)
-        return x + block(x) if index % 2 else block(x) + 0.5 * x
+        y: torch.Tensor = block(x)
+        return x + y if index % 2 else y + 0.5 * x
 
 
 def control_flow(size: Size) -> Example:
