@@ -31,7 +31,8 @@ class Result:
         schedule: The schedule, or None when infeasible.
         recompute_ns: Time spent running ops again (0 when infeasible).
         peak_bytes: Peak of the schedule, fixed bytes included; when infeasible, the least reached.
-        lower_bound_ns: No plan of the class described in `autockpt_solvers.bound` recomputes less.
+        lower_bound_ns: No plan of the class described in `methods.bound` recomputes less (0 when
+            infeasible).
         minimum_peak_bytes: Least peak this method can reach, fixed bytes included.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.

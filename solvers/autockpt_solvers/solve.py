@@ -151,7 +151,7 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
             schedule=None,
             recompute_ns=0,
             peak_bytes=minimum + problem.fixed_bytes,
-            lower_bound_ns=bound,
+            lower_bound_ns=0,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
             solve_time_s=time.monotonic() - started,
             method=name,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autockpt_solvers import ComputeGraph, Op, Problem, Storage
+from autockpt_solvers.methods.cuts import narrow_places
 from tests.solvers.graphs import Builder, chain
 
 
@@ -73,3 +74,17 @@ def test_what_cannot_be_is_refused_with_a_message(build, message):
 
 def test_room_is_budget_less_fixed():
     assert Problem(graph=chain(1), budget_bytes=10, fixed_bytes=12).room_bytes == -2
+
+
+@pytest.mark.parametrize(
+    ("crossing", "places"),
+    [
+        ([0, 5, 5, 1, 5, 5, 5, 5, 5, 1, 5, 5, 0], [3, 9]),
+        ([0, 5, 5, 1, 1, 1, 5, 5, 5, 5, 0], [5]),
+        ([0, *[3] * 20, 0], [4, 12, 20]),
+        ([0, 9, 8, 7, 6, 5, 4, 3, 0], [7]),
+        ([0, 0], []),
+    ],
+)
+def test_the_forward_pass_is_cut_where_few_bytes_cross(crossing, places):
+    assert narrow_places(crossing) == places

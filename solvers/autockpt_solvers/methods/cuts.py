@@ -48,15 +48,22 @@ def crossing_storages(orders: Orders, order: list[int], cuts: list[int]) -> list
 
 
 def narrow_places(crossing: list[int], reach: int = 4) -> list[int]:
-    """Places where no more bytes cross than at any place within `reach`; of equal ones the last.
+    """Places where no more bytes cross than at any place within `reach`.
 
-    The choice looks at the neighbourhood only, so identical layers are cut at identical places.
+    Of a row of equal places the last is taken, and every `2 * reach`-th before it. The choice looks
+    at the neighbourhood only, so identical layers are cut at identical places.
     """
     last = len(crossing) - 1
-    places = []
-    for k in range(1, last):
-        before = crossing[max(1, k - reach) : k]
-        after = crossing[k + 1 : min(last, k + reach + 1)]
-        if all(crossing[k] <= b for b in before) and all(crossing[k] < b for b in after):
+    places: list[int] = []
+    row_end = -1
+    for k in range(last - 1, 0, -1):
+        around = crossing[max(1, k - reach) : min(last, k + reach + 1)]
+        if crossing[k] > min(around):
+            continue
+        in_row = places and crossing[k : row_end + 1].count(crossing[k]) == row_end + 1 - k
+        if not in_row:
+            row_end = k
             places.append(k)
-    return places
+        elif (row_end - k) % (2 * reach) == 0:
+            places.append(k)
+    return places[::-1]
