@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from autockpt_solvers.methods.attempt import Method
-from autockpt_solvers.solve import find_method
 
 from autockpt.budget import Budget, parse_budget
 from autockpt.dispatch import OptimizedForward
 from autockpt.optimizer_memory import optimizer_memory
 from autockpt.plan import Plan
 from autockpt.planner import Planner, Request
+from autockpt_solvers.methods.attempt import Method
+from autockpt_solvers.solve import find_method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 

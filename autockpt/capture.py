@@ -11,21 +11,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.fx as fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt import torch_private
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_tracing
+from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import eager_answers, replaced
+from autockpt.loss import backward_roots, find_loss
 
 Keys = tuple[tuple[int, ...], ...]
 
@@ -102,15 +102,21 @@ def capture(
     if not any(p.requires_grad for p in module.parameters()):
         raise NotTrainableError("no parameter requires grad")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    to_fake = _Faker(mode)
-    tensors = dict(module.named_parameters(remove_duplicate=False))
+    to_fake = Faker(mode)
+    tensors: dict[str, torch.Tensor] = {}
+    tensors |= dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder()
     answers = eager_answers(kwargs)
-    with torch_private.quiet_fakes(), unchanged_attributes(module), torch_private.reparametrized(module, fakes), mode:
-        tracker = _LiveBytes(
+    with (
+        torch_private.quiet_fakes(),
+        unchanged_attributes(module),
+        torch_private.reparametrized(module, fakes),
+        mode,
+    ):
+        tracker = LiveBytes(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
         )
         with (
@@ -120,7 +126,7 @@ def capture(
         ):
             output = forward(*fake_args, **fake_kwargs)
             loss = find_loss(output, loss_fn)
-            torch.autograd.backward(*_roots(loss))
+            torch.autograd.backward(*backward_roots(loss))
         _require_gradient(loss)
         eager_peak_bytes = tracker.peak_bytes
         del output, loss
@@ -130,19 +136,17 @@ def capture(
             _explained(module, "its forward cannot be traced"),
             torch_private.tracing_config(answers),
         ):
-            compiled = torch.compile(forward, backend=recorder, dynamic=False)
+            compiled = torch_private.compile_forward(forward, recorder)
             output = compiled(*fake_args, **fake_kwargs)
             held = tree_leaves(output)
             if loss_fn is None:
                 loss = find_loss(output, None)
             else:
                 recorder.is_outside = True
-                loss = torch.compile(loss_fn, backend=recorder, dynamic=False)(output)
+                loss = torch_private.compile_forward(loss_fn, recorder)(output)
             foreign = _foreign_ops(loss)
-            torch.autograd.backward(*_roots(loss))
-        held_keys = frozenset(
-            key for t in [*held, *tree_leaves(loss)] for key in _keys_of(t)
-        )
+            torch.autograd.backward(*backward_roots(loss))
+        held_keys = frozenset(key for t in [*held, *tree_leaves(loss)] for key in _keys_of(t))
         graphs = recorder.finish()
     if not any(graph.has_backward for graph in graphs):
         raise CaptureError(
@@ -164,104 +168,6 @@ def capture(
         foreign_ops=foreign,
         module_names=frozenset(name for name, _ in module.named_modules() if name),
     )
-
-
-def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
-    """What the backward starts from: the loss, or every differentiable output when none is one.
-
-    A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
-    that requires a gradient.
-    """
-    if loss_fn is not None:
-        return [loss_fn(output)]
-    named = getattr(output, "loss", None)
-    if named is None and isinstance(output, Mapping):
-        named = output.get("loss")
-    candidates = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
-    if isinstance(named, torch.Tensor) and named.requires_grad and named.numel() == 1:
-        return [named]
-    scalars = [t for t in candidates if t.numel() == 1]
-    return scalars[:1] or candidates
-
-
-def distinct_bytes(values: list[Any]) -> int:
-    """Bytes of the distinct storages under these tensors; other values count nothing."""
-    sizes: dict[int, int] = {}
-    for value in values:
-        if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-            storage = value.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
-    return sum(sizes.values())
-
-
-class _Faker:
-    """Takes real, meta and foreign fake tensors into one fake mode."""
-
-    def __init__(self, mode: FakeTensorMode) -> None:
-        self._mode = mode
-        self._made: dict[int, torch.Tensor] = {}
-        self.saw_no_data = False
-
-    def __call__(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if id(value) not in self._made:
-            if isinstance(value, FakeTensor) or value.device.type == "meta":
-                self.saw_no_data = True
-                self._made[id(value)] = self._from_no_data(value)
-            else:
-                self._made[id(value)] = self._mode.from_tensor(value, static_shapes=True)
-        return self._made[id(value)]
-
-    def _from_no_data(self, value: torch.Tensor) -> torch.Tensor:
-        device = value.fake_device if isinstance(value, FakeTensor) else value.device
-        if device.type == "meta":
-            device = torch.device("cpu")
-        with self._mode:
-            fake = torch.empty_strided(
-                value.shape, value.stride(), dtype=value.dtype, device=device
-            )
-        if isinstance(value, torch.nn.Parameter):
-            return torch.nn.Parameter(fake, requires_grad=value.requires_grad)
-        return fake.requires_grad_(value.requires_grad)
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that come and go while it is on; those given are not counted."""
-
-    def __init__(self, resting: list[Any]) -> None:
-        super().__init__()
-        self._seen: dict[int, weakref.ref[Any]] = {}
-        self._live_bytes = 0
-        self.peak_bytes = 0
-        for value in resting:
-            if isinstance(value, torch.Tensor):
-                storage = value.untyped_storage()
-                self._seen[storage._cdata] = weakref.ref(storage)
-        self._resting = [t.untyped_storage() for t in resting if isinstance(t, torch.Tensor)]
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
-                self._see(value.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._seen:
-            return
-        num_bytes = storage.nbytes()
-        self._live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
-
-        def gone(_: Any) -> None:
-            self._seen.pop(key, None)
-            self._live_bytes -= num_bytes
-
-        self._seen[key] = weakref.ref(storage, gone)
 
 
 class _Recorder:
@@ -359,7 +265,7 @@ class _Record:
             output = next(iter(self._joint.module.graph.find_nodes(op="output")))
             grads = [
                 torch.empty_like(o.meta["val"]) if isinstance(o, fx.Node) else None
-                for o in output.args[0][self._num_fwd_outputs :]  # type: ignore[index]
+                for o in output.args[0][self._num_fwd_outputs :]
             ]
             self._alive.extend(grads)
             self._grad_keys = tuple(_keys_of(grad) for grad in grads)
@@ -389,13 +295,8 @@ def _keys_of(value: Any) -> tuple[int, ...]:
     return (value.untyped_storage()._cdata,) if isinstance(value, torch.Tensor) else ()
 
 
-def _roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    roots = [t for t in tree_leaves(loss) if isinstance(t, torch.Tensor) and t.requires_grad]
-    return roots, [torch.ones_like(root) for root in roots]
-
-
 def _require_gradient(loss: Any) -> None:
-    if not _roots(loss)[0]:
+    if not backward_roots(loss)[0]:
         raise NotTrainableError("no output of its forward requires grad")
 
 
@@ -432,30 +333,7 @@ def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause = torch_private.root_cause(error)
+        lines = str(cause).strip().splitlines() or [""]
         raise CaptureError(
-            where=type(module).__name__,
-            reason=f"{what}: {type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}",
+            where=type(module).__name__, reason=f"{what}: {type(cause).__name__}: {lines[0]}"
         ) from error
-
-
-@contextlib.contextmanager
-def unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
-    """Put back counters that the fake step moved and take out fake tensors that it left behind."""
-    before = [(m, dict(m.__dict__)) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for m, attributes in before:
-            for name, value in list(m.__dict__.items()):
-                if name in ("_parameters", "_buffers", "_modules"):
-                    continue
-                old = attributes.get(name)
-                if type(value) in (int, float) or _holds_fake(value):
-                    if name in attributes:
-                        m.__dict__[name] = old
-                    elif _holds_fake(value):
-                        del m.__dict__[name]
-
-
-def _holds_fake(value: Any) -> bool:
-    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(value))

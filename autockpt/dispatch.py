@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +42,7 @@ class OptimizedForward:
         self.latest_plan: Plan | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward: by its plan when training, as it was otherwise."""
         if (
             torch.compiler.is_compiling()
             or not self._module.training
@@ -83,7 +83,7 @@ class OptimizedForward:
     def _verified(
         self, planner: Planner, planned: Planned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
-        """Hold the plan against real steps, and tighten it where more was measured than predicted."""
+        """Hold the plan against real steps; tighten it where more was measured than predicted."""
         plan = planned.plan
         device = torch.device(plan.device)
         eager = Step(
@@ -115,7 +115,9 @@ class OptimizedForward:
             if expected is not None:
                 differing = differences(expected, got)
                 if differing:
-                    raise VerificationError("a step is not bit-equal to eager's", differing=differing)
+                    raise VerificationError(
+                        "a step is not bit-equal to eager's", differing=differing
+                    )
             measured_bytes = planned.plan.fixed.total_bytes + got.peak_bytes
             self.latest_plan = dataclasses.replace(
                 planned.plan, measured_peak_bytes=measured_bytes, notes=notes
@@ -139,7 +141,7 @@ def _needs_nothing(plan: Plan) -> bool:
 def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a plan depends on in the inputs: layouts of tensors, values of everything else."""
     leaves, structure = tree_flatten((args, dict(kwargs)))
-    described = []
+    described: list[Any] = []
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             described.append(

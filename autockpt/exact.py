@@ -44,9 +44,7 @@ def _keep_mask(like: torch.Tensor, keep_probability: float) -> torch.Tensor:
     return torch.empty_like(like).bernoulli_(keep_probability).to(torch.bool)
 
 
-def _dropout_noise(
-    keep_mask: torch.Tensor, dtype: torch.dtype, divisor: float
-) -> torch.Tensor:
+def _dropout_noise(keep_mask: torch.Tensor, dtype: torch.dtype, divisor: float) -> torch.Tensor:
     return keep_mask.to(dtype).div_(divisor)
 
 
@@ -76,7 +74,8 @@ def _eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     if p == 1:
         return x * torch.zeros((), dtype=x.dtype, device=x.device)
     mask = torch.ops.autockpt.keep_mask(x.detach(), 1 - p)
-    return x * torch.ops.autockpt.dropout_noise(mask, x.dtype, 1 - p)
+    noise: torch.Tensor = torch.ops.autockpt.dropout_noise(mask, x.dtype, 1 - p)
+    return x * noise
 
 
 def _eager_bernoulli_(x: torch.Tensor, p: float = 0.5, generator: Any = None) -> torch.Tensor:
@@ -94,7 +93,7 @@ def _traced_only_ops() -> tuple[Any, ...]:
 
     found = []
     for name in dir(aten):
-        packet = getattr(aten, name, None)
+        packet: Any = getattr(aten, name, None)
         if not hasattr(packet, "overloads"):
             continue
         for overload_name in packet.overloads():
@@ -107,7 +106,7 @@ def _traced_only_ops() -> tuple[Any, ...]:
 @contextlib.contextmanager
 def exact_tracing() -> Iterator[None]:
     """Let eager's C++ kernels be traced; one thread at a time, everything is put back."""
-    replaced = {
+    replaced: dict[Any, dict[Any, Any]] = {
         aten.dropout.default: {
             DispatchKey.Autograd: _eager_dropout,
             DispatchKey.CompositeImplicitAutograd: _eager_dropout,
@@ -133,7 +132,7 @@ def exact_tracing() -> Iterator[None]:
 
 
 def run_with_rng_state(state: torch.Tensor, op: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a random operator once more from a saved generator state, leaving the generator as it is."""
+    """Run a random operator from a saved generator state, leaving the generator as it is."""
     device = _random_device(args, kwargs)
     if device.type == "cpu":
         current = torch.get_rng_state()

@@ -133,7 +133,7 @@ def analyze(
     graph.eliminate_dead_code(is_impure_node=is_effect)
     module.recompile()
     output_node = next(iter(graph.find_nodes(op="output")))
-    outputs = list(output_node.args[0])  # type: ignore[arg-type]
+    outputs = list(output_node.args[0])
 
     storage_ids: dict[int, int] = {}
     storage_bytes: list[int] = []
@@ -232,13 +232,11 @@ def is_effect(node: fx.Node) -> bool:
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    found = []
+    found: list[fx.Node] = []
     for position, argument in enumerate(node.target._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = (
-                node.args[position]
-                if position < len(node.args)
-                else node.kwargs.get(argument.name)
+                node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
             )
             found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, fx.Node))
     return found
@@ -284,7 +282,7 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
             gone.add(node)
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             left, right = node.args
-            node.replace_all_uses_with(right if left in gone else left)  # type: ignore[arg-type]
+            node.replace_all_uses_with(right if left in gone else left)
         else:
             for parent in missing:
                 with graph.inserting_before(node):
@@ -294,17 +292,15 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
     output = next(iter(graph.find_nodes(op="output")))
     outputs = output.args[0]
     output.args = (
-        type(outputs)(  # type: ignore[call-arg]
-            None if isinstance(o, fx.Node) and o in gone else o
-            for o in outputs  # type: ignore[union-attr]
-        ),
+        type(outputs)(None if isinstance(o, fx.Node) and o in gone else o for o in outputs),
     )
 
 
 def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:
     value = node.meta["val"]
     zeros = graph.call_function(
-        aten.new_empty_strided.default, (_any_tensor(graph), value.shape, value.stride()),
+        aten.new_empty_strided.default,
+        (_any_tensor(graph), value.shape, value.stride()),
         {"dtype": value.dtype, "device": value.device},
     )
     zeros.meta["val"] = torch.empty_like(value)
@@ -314,15 +310,12 @@ def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _any_tensor(graph: fx.Graph) -> fx.Node:
-    return next(
-        node
-        for node in graph.nodes
-        if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
-    )
+    placeholders: list[fx.Node] = list(graph.find_nodes(op="placeholder"))
+    return next(p for p in placeholders if isinstance(p.meta.get("val"), torch.Tensor))
 
 
 def fingerprint(graph: fx.Graph) -> str:
-    """A hash of operators, arguments, shapes and wiring; equal for a graph on fake and real inputs."""
+    """A hash of operators, arguments, layouts and wiring: equal for fake and real inputs."""
     digest = hashlib.sha256()
     numbers: dict[fx.Node, int] = {}
 

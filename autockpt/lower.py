@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import torch
 import torch.fx as fx
-from autockpt_solvers import ComputeGraph, Op, Storage
 
 from autockpt.capture import Capture, CapturedGraph
 from autockpt.exact import rng_state_bytes
 from autockpt.joint import JointNode, activation_writes, is_batch_norm
 from autockpt.optimizer_memory import OptimizerMemory
-from autockpt.profile import NodeCost
+from autockpt.profile_cache import NodeCost
+from autockpt_solvers import ComputeGraph, Op, Storage
 
 OpKind = Literal["node", "rng_state", "tangents", "hold", "optimizer"]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
@@ -45,9 +45,7 @@ class Lowered:
     fixed_bytes: int
 
 
-def lower(
-    capture: Capture, costs: dict[fx.Node, NodeCost], optimizer: OptimizerMemory
-) -> Lowered:
+def lower(capture: Capture, costs: dict[fx.Node, NodeCost], optimizer: OptimizerMemory) -> Lowered:
     """The compute graph of a whole training step.
 
     Args:
@@ -79,7 +77,9 @@ def module_of(node: fx.Node, module_names: frozenset[str]) -> str:
     """Path of the module whose forward the node belongs to, "" for the outermost."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
     for path, _ in reversed(list(stack.values())):
-        parts = str(path).replace("._modules['", ".").replace("']", "").replace("['", ".").split(".")
+        parts = (
+            str(path).replace("._modules['", ".").replace("']", "").replace("['", ".").split(".")
+        )
         # In front of the path stands Dynamo's name for what was compiled.
         for start in range(len(parts)):
             name = ".".join(parts[start:])
@@ -183,11 +183,11 @@ class _Builder:
                 if key in self._grad_by_key:
                     self._local[region, storage] = self._grad_by_key[key]
                 else:
-                    made = self._storage(
-                        f"g{region}.tangent{number}", joint.storage_bytes[storage]
-                    )
+                    made = self._storage(f"g{region}.tangent{number}", joint.storage_bytes[storage])
                     self._local[region, storage] = made
                     unknown.append(made)
+                    # Whoever starts the backward holds what it starts from until it ends.
+                    self._outputs[made] = None
         if unknown:
             self._add(
                 Op(
@@ -243,11 +243,12 @@ class _Builder:
         joint = graph.joint
         moves_statistics = is_batch_norm(op.node)
         local_writes = activation_writes(op.node, op.writes)
+        cost = self._costs[op.node]
+        measured = dict(zip(joint.node_storages[op.node], cost.output_bytes, strict=False))
         writes = []
         for storage in local_writes:
-            made = self._storage(
-                f"g{region}.{op.node.name}.{storage}", joint.storage_bytes[storage]
-            )
+            size_bytes = max(joint.storage_bytes[storage], measured.get(storage, 0))
+            made = self._storage(f"g{region}.{op.node.name}.{storage}", size_bytes)
             self._local[region, storage] = made
             writes.append(made)
             if storage in held:
@@ -287,7 +288,6 @@ class _Builder:
                 Origin(kind="rng_state", region=region, joint_op=index),
             )
             reads.append(state)
-        cost = self._costs[op.node]
         self._add(
             Op(
                 name=op.node.name,

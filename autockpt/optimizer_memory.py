@@ -61,9 +61,7 @@ def optimizer_memory(
     return _of_instance(optimizer)
 
 
-def _by_name(
-    name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool
-) -> OptimizerMemory:
+def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) -> OptimizerMemory:
     if name not in _FULL_STATES:
         raise ValueError(
             f"unknown optimizer {name!r}; known names: {', '.join(_FULL_STATES)}, "

@@ -7,6 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from autockpt.budget import Budget
+from autockpt.capture import Capture, capture
+from autockpt.errors import BudgetError
+from autockpt.lower import Lowered, lower
+from autockpt.optimizer_memory import OptimizerMemory
+from autockpt.plan import FixedBytes, ModuleRow, Plan
+from autockpt.profile import profile
+from autockpt.rewrite import region_orders
+from autockpt.runtime import PlannedRegion
 from autockpt_solvers import (
     Compute,
     MemoryTimeline,
@@ -18,16 +28,6 @@ from autockpt_solvers import (
 )
 from autockpt_solvers.methods.attempt import Method
 from autockpt_solvers.solve import minimum_budget, solve
-
-from autockpt.budget import Budget
-from autockpt.capture import Capture, capture
-from autockpt.errors import BudgetError
-from autockpt.lower import Lowered, lower
-from autockpt.optimizer_memory import OptimizerMemory
-from autockpt.plan import FixedBytes, ModuleRow, Plan
-from autockpt.profile import profile
-from autockpt.rewrite import region_orders
-from autockpt.runtime import PlannedRegion
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

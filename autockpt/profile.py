@@ -2,9 +2,9 @@
 
 Each distinct operator and input layout is measured once, with made-up inputs of the right shapes
 and strides, so no measurement needs more memory than the one operator. Results are kept on disk,
-keyed by device and torch version. Where nothing can be run (no such device here, or a model on fake
-or meta tensors) a roofline estimate stands in: the larger of the time for its FLOPs and the time for
-the bytes it moves.
+keyed by device and torch version. Where nothing can be run (no such device here, or a model on
+fake or meta tensors) a roofline estimate stands in: the larger of the time for its FLOPs and the
+time for the bytes it moves.
 """
 
 from __future__ import annotations
@@ -21,22 +21,16 @@ import torch.fx as fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt.joint import tensors_of
-from autockpt.profile_cache import ProfileCache
+from autockpt.profile_cache import NodeCost, ProfileCache
 
 CostSource = Literal["measured", "roofline"]
+# By signature: bytes beyond inputs and outputs, and the size of every output's storage.
+Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
 _MIN_REPEATS = 3
 _MAX_REPEATS = 30
 _REPEAT_SECONDS = 0.02
 _SPAN = "autockpt workspace "
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class NodeCost:
-    """Run time of one node and the bytes it needs beyond what it reads and returns."""
-
-    runtime_ns: int
-    workspace_bytes: int
 
 
 def signature(node: fx.Node) -> str:
@@ -88,10 +82,7 @@ def profile(
 def _measured(
     by_signature: dict[str, fx.Node], device: torch.device, cache: ProfileCache
 ) -> dict[str, NodeCost]:
-    known = {
-        key: NodeCost(runtime_ns=runtime_ns, workspace_bytes=workspace_bytes)
-        for key, (runtime_ns, workspace_bytes) in cache.load(by_signature).items()
-    }
+    known = cache.load(by_signature)
     missing = {key: node for key, node in by_signature.items() if key not in known}
     if not missing:
         return known
@@ -100,13 +91,16 @@ def _measured(
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
         for key, node in missing.items():
-            runtime_ns = _runtime_ns(node, device) if key in workspace else None
-            measured[key] = (
-                roofline(node, device)
-                if runtime_ns is None
-                else NodeCost(runtime_ns=runtime_ns, workspace_bytes=workspace[key])
-            )
-    cache.store({k: (c.runtime_ns, c.workspace_bytes) for k, c in measured.items()})
+            if key in workspace:
+                workspace_bytes, output_bytes = workspace[key]
+                measured[key] = NodeCost(
+                    runtime_ns=_runtime_ns(node, device),
+                    workspace_bytes=workspace_bytes,
+                    output_bytes=output_bytes,
+                )
+            else:
+                measured[key] = roofline(node, device)
+    cache.store(measured)
     return known | measured
 
 
@@ -181,13 +175,14 @@ def _runtime_ns_device(call: Callable[[], Any], device: torch.device) -> int:
     return max(1, int(sorted(times_ms)[len(times_ms) // 2] * 1e6))
 
 
-def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[str, int]:
+def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> Workspaces:
     """Workspace of all signatures from one profiler session: starting one costs most of a second.
 
     A signature whose operator cannot run on made-up inputs is left out.
     """
     keys = list(missing)
-    returned: dict[int, int] = {}
+    returned: dict[int, tuple[int, ...]] = {}
+    held_bytes: dict[int, int] = {}
     gc.collect()
     with (
         torch.no_grad(),
@@ -200,9 +195,10 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[st
                 call = _call(missing[key])
                 with torch.profiler.record_function(f"{_SPAN}{position}"):
                     result = call()
-                returned[position] = _new_bytes(missing[key], result)
+                returned[position] = _output_bytes(result)
+                held_bytes[position] = _new_bytes(missing[key], result)
                 del result, call
-    events = session.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = session.profiler.kineto_results.events()
     spans = sorted(
         (
             event.start_ns(),
@@ -213,7 +209,7 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[st
         if event.name().startswith(_SPAN)
     )
     memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    workspace: dict[str, int] = {}
+    workspace: Workspaces = {}
     cursor = 0
     for start_ns, end_ns, position in spans:
         while cursor < len(memory) and memory[cursor][0] < start_ns:
@@ -224,13 +220,14 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> dict[st
             peak_bytes = max(peak_bytes, live_bytes)
             cursor += 1
         if position in returned:
-            workspace[keys[position]] = max(0, peak_bytes - returned[position])
+            beyond_bytes = max(0, peak_bytes - held_bytes[position])
+            workspace[keys[position]] = (beyond_bytes, returned[position])
     return workspace
 
 
-def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> dict[str, int]:
+def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> Workspaces:
     module = torch.get_device_module(device)
-    workspace: dict[str, int] = {}
+    workspace: Workspaces = {}
     with torch.no_grad():
         for key, node in missing.items():
             with contextlib.suppress(Exception):
@@ -243,21 +240,29 @@ def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> dict
                 module.synchronize(device)
                 peak_bytes = module.max_memory_allocated(device) - before_bytes
                 held_bytes = module.memory_allocated(device) - before_bytes
-                workspace[key] = max(0, peak_bytes - held_bytes)
+                workspace[key] = (max(0, peak_bytes - held_bytes), _output_bytes(result))
                 del result, call
     return workspace
 
 
+def _output_bytes(result: Any) -> tuple[int, ...]:
+    return tuple(t.untyped_storage().nbytes() for t in tensors_of(result))
+
+
 def _new_bytes(node: fx.Node, result: Any) -> int:
     """Bytes of the storages that a call returned and that were not its inputs."""
-    storages = {
-        t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors_of(result)
+    recorded = tensors_of(node.meta.get("val"))
+    inputs = {
+        t.untyped_storage()._cdata
+        for parent in node.all_input_nodes
+        for t in tensors_of(parent.meta.get("val"))
     }
-    recorded = {
+    made = {
         t.untyped_storage()._cdata: t.untyped_storage().nbytes()
-        for t in tensors_of(node.meta.get("val"))
+        for t, fake in zip(tensors_of(result), recorded, strict=True)
+        if fake.untyped_storage()._cdata not in inputs
     }
-    return min(sum(storages.values()), sum(recorded.values()))
+    return sum(made.values())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

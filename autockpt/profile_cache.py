@@ -7,20 +7,37 @@ foreign or on a full disk costs a warning and a fresh measurement, never a faile
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCost:
+    """Run time of a node, the bytes it needs beyond what it reads and returns, what it returns.
+
+    ``output_bytes`` has one entry per returned tensor, the size of the storage under it: a few
+    operators return more than their shapes say (``mse_loss`` keeps the unreduced squares). It is
+    empty where nothing was measured.
+    """
+
+    runtime_ns: int
+    workspace_bytes: int
+    output_bytes: tuple[int, ...] = ()
 
 
 class ProfileCache:
-    """Runtime (ns) and workspace (bytes) by signature, for one device and torch version."""
+    """Costs by signature, for one device and torch version."""
 
     def __init__(self, path: Path, scope: str) -> None:
         self._path = path
@@ -43,40 +60,35 @@ class ProfileCache:
         with contextlib.closing(sqlite3.connect(self._path, timeout=10.0)) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS cost (scope TEXT, signature TEXT, runtime_ns INTEGER,"
-                " workspace_bytes INTEGER, PRIMARY KEY (scope, signature))"
+                " workspace_bytes INTEGER, output_bytes TEXT, PRIMARY KEY (scope, signature))"
             )
             yield connection
 
-    def load(self, signatures: Iterable[str]) -> dict[str, tuple[int, int]]:
+    def load(self, signatures: Iterable[str]) -> dict[str, NodeCost]:
         """Known costs among these signatures; nothing when the file cannot be read."""
         wanted = set(signatures)
         try:
             with self._connection() as connection:
                 rows = connection.execute(
-                    "SELECT signature, runtime_ns, workspace_bytes FROM cost WHERE scope = ?",
+                    "SELECT signature, runtime_ns, workspace_bytes, output_bytes FROM cost"
+                    " WHERE scope = ?",
                     (self._scope,),
                 ).fetchall()
         except (sqlite3.Error, OSError) as error:
             self._warn("read", error)
             return {}
-        return {
-            signature: (runtime_ns, workspace_bytes)
-            for signature, runtime_ns, workspace_bytes in rows
-            if signature in wanted
-            and isinstance(runtime_ns, int)
-            and isinstance(workspace_bytes, int)
-            and runtime_ns >= 0
-            and workspace_bytes >= 0
-        }
+        costs = {key: _checked(*values) for key, *values in rows if key in wanted}
+        return {key: cost for key, cost in costs.items() if cost is not None}
 
-    def store(self, costs: dict[str, tuple[int, int]]) -> None:
+    def store(self, costs: Mapping[str, NodeCost]) -> None:
         """Keep these costs; a cache that cannot be written costs a warning only."""
+        rows = [
+            (self._scope, key, c.runtime_ns, c.workspace_bytes, json.dumps(c.output_bytes))
+            for key, c in costs.items()
+        ]
         try:
             with self._connection() as connection, connection:
-                connection.executemany(
-                    "INSERT OR IGNORE INTO cost VALUES (?, ?, ?, ?)",
-                    [(self._scope, key, *values) for key, values in costs.items()],
-                )
+                connection.executemany("INSERT OR IGNORE INTO cost VALUES (?, ?, ?, ?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             self._warn("write", error)
 
@@ -86,3 +98,18 @@ class ProfileCache:
             "Delete the file or set AUTOCKPT_CACHE_DIR to another folder.",
             stacklevel=4,
         )
+
+
+def _checked(runtime_ns: Any, workspace_bytes: Any, output_bytes: Any) -> NodeCost | None:
+    """A row as a cost, or None where something else wrote it."""
+    try:
+        sizes = json.loads(output_bytes)
+    except (TypeError, ValueError):
+        return None
+    if not isinstance(sizes, list):
+        return None
+    if not all(type(v) is int and v >= 0 for v in (runtime_ns, workspace_bytes, *sizes)):
+        return None
+    return NodeCost(
+        runtime_ns=runtime_ns, workspace_bytes=workspace_bytes, output_bytes=tuple(sizes)
+    )

@@ -14,7 +14,6 @@ import operator
 from typing import Any
 
 import torch.fx as fx
-from autockpt_solvers import Compute, ComputeGraph, Schedule
 
 from autockpt import exact, torch_private
 from autockpt.joint import (
@@ -27,6 +26,7 @@ from autockpt.joint import (
     tensors_of,
 )
 from autockpt.lower import Origin
+from autockpt_solvers import Compute, ComputeGraph, Schedule
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +133,7 @@ def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphMo
             made[node] = placeholders[node.name]
         elif is_batch_norm(node):
             target, arguments = batch_norm_again(node)
-            made[node] = graph.call_function(
-                target, fx.node.map_arg(arguments, made.__getitem__)
-            )
+            made[node] = graph.call_function(target, fx.node.map_arg(arguments, made.__getitem__))
         elif is_random_op(node):
             args = fx.node.map_arg(node.args, made.__getitem__)
             kwargs = fx.node.map_arg(node.kwargs, made.__getitem__)
@@ -258,8 +256,9 @@ class _Rewriter:
                 state = self._save(self._rng_states[node])
                 args = fx.node.map_arg(node.args, wanted.__getitem__)
                 kwargs = fx.node.map_arg(node.kwargs, wanted.__getitem__)
+                operator_again: Any = node.target
                 clone = self._graph.call_function(
-                    exact.run_with_rng_state, (state, node.target, *args), kwargs
+                    exact.run_with_rng_state, (state, operator_again, *args), kwargs
                 )
                 clone.meta = dict(node.meta)
             else:
@@ -322,7 +321,7 @@ class _Rewriter:
 
     def _place_outputs(self) -> None:
         """Views among the backward's outputs, and outputs that are forward values."""
-        outputs: list[Any] = list(self._output.args[0])  # type: ignore[arg-type]
+        outputs: list[Any] = list(self._output.args[0])
         for position in range(self._joint.num_fwd_outputs, len(outputs)):
             if isinstance(outputs[position], fx.Node):
                 outputs[position] = self._resolve(outputs[position])

@@ -14,13 +14,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.fx as fx
 
 from autockpt import torch_private
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
-from autockpt.joint import JointGraph, analyze
+from autockpt.joint import JointGraph, analyze, is_tangent
 from autockpt.library_paths import eager_answers
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
 
@@ -39,7 +38,7 @@ class PlannedStep:
 
     def __init__(self, forward: Callable[..., Any], regions: tuple[PlannedRegion, ...]) -> None:
         self._backend = _PlanBackend(regions)
-        self._compiled = torch.compile(forward, backend=self._backend, dynamic=False)
+        self._compiled = torch_private.compile_forward(forward, self._backend)
         self._is_warm = False
 
     @property
@@ -48,6 +47,7 @@ class PlannedStep:
         return self._backend.num_unknown > 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward by its plan."""
         if self._is_warm:
             return self._compiled(*args, **kwargs)
         with torch_private.tracing_config(eager_answers(kwargs)):
@@ -77,7 +77,9 @@ class _PlanBackend:
             )
         return torch_private.with_eager_gradients(compiled)
 
-    def match(self, analyze_with: Callable[[frozenset[int]], JointGraph]) -> Any:
+    def match(
+        self, analyze_with: Callable[[frozenset[int]], JointGraph], num_tangents: int
+    ) -> tuple[PlannedRegion, JointGraph] | None:
         """The planned region of a graph, the next in line first, with its analysis."""
         count = len(self._regions)
         analyses: dict[frozenset[int], JointGraph] = {}
@@ -85,13 +87,15 @@ class _PlanBackend:
             number = (self._num_compiled + offset) % count
             region = self._regions[number]
             absent = region.absent_tangents
+            if max(absent, default=-1) >= num_tangents:
+                continue
             if absent not in analyses:
                 analyses[absent] = analyze_with(absent)
             if analyses[absent].fingerprint == region.fingerprint:
                 self._num_compiled = number + 1
                 return region, analyses[absent]
         self.num_unknown += 1
-        return None, analyze_with(frozenset())
+        return None
 
 
 class _CompiledRegion:
@@ -113,8 +117,9 @@ class _CompiledRegion:
         self._template = fx.GraphModule(joint, copy.deepcopy(joint.graph))
         self._num_fwd_outputs = num_fwd_outputs
         self._static_indices = tuple(kwargs.get("static_lifetime_input_indices") or ())
-        region, analysis = self._backend.match(self._analyzed)
-        if region is None:
+        num_tangents = sum(is_tangent(n) for n in joint.graph.find_nodes(op="placeholder"))
+        found = self._backend.match(self._analyzed, num_tangents)
+        if found is None:
             warnings.warn(
                 "a graph of the model is not in its plan (its code took another path than when "
                 "it was planned); it runs with nothing recomputed, so the budget may be exceeded",
@@ -124,6 +129,7 @@ class _CompiledRegion:
                 joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs
             )
         else:
+            region, analysis = found
             self._expected = region.absent_tangents
             forward, backward = rewrite(analysis, region.order)
         names = [node.name for node in backward.graph.find_nodes(op="placeholder")]

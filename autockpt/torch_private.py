@@ -6,6 +6,7 @@ Written against torch 2.11 to 2.13. What changes upstream is mended here and now
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,19 @@ def extract_forward_backward(
 def tag_backward(node: fx.Node) -> None:
     """Keep a node out of the forward module."""
     node.meta["partitioner_tag"] = "must_be_in_backward"
+
+
+def compile_forward(forward: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
+    """Dynamo with our backend on static shapes, its cache and its limits apart from all others.
+
+    By itself Dynamo runs eager, silently, once a code object was compiled eight times; that would
+    drop the plan.
+    """
+    known = inspect.signature(torch.compile).parameters
+    apart = {"recompile_limit": 1_000_000, "isolate_recompiles": True}
+    options: dict[str, Any] = {name: v for name, v in apart.items() if name in known}
+    compiled: Callable[..., Any] = torch.compile(forward, backend=backend, dynamic=False, **options)
+    return compiled
 
 
 def compile_joint(
@@ -111,7 +125,7 @@ def with_eager_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
         outputs = compiled(*args)
         seen: list[Any] = []
         for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
-            node = output.grad_fn if isinstance(output, torch.Tensor) else None
+            node: Any = output.grad_fn if isinstance(output, torch.Tensor) else None
             while node is not None:
                 if node.name() == _COMPILED_NODE:
                     if node not in seen:
@@ -134,9 +148,7 @@ def _refuse_double_backward(_: Any) -> None:
 
 
 @contextlib.contextmanager
-def reparametrized(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor]
-) -> Iterator[None]:
+def reparametrized(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
     """Let ``module`` hold these tensors as its parameters and buffers for a while."""
     from torch.nn.utils.stateless import _reparametrize_module
 
@@ -168,7 +180,6 @@ def tracing_config(
     Args:
         substitutes: Functions that Dynamo traces as others, without a trace in its guards.
     """
-    import torch._dynamo
     import torch._dynamo.config as config
 
     methods = ("debug", "info", "warning", "error", "critical", "exception", "log")

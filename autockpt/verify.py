@@ -15,7 +15,8 @@ import psutil
 import torch
 from torch.utils._pytree import tree_leaves
 
-from autockpt.capture import find_loss, unchanged_attributes
+from autockpt.fakes import unchanged_attributes
+from autockpt.loss import backward_roots, find_loss
 from autockpt.measure import measure_peak_bytes
 
 
@@ -51,7 +52,7 @@ class Step:
         kept: list[Any] = []
         with _state_kept(self.module, self.device):
             peak_bytes = measure_peak_bytes(lambda: self._run(kept), self.device)
-            tensors = {
+            tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
                 for i, leaf in enumerate(tree_leaves(kept))
                 if isinstance(leaf, torch.Tensor)
@@ -66,8 +67,7 @@ class Step:
     def _run(self, kept: list[Any]) -> None:
         output = self.forward(*self.args, **self.kwargs)
         loss = find_loss(output, self.loss_fn)
-        roots = [t for t in loss if t.requires_grad]
-        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
+        torch.autograd.backward(*backward_roots(loss))
         kept.extend([output, *loss])
 
 

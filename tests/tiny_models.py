@@ -29,8 +29,16 @@ def gpt2() -> Tiny:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=64, n_positions=32, n_embd=32, n_layer=3, n_head=2, use_cache=False,
-        bos_token_id=0, eos_token_id=0, attn_implementation="sdpa", loss_type="ForCausalLM",
+        vocab_size=64,
+        n_positions=32,
+        n_embd=32,
+        n_layer=3,
+        n_head=2,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="sdpa",
+        loss_type="ForCausalLM",
     )
     ids = _tokens()
     return Tiny(model=GPT2LMHeadModel(config), kwargs={"input_ids": ids, "labels": ids})
@@ -40,8 +48,13 @@ def bert() -> Tiny:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=32, attn_implementation="eager",
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        attn_implementation="eager",
     )
     ids = _tokens()
     return Tiny(
@@ -54,9 +67,15 @@ def llama() -> Tiny:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=80, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
-        use_cache=False, attn_implementation="sdpa",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        use_cache=False,
+        attn_implementation="sdpa",
     )
     ids = _tokens()
     return Tiny(model=LlamaForCausalLM(config), kwargs={"input_ids": ids, "labels": ids})
@@ -66,13 +85,20 @@ def t5() -> Tiny:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, use_cache=False,
-        decoder_start_token_id=0, pad_token_id=0,
+        vocab_size=64,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        use_cache=False,
+        decoder_start_token_id=0,
+        pad_token_id=0,
     )
     ids = _tokens()
     return Tiny(
         model=T5ForConditionalGeneration(config),
-        kwargs={"input_ids": ids, "labels": ids[:, :16]},
+        kwargs={"input_ids": ids, "labels": ids[:, :16].contiguous()},
     )
 
 
@@ -80,9 +106,16 @@ def vit() -> Tiny:
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
-        image_size=32, patch_size=8, num_labels=5, hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1, attn_implementation="eager",
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+        attn_implementation="eager",
     )
     return Tiny(
         model=ViTForImageClassification(config),
@@ -94,7 +127,10 @@ def resnet() -> Tiny:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], layer_type="bottleneck",
+        embedding_size=8,
+        hidden_sizes=[16, 32],
+        depths=[2, 2],
+        layer_type="bottleneck",
         num_labels=5,
     )
     return Tiny(
@@ -107,8 +143,13 @@ def convnext() -> Tiny:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
     config = ConvNextConfig(
-        hidden_sizes=[16, 32], depths=[2, 2], num_stages=2, num_labels=5, drop_path_rate=0.1,
-        patch_size=4, image_size=64,
+        hidden_sizes=[16, 32],
+        depths=[2, 2],
+        num_stages=2,
+        num_labels=5,
+        drop_path_rate=0.1,
+        patch_size=4,
+        image_size=64,
     )
     return Tiny(
         model=ConvNextForImageClassification(config),
@@ -129,8 +170,13 @@ def unet() -> Tiny:
     from diffusers import UNet2DModel
 
     model = UNet2DModel(
-        sample_size=16, in_channels=3, out_channels=3, layers_per_block=1,
-        block_out_channels=(16, 32), norm_num_groups=8, attention_head_dim=8,
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        attention_head_dim=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
@@ -157,10 +203,8 @@ class _ControlFlow(nn.Module):
             for _ in range(4)
         )
         self.drop = nn.Dropout(0.1)
-        self.num_calls = 0
 
     def forward(self, x: torch.Tensor, *, scale: float = 1.0) -> dict[str, torch.Tensor]:
-        self.num_calls += 1
         for index, block in enumerate(self.blocks[:2]):
             x = x + block(x) if index % 2 else block(x) - x
         torch._dynamo.graph_break()
@@ -177,7 +221,16 @@ def control_flow() -> Tiny:
 MODELS: dict[str, Callable[[], Tiny]] = {
     build.__name__: build
     for build in (
-        gpt2, bert, llama, t5, vit, resnet, convnext, unet, sequential, control_flow,
+        gpt2,
+        bert,
+        llama,
+        t5,
+        vit,
+        resnet,
+        convnext,
+        unet,
+        sequential,
+        control_flow,
     )
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from autockpt.capture import find_loss
+from autockpt.loss import find_loss
 
 
 def train(

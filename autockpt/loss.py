@@ -1,0 +1,33 @@
+"""What a training step starts its backward from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+
+def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
+    """What the backward starts from: the loss, or every differentiable output when none is one.
+
+    A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
+    that requires a gradient.
+    """
+    if loss_fn is not None:
+        return [loss_fn(output)]
+    named = getattr(output, "loss", None)
+    if named is None and isinstance(output, Mapping):
+        named = output.get("loss")
+    candidates = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    if isinstance(named, torch.Tensor) and named.requires_grad and named.numel() == 1:
+        return [named]
+    scalars = [t for t in candidates if t.numel() == 1]
+    return scalars[:1] or candidates
+
+
+def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The tensors that a backward starts from, and the gradients that it starts with."""
+    roots = [t for t in tree_leaves(loss) if isinstance(t, torch.Tensor) and t.requires_grad]
+    return roots, [torch.ones_like(root) for root in roots]
