@@ -51,7 +51,7 @@ def chain(length, size=10, time=1):
     return b.graph()
 
 
-def blocks(length, size=16):
+def blocks(length, size=16, mask=True):
     """Residual blocks with an expensive and a cheap branch, as in a transformer's MLP."""
     b = Builder()
     x = b.add("embed", (), (size,), 5)
@@ -61,7 +61,7 @@ def blocks(length, size=16):
         n = b.add(f"norm{k}", [x], (size,), 3, segment=label)
         h = b.add(f"up{k}", [n], (4 * size,), 40, segment=label)
         a = b.add(f"act{k}", [h], (4 * size,), 4, segment=label)
-        m = b.add(f"mask{k}", [a], (size,), 1, recomputable=False, segment=label)
+        m = b.add(f"mask{k}", [a], (size,), 1, recomputable=not mask, segment=label)
         d = b.add(f"down{k}", [a, m], (size,), 40, workspace_bytes=size // 2, segment=label)
         saved.append((x, n, h, a, m))
         x = b.add(f"add{k}", [x, d], (size,), 2, segment=label)

@@ -195,6 +195,11 @@ def test_the_minimum_is_at_or_under_what_checkpointing_every_block_reaches(graph
     assert minimum_budget(graph).peak_bytes <= uniform.minimum_peak_bytes
 
 
+def test_nesting_goes_below_keeping_every_border():
+    graph = blocks(40, mask=False)
+    assert minimum_budget(graph).peak_bytes < 40 * 16 + lower_bound_bytes(blocks(1, mask=False))
+
+
 def test_the_answer_does_not_depend_on_the_number_of_calls_before():
     graph = blocks(5)
     problem = Problem(graph=graph, budget_bytes=int(peak_of(graph) * 0.5))

@@ -50,8 +50,9 @@ def compose(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
     room: int,
-    num_segments: int,
+    end: int,
     *,
+    first: int = 0,
     states: int = _STATES,
 ) -> Plan | None:
     """The cheapest plan within `room` bytes, or None.
@@ -60,7 +61,8 @@ def compose(
         windows: Windows that may be used.
         options: Per window kind, its options.
         room: Bytes the graph may use.
-        num_segments: Number of segments to cover.
+        end: Segment after the last to cover.
+        first: First segment to cover.
         states: Number of quanta the room is divided into.
 
     Returns:
@@ -70,14 +72,14 @@ def compose(
         return None
     quantum = max(1, -(-room // states))
     count = room // quantum + 1
-    cost = [np.full(count, np.inf) for _ in range(num_segments + 1)]
+    cost = [np.full(count, np.inf) for _ in range(end + 1 - first)]
     cost[0][0] = 0.0
     # Per cut and state: the window, option and state it came from.
-    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(num_segments + 1)]
+    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(end + 1 - first)]
     by_start = sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end))
     for w in by_start:
         window = windows[w]
-        source, target = cost[window.start], cost[window.end]
+        source, target = cost[window.start - first], cost[window.end - first]
         for k, option in enumerate(options[window.kind]):
             peak = window.peak_bytes(option)
             kept = -(-option.kept_bytes // quantum)
@@ -88,21 +90,22 @@ def compose(
             better = np.flatnonzero(candidate < target[kept : kept + top])
             if better.size:
                 target[kept + better] = candidate[better]
-                origin[window.end][:, kept + better] = np.stack(
+                origin[window.end - first][:, kept + better] = np.stack(
                     [np.full(better.size, w), np.full(better.size, k), better]
                 )
-    state = int(np.argmin(cost[num_segments]))
-    if not np.isfinite(cost[num_segments][state]):
+    state = int(np.argmin(cost[-1]))
+    if not np.isfinite(cost[-1][state]):
         return None
-    return _trace(windows, options, origin, num_segments, state)
+    return _trace(windows, options, origin, first, end, state)
 
 
 def leanest(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
-    num_segments: int,
+    end: int,
     *,
     limit: int,
+    first: int = 0,
     states: int = 2 * _STATES,
 ) -> Plan | None:
     """The plan with the least peak, of those that peak at `limit` or below.
@@ -111,13 +114,13 @@ def leanest(
     """
     quantum = max(1, -(-limit // states))
     count = limit // quantum + 1
-    worst = [np.full(count, np.inf) for _ in range(num_segments + 1)]
+    worst = [np.full(count, np.inf) for _ in range(end + 1 - first)]
     worst[0][0] = 0.0
-    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(num_segments + 1)]
+    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(end + 1 - first)]
     held = np.arange(count, dtype=np.float64) * quantum
     for w in sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end)):
         window = windows[w]
-        source, target = worst[window.start], worst[window.end]
+        source, target = worst[window.start - first], worst[window.end - first]
         for k, option in enumerate(options[window.kind]):
             kept = -(-option.kept_bytes // quantum)
             top = count - kept
@@ -127,27 +130,28 @@ def leanest(
             better = np.flatnonzero(candidate < target[kept:])
             if better.size:
                 target[kept + better] = candidate[better]
-                origin[window.end][:, kept + better] = np.stack(
+                origin[window.end - first][:, kept + better] = np.stack(
                     [np.full(better.size, w), np.full(better.size, k), better]
                 )
-    state = int(np.argmin(worst[num_segments]))
-    if not np.isfinite(worst[num_segments][state]):
+    state = int(np.argmin(worst[-1]))
+    if not np.isfinite(worst[-1][state]):
         return None
-    return _trace(windows, options, origin, num_segments, state)
+    return _trace(windows, options, origin, first, end, state)
 
 
 def _trace(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
     origin: list[np.ndarray[tuple[int, int], np.dtype[np.int64]]],
-    num_segments: int,
+    first: int,
+    end: int,
     state: int,
 ) -> Plan:
     """Follows the origins back from the last cut."""
     parts: list[tuple[Window, Option]] = []
-    cut = num_segments
-    while cut > 0:
-        w, k, state = (int(v) for v in origin[cut][:, state])
+    cut = end
+    while cut > first:
+        w, k, state = (int(v) for v in origin[cut - first][:, state])
         parts.append((windows[w], options[windows[w].kind][k]))
         cut = windows[w].start
     return Plan(tuple(reversed(parts)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.methods.ilp.nest import nest
+
 if TYPE_CHECKING:
     from autockpt_solvers.methods.ilp.compose import Plan
     from autockpt_solvers.methods.ilp.option import Option
@@ -134,7 +136,8 @@ def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
             if effort > 0:
                 effort -= _lean_options(pool, kind, seed)
         plan = pool.leanest(limit) or plan
-    return plan
+    nest(pool, limit)
+    return pool.leanest(limit) or plan
 
 
 def _highest(plan: Plan) -> tuple[int, Window]:

@@ -19,6 +19,7 @@ _MAX_WIDTH = 3
 _MAX_WIDTH_OF_SMALL = 6
 _MAX_OPS = 120
 _SMALL_OPS = 40
+_OVERASK = 0.06
 _EFFORT = 1_500_000  # steps replayed to find options, all kinds together: two to three seconds
 _MAX_MODEL_VARIABLES = 20_000
 
@@ -80,17 +81,16 @@ class Pool:
         end of its turn. So it is asked for a little more than there is, as long as the replay fits.
         """
         best = self._compose(room)
-        if best is None:
-            return None
-        low, high = 0.0, 0.06
+        low, high = 0.0, _OVERASK
         for _ in range(5):
             middle = (low + high) / 2
             plan = self._compose(int(room * (1 + middle)))
-            if plan is not None and self.replay(plan)[0] <= room:
-                low = middle
-                best = min(best, plan, key=lambda p: p.cost_ns)
-            else:
+            if plan is not None and self.replay(plan)[0] > room:
                 high = middle
+                continue
+            low = middle
+            if plan is not None and (best is None or plan.cost_ns < best.cost_ns):
+                best = plan
         return best
 
     def _compose(self, room: int) -> Plan | None:
