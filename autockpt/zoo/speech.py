@@ -13,7 +13,7 @@ def whisper(size: Size) -> Example:
     """Whisper: convolutions, encoder, decoder; full: small (244M), 8 clips of 30 s, 128 tokens."""
     hf = library("transformers")
     if size == "small":
-        batch, length = 2, 64
+        batch, length = 4, 64
         shape: dict[str, Any] = {
             "vocab_size": 1024,
             "d_model": 128,
@@ -23,7 +23,7 @@ def whisper(size: Size) -> Example:
             "decoder_attention_heads": 4,
             "encoder_ffn_dim": 512,
             "decoder_ffn_dim": 512,
-            "max_source_positions": 200,
+            "max_source_positions": 300,
             "max_target_positions": length,
             "decoder_start_token_id": 1,
             "pad_token_id": 0,
