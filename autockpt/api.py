@@ -73,13 +73,14 @@ def optimize(
     forward = OptimizedForward(model, original, request, verify=verify)
     if args or kwargs:
         _check_signature(original, args, kwargs)
-        was_training = model.training
-        model.train()
+        modes = [(module, module.training) for module in model.modules()]
+        if not model.training:
+            model.train()
         try:
             forward.prepare(args, kwargs)
         finally:
-            if not was_training:
-                model.eval()
+            for module, was_training in modes:
+                module.training = was_training
     model.__dict__["forward"] = forward
     return model
 

@@ -30,7 +30,7 @@ class Faker:
                 self.saw_no_data = True
                 self._made[id(value)] = self._from_no_data(value)
             else:
-                self._made[id(value)] = self._mode.from_tensor(value, static_shapes=True)
+                self._made[id(value)] = self._mode.from_tensor(detached(value), static_shapes=True)
         return self._made[id(value)]
 
     def _from_no_data(self, value: torch.Tensor) -> torch.Tensor:
@@ -44,6 +44,13 @@ class Faker:
         if isinstance(value, torch.nn.Parameter):
             return torch.nn.Parameter(fake, requires_grad=value.requires_grad)
         return fake.requires_grad_(value.requires_grad)
+
+
+def detached(value: Any) -> Any:
+    """A tensor apart from the graph that made it, asking for gradients as before."""
+    if not isinstance(value, torch.Tensor) or value.is_leaf:
+        return value
+    return value.detach().requires_grad_(value.requires_grad)
 
 
 class LiveBytes(TorchDispatchMode):

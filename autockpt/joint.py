@@ -24,6 +24,16 @@ _BATCH_NORM_BACKWARD = {
     aten.native_batch_norm_backward.default: (3, 4),
     aten.cudnn_batch_norm_backward.default: (3, 4),
 }
+# Kernels that add with atomics on an accelerator: two runs may differ in the last bits.
+_UNORDERED_SUMS = {
+    aten.index_add,
+    aten.index_put,
+    aten.scatter_add,
+    aten.scatter_reduce,
+    aten.bincount,
+    aten.histc,
+    aten.cumsum,
+}
 # Operators that move BatchNorm's running statistics while they normalize. The first two do so
 # behind a schema that does not say it, at the same argument positions.
 _BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
@@ -63,6 +73,7 @@ class JointGraph:
     forward_output_storages: tuple[tuple[int, ...], ...]
     backward_output_storages: tuple[tuple[int, ...], ...]
     external_storages: frozenset[int]
+    mutated_storages: frozenset[int]
     tangent_closure: frozenset[fx.Node]
     fingerprint: str
 
@@ -130,7 +141,8 @@ def analyze(
     graph = module.graph
     _drop_running_stats(graph)
     drop_tangents(graph, absent_tangents)
-    graph.eliminate_dead_code(is_impure_node=is_effect)
+    graph.eliminate_dead_code(is_impure_node=lambda node: is_effect(node) or is_random_op(node))
+    _shield_mutated_inputs(graph)
     module.recompile()
     output_node = next(iter(graph.find_nodes(op="output")))
     outputs = list(output_node.args[0])
@@ -213,6 +225,7 @@ def analyze(
         forward_output_storages=of_outputs(outputs[:num_fwd_outputs]),
         backward_output_storages=of_outputs(outputs[num_fwd_outputs:]),
         external_storages=frozenset(external),
+        mutated_storages=frozenset(mutated),
         tangent_closure=frozenset(closure),
         fingerprint=fingerprint(graph),
     )
@@ -227,6 +240,69 @@ def is_effect(node: fx.Node) -> bool:
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.is_mutable or node.is_impure(impure_random=False)
     return node.target is not operator.getitem and node.is_impure(impure_random=False)
+
+
+def may_run_again(node: fx.Node) -> bool:
+    """Whether computing the node a second time is known to give the same bits and to do no more.
+
+    What is in doubt is not: operators of other libraries, higher-order operators, and kernels that
+    add up in no fixed order on an accelerator.
+    """
+    target = node.target
+    if is_effect(node) or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target.namespace not in ("aten", "prims", "autockpt"):
+        return False
+    on_cpu = all(t.device.type == "cpu" for t in tensors_of(node.meta.get("val")))
+    return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
+
+
+def _shield_mutated_inputs(graph: fx.Graph) -> None:
+    """Let the backward read a copy of an input that the graph itself overwrites.
+
+    An eager kernel would have saved the old value; here the input is read when it has the new one.
+    """
+    placeholders = [n for n in graph.nodes if n.op == "placeholder" and not is_tangent(n)]
+    inputs = set(placeholders)
+    mutated = {
+        argument
+        for node in graph.nodes
+        if node.op == "call_function"
+        for argument in _mutated_arguments(node)
+        if argument in inputs
+    }
+    if not mutated:
+        return
+    closure = {node for node in graph.nodes if is_tangent(node)}
+    for node in graph.nodes:
+        if any(parent in closure for parent in node.all_input_nodes):
+            closure.add(node)
+    for node in placeholders:
+        if node not in mutated or not _reaches(node, closure):
+            continue
+        with graph.inserting_after(placeholders[-1]):
+            copy = graph.call_function(aten.clone.default, (node,))
+        copy.meta["val"] = torch.empty_like(node.meta["val"])
+        node.replace_all_uses_with(
+            copy,
+            delete_user_cb=lambda user, kept=copy: (
+                user is not kept and not is_effect(user) and not is_batch_norm(user)
+            ),
+        )
+
+
+def _reaches(node: fx.Node, closure: set[fx.Node]) -> bool:
+    """Whether the backward reads the storage of an input, itself or through views."""
+    storages = {t.untyped_storage()._cdata for t in tensors_of(node.meta["val"])}
+    for user in node.users:
+        if user.op == "output" or is_effect(user):
+            continue
+        if user in closure:
+            return True
+        views = {t.untyped_storage()._cdata for t in tensors_of(user.meta.get("val"))}
+        if views & storages and _reaches(user, closure):
+            return True
+    return False
 
 
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:

@@ -14,7 +14,7 @@ import torch.fx as fx
 
 from autockpt.capture import Capture, CapturedGraph
 from autockpt.exact import rng_state_bytes
-from autockpt.joint import JointNode, activation_writes, is_batch_norm
+from autockpt.joint import JointNode, activation_writes, is_batch_norm, may_run_again
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
 from autockpt_solvers import ComputeGraph, Op, Storage
@@ -103,6 +103,13 @@ class _Builder:
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
         self._passed_on: dict[int, None] = {}
+        self._mutated_keys = frozenset(
+            key
+            for graph in capture.graphs
+            for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
+            for storage, key in zip(storages, keys, strict=True)
+            if storage in graph.joint.mutated_storages
+        )
         self.origins: list[Origin] = []
 
     def finish(self) -> ComputeGraph:
@@ -144,6 +151,19 @@ class _Builder:
                     self._by_key[key] = engine_storage
                     if engine_storage not in self._outputs:
                         self._passed_on[engine_storage] = None
+
+    def _reads_mutated(self, region: int, op: JointNode) -> bool:
+        """Whether a graph of the step overwrites an input of this op before the backward."""
+        if op.reads_mutated:
+            return True
+        graph = self._capture.graphs[region]
+        read = {s for parent in op.node.all_input_nodes for s in graph.joint.node_storages[parent]}
+        return any(
+            key in self._mutated_keys
+            for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
+            for storage, key in zip(storages, keys, strict=True)
+            if storage in read
+        )
 
     def _held_outputs(self, graph: CapturedGraph) -> frozenset[int]:
         """Joint storages that the caller of the step holds to its end."""
@@ -261,15 +281,18 @@ class _Builder:
             for s in joint.node_storages[parent]
             if s in joint.external_storages and (region, s) in self._local
         ]
+        is_unused_draw = op.is_random and not op.node.users
         runs_once = (
-            op.is_effect
+            not may_run_again(op.node)
+            or is_unused_draw
             or graph.is_outside
             or not graph.has_backward
-            or (op.reads_mutated and not moves_statistics)
+            or (self._reads_mutated(region, op) and not moves_statistics)
             or op.is_backward
             or any(s in held for s in local_writes)
         )
-        if op.is_effect:
+        # A draw that nobody reads still moves the generator.
+        if op.is_effect or is_unused_draw:
             writes.append(self._marker())
         if op.is_random and not runs_once:
             state = self._storage(

@@ -192,8 +192,10 @@ class _Rewriter:
 
     def _drop_unused(self) -> None:
         """Erase originals that only clones stood for; they still stand where they first were."""
+        kept = {self._joint.ops[index].node for index in self._order.forward}
         for node in reversed(list(self._graph.nodes)):
-            if node.op == "call_function" and not node.users and not is_effect(node):
+            unused = node.op == "call_function" and not node.users and not is_effect(node)
+            if unused and not (node in kept and is_random_op(node)):
                 self._graph.erase_node(node)
 
     def _place(self, node: fx.Node) -> None:

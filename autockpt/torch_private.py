@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.fx as fx
@@ -84,8 +85,22 @@ def compile_joint(
         # Mutations of buffers stay in the graph, where they can be seen.
         keep_inference_input_mutations=True,
     )
-    compiled: Callable[..., Any] = backend(graph_module, example_inputs)
+    with _no_donated_buffers():
+        compiled: Callable[..., Any] = backend(graph_module, example_inputs)
     return compiled
+
+
+@contextlib.contextmanager
+def _no_donated_buffers() -> Iterator[None]:
+    """Let no saved tensor be overwritten by the backward, so that ``retain_graph=True`` works.
+
+    Turning the setting off is not enough: torch 2.13 reads it again when the backward runs, and
+    takes "not collected" for "some".
+    """
+    import torch._functorch._aot_autograd.graph_compile as graph_compile
+
+    with mock.patch.object(graph_compile, "collect_bw_donated_buffer_idxs", return_value=[]):
+        yield
 
 
 def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt.fakes import unchanged_attributes
 from autockpt.loss import backward_roots, find_loss
@@ -48,15 +48,19 @@ class Step:
         """
         if warm_up:
             with _state_kept(self.module, self.device):
-                self._run([])
+                self._run([], self._own_inputs())
         kept: list[Any] = []
+        inputs = self._own_inputs()
         with _state_kept(self.module, self.device):
-            peak_bytes = measure_peak_bytes(lambda: self._run(kept), self.device)
+            peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
                 for i, leaf in enumerate(tree_leaves(kept))
                 if isinstance(leaf, torch.Tensor)
             }
+            for i, leaf in enumerate(tree_leaves(inputs)):
+                if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+                    tensors[f"gradient of input {i}"] = leaf.grad
             for name, parameter in self.module.named_parameters():
                 tensors[f"gradient of {name}"] = parameter.grad
             for name, buffer in self.module.named_buffers():
@@ -64,8 +68,20 @@ class Step:
             rng_states = tuple(_rng_states(self.device))
         return StepRecord(tensors=tensors, rng_states=rng_states, peak_bytes=peak_bytes)
 
-    def _run(self, kept: list[Any]) -> None:
-        output = self.forward(*self.args, **self.kwargs)
+    def _own_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs as leaves of their own, so that no backward runs into what made them."""
+
+        def own(value: Any) -> Any:
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                return value.detach().requires_grad_()
+            return value
+
+        args, kwargs = tree_map(own, (self.args, dict(self.kwargs)))
+        return args, kwargs
+
+    def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        args, kwargs = inputs
+        output = self.forward(*args, **kwargs)
         loss = find_loss(output, self.loss_fn)
         torch.autograd.backward(*backward_roots(loss))
         kept.extend([output, *loss])

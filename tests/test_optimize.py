@@ -33,7 +33,7 @@ def peak_bytes(tiny: Tiny) -> int:
     def step() -> None:
         output = tiny.model(*tiny.args, **tiny.kwargs)
         loss = output if isinstance(output, torch.Tensor) else output["loss"]
-        loss.sum().backward()
+        (loss if loss.numel() == 1 else loss.sum()).backward()
         held.append(output)
 
     state = torch.get_rng_state()
