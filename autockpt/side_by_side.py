@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from autockpt.measure import measure_peak_bytes
+from autockpt.verify import same_bits
 from autockpt.zoo import Example
 
 
@@ -135,7 +136,7 @@ def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
     differing = [
         name
         for name in names
-        if name not in first or name not in second or not _same_bits(first[name], second[name])
+        if name not in first or name not in second or not same_bits(first[name], second[name])
     ]
     largest = 0.0
     for name in differing:
@@ -143,16 +144,6 @@ def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
             difference = (first[name].double() - second[name].double()).abs()
             largest = max(largest, difference.max().item() if difference.numel() else 0.0)
     return Comparison(num_tensors=len(names), differing=tuple(differing), max_difference=largest)
-
-
-def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    # As bytes: equal NaNs are the same, and 0.0 is not the same as -0.0.
-    return torch.equal(
-        first.contiguous().flatten().view(torch.uint8),
-        second.contiguous().flatten().view(torch.uint8),
-    )
 
 
 def time_in_turns(first: Trainer, second: Trainer, *, num_pairs: int) -> Times:

@@ -101,16 +101,18 @@ def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
 
 
 def same_bits(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
-    """Whether two tensors are equal bit for bit, NaN equal to NaN."""
+    """Whether two tensors are equal bit for bit: NaN equals itself, 0.0 and -0.0 differ."""
     if left is None or right is None:
         return left is None and right is None
-    if left.dtype != right.dtype or left.shape != right.shape:
+    if left.dtype != right.dtype or left.shape != right.shape or left.layout != right.layout:
         return False
-    if left.layout is not torch.strided or right.layout is not torch.strided:
-        return torch.equal(left.to_dense(), right.to_dense())
-    if torch.equal(left, right):
-        return True
-    return bool(((left == right) | ((left != left) & (right != right))).all())
+    if left.layout is not torch.strided:
+        left, right = left.to_dense(), right.to_dense()
+    return torch.equal(_bytes_of(left), _bytes_of(right))
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def available_bytes(device: torch.device) -> int:
