@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import pickle
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,9 +39,36 @@ class OptimizedForward:
         self.original = forward
         self._request = request
         self._verify = verify
+        # By layout of inputs: the plan, None where the original forward runs; and what runs.
+        self._planned: dict[Any, Planned | None] = {}
         self._steps: dict[Any, Callable[..., Any]] = {}
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        module = copy.deepcopy(self._module, memo)
+        original = getattr(self.original, "__func__", None)
+        if original is None or getattr(self.original, "__self__", None) is not self._module:
+            return self._moved_to(module, copy.deepcopy(self.original, memo))
+        return self._moved_to(module, original.__get__(module))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the plans; without them where the request holds what cannot be pickled."""
+        own = getattr(self.original, "__func__", None) is type(self._module).forward
+        try:
+            pickle.dumps(self._request)
+        except Exception:  # noqa: BLE001 - whatever pickling a user's loss function raises
+            own = False
+        if not own:
+            return getattr, (self._module, "forward")
+        state = (self._request, self._verify, self._planned, self.latest_plan)
+        return _restored, (self._module, *state)
+
+    def _moved_to(self, module: torch.nn.Module, original: Callable[..., Any]) -> OptimizedForward:
+        moved = OptimizedForward(module, original, self._request, verify=self._verify)
+        moved._planned = dict(self._planned)
+        moved.latest_plan = self.latest_plan
+        return moved
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward: by its plan when training, as it was otherwise."""
@@ -66,23 +95,38 @@ class OptimizedForward:
         key = _layout(args, kwargs)
         with self._lock:
             if key not in self._steps:
-                self._steps[key] = self._prepared(args, kwargs)
+                if key not in self._planned:
+                    self._steps[key] = self._prepared(key, args, kwargs)
+                else:
+                    planned = self._planned[key]
+                    self._steps[key] = (
+                        self.original
+                        if planned is None
+                        else PlannedStep(self.original, planned.regions)
+                    )
             return self._steps[key]
 
-    def _prepared(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
+    def _prepared(
+        self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[..., Any]:
         planner = Planner(self._module, self.original, args, kwargs, self._request)
-        planned = planner.plan()
-        if _needs_nothing(planned.plan):
-            self.latest_plan = planned.plan
-            return self.original
-        if not self._verify:
-            self.latest_plan = planned.plan
-            return PlannedStep(self.original, planned.regions)
-        return self._verified(planner, planned, args, kwargs)
+        planned: Planned | None = planner.plan()
+        assert planned is not None
+        plan = planned.plan
+        step: Callable[..., Any]
+        if plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes:
+            planned, step = None, self.original
+        elif self._verify:
+            plan, planned, step = self._verified(planner, planned, args, kwargs)
+        else:
+            step = PlannedStep(self.original, planned.regions)
+        self.latest_plan = plan
+        self._planned[key] = planned
+        return step
 
     def _verified(
         self, planner: Planner, planned: Planned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Callable[..., Any]:
+    ) -> tuple[Plan, Planned | None, Callable[..., Any]]:
         """Hold the plan against real steps; tighten it where more was measured than predicted."""
         plan = planned.plan
         device = torch.device(plan.device)
@@ -94,37 +138,35 @@ class OptimizedForward:
             loss_fn=self._request.loss_fn,
             device=device,
         )
-        held_back_bytes = 0
         expected = None
         notes = plan.notes
         if plan.baseline_peak_bytes < available_bytes(device):
             expected = eager.record(warm_up=False)
             eager_peak_bytes = plan.fixed.total_bytes + expected.peak_bytes
             if eager_peak_bytes <= plan.budget_bytes:
-                self.latest_plan = dataclasses.replace(
+                note = "eager PyTorch was measured within the budget: nothing to do"
+                untouched = dataclasses.replace(
                     planner.untouched(),
                     measured_peak_bytes=eager_peak_bytes,
-                    notes=(*notes, "eager PyTorch was measured within the budget: nothing to do"),
+                    notes=(*notes, note),
                 )
-                return self.original
+                return untouched, None, self.original
         else:
             notes = (*notes, "not compared with eager, which does not fit in the free memory")
+        held_back_bytes = 0
         for _ in range(_MAX_CORRECTIONS):
             step = PlannedStep(self.original, planned.regions)
             got = dataclasses.replace(eager, forward=step).record(warm_up=True)
-            if expected is not None:
-                differing = differences(expected, got)
-                if differing:
-                    raise VerificationError(
-                        "a step is not bit-equal to eager's", differing=differing
-                    )
+            differing = () if expected is None else differences(expected, got)
+            if differing:
+                raise VerificationError("a step is not bit-equal to eager's", differing=differing)
             measured_bytes = planned.plan.fixed.total_bytes + got.peak_bytes
-            self.latest_plan = dataclasses.replace(
-                planned.plan, measured_peak_bytes=measured_bytes, notes=notes
-            )
-            excess_bytes = measured_bytes - planned.plan.budget_bytes
+            excess_bytes = measured_bytes - plan.budget_bytes
             if excess_bytes <= 0:
-                return step
+                measured = dataclasses.replace(
+                    planned.plan, measured_peak_bytes=measured_bytes, notes=notes
+                )
+                return measured, planned, step
             held_back_bytes += excess_bytes
             planned = planner.plan(held_back_bytes=held_back_bytes)
         raise BudgetError(
@@ -134,8 +176,18 @@ class OptimizedForward:
         )
 
 
-def _needs_nothing(plan: Plan) -> bool:
-    return plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
+def _restored(
+    module: torch.nn.Module,
+    request: Request,
+    verify: bool,
+    planned: dict[Any, Planned | None],
+    latest_plan: Plan | None,
+) -> OptimizedForward:
+    original = type(module).forward.__get__(module)
+    forward = OptimizedForward(module, original, request, verify=verify)
+    forward._planned = planned
+    forward.latest_plan = latest_plan
+    return forward
 
 
 def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
