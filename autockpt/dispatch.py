@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ class OptimizedForward:
             or not torch.is_grad_enabled()
         ):
             return self.original(*args, **kwargs)
-        key = _layout(args, kwargs)
+        key = (self._accumulates(), _layout(args, kwargs))
         step = self._steps.get(key)
         if step is None:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
@@ -92,7 +93,7 @@ class OptimizedForward:
         Raises:
             AutockptError: See ``optimize``; the module is as it was.
         """
-        key = _layout(args, kwargs)
+        key = (self._accumulates(), _layout(args, kwargs))
         with self._lock:
             if key not in self._steps:
                 if key not in self._planned:
@@ -106,12 +107,32 @@ class OptimizedForward:
                     )
             return self._steps[key]
 
+    def _accumulates(self) -> bool:
+        """Whether gradients of an earlier backward are still there."""
+        trained = (p for p in self._module.parameters() if p.requires_grad)
+        first = next(trained, None)
+        return first is not None and first.grad is not None
+
     def _prepared(
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
-        planner = Planner(self._module, self.original, args, kwargs, self._request)
-        planned: Planned | None = planner.plan()
-        assert planned is not None
+        accumulates, layout = key
+        planner = Planner(
+            self._module, self.original, args, kwargs, self._request, accumulates=accumulates
+        )
+        planned: Planned | None
+        try:
+            planned = planner.plan()
+        except BudgetError as error:
+            if not accumulates or (False, layout) not in self._steps:
+                raise
+            warnings.warn(
+                f"gradients of an earlier backward stand beside this step's: {error} The plan for "
+                "a step without them is followed, and the budget is exceeded by their size.",
+                stacklevel=4,
+            )
+            self._planned[key] = self._planned[False, layout]
+            return self._steps[False, layout]
         plan = planned.plan
         step: Callable[..., Any]
         if plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes:
@@ -139,10 +160,11 @@ class OptimizedForward:
             device=device,
         )
         expected = None
+        standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
         notes = plan.notes
         if plan.baseline_peak_bytes < available_bytes(device):
             expected = eager.record(warm_up=False)
-            eager_peak_bytes = plan.fixed.total_bytes + expected.peak_bytes
+            eager_peak_bytes = standing_bytes + expected.peak_bytes
             if eager_peak_bytes <= plan.budget_bytes:
                 note = "eager PyTorch was measured within the budget: nothing to do"
                 untouched = dataclasses.replace(
@@ -160,7 +182,7 @@ class OptimizedForward:
             differing = () if expected is None else differences(expected, got)
             if differing:
                 raise VerificationError("a step is not bit-equal to eager's", differing=differing)
-            measured_bytes = planned.plan.fixed.total_bytes + got.peak_bytes
+            measured_bytes = standing_bytes + got.peak_bytes
             excess_bytes = measured_bytes - plan.budget_bytes
             if excess_bytes <= 0:
                 measured = dataclasses.replace(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,11 +32,20 @@ def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cp
         step()
         module.synchronize(device)
         return int(module.max_memory_allocated(device) - before_bytes)
+    with memory_profile() as session:
+        step()
+    return max((live_bytes for _, live_bytes in memory_timeline(session)), default=0)
+
+
+@contextlib.contextmanager
+def memory_profile() -> Iterator[Any]:
+    """A profiler session on the CPU that notes every allocation and every free."""
+    # Some builds of torch print two lines per session; the level is read at the first one.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as session:
-        step()
-    return max((live_bytes for _, live_bytes in memory_timeline(session)), default=0)
+        yield session
 
 
 def memory_timeline(session: Any) -> list[tuple[int, int]]:

@@ -59,13 +59,29 @@ class Planner:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         request: Request,
+        *,
+        accumulates: bool = False,
     ) -> None:
+        """Capture, profile and lower.
+
+        Args:
+            module: The model.
+            forward: Its forward.
+            args: Positional inputs.
+            kwargs: Keyword inputs.
+            request: What is asked.
+            accumulates: Whether gradients of an earlier backward stand beside this step's.
+        """
         self._request = request
         self._capture = capture(module, forward, args, kwargs, loss_fn=request.loss_fn)
         self._is_measured = not self._capture.is_fake
         nodes = [op.node for graph in self._capture.graphs for op in graph.joint.ops]
         costs = profile(nodes, self._capture.device, measure=self._is_measured)
-        self._lowered = lower(self._capture, costs, request.optimizer)
+        lowered = lower(self._capture, costs, request.optimizer)
+        self.older_gradients_bytes = self._capture.gradient_bytes if accumulates else 0
+        self._lowered = dataclasses.replace(
+            lowered, fixed_bytes=lowered.fixed_bytes + self.older_gradients_bytes
+        )
         self.baseline_peak_bytes = _baseline_peak_bytes(
             self._capture, self._lowered, request.optimizer
         )

@@ -21,13 +21,14 @@ import torch.fx as fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt.joint import tensors_of
+from autockpt.measure import memory_profile
 from autockpt.profile_cache import NodeCost, ProfileCache
 
 CostSource = Literal["measured", "roofline"]
 # By signature: bytes beyond inputs and outputs, and the size of every output's storage.
 Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
-_MIN_REPEATS = 3
+_MIN_REPEATS = 5
 _MAX_REPEATS = 30
 _REPEAT_SECONDS = 0.02
 _SPAN = "autockpt workspace "
@@ -184,12 +185,7 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> Workspa
     returned: dict[int, tuple[int, ...]] = {}
     held_bytes: dict[int, int] = {}
     gc.collect()
-    with (
-        torch.no_grad(),
-        torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-        ) as session,
-    ):
+    with torch.no_grad(), memory_profile() as session:
         for position, key in enumerate(keys):
             with contextlib.suppress(Exception):
                 call = _call(missing[key])

@@ -8,6 +8,7 @@ nothing recomputed and says so, and a gradient that the plan did not expect gets
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import warnings
@@ -22,6 +23,8 @@ from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze, is_tangent
 from autockpt.library_paths import eager_answers
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
+
+_MANY_COMPILATIONS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class _PlanBackend:
         self._regions = regions
         self._num_compiled = 0
         self.num_unknown = 0
+        self._times_compiled: collections.Counter[str] = collections.Counter()
 
     def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         region = _CompiledRegion(self)
@@ -93,9 +97,21 @@ class _PlanBackend:
                 analyses[absent] = analyze_with(absent)
             if analyses[absent].fingerprint == region.fingerprint:
                 self._num_compiled = number + 1
+                self._count(region)
                 return region, analyses[absent]
         self.num_unknown += 1
         return None
+
+    def _count(self, region: PlannedRegion) -> None:
+        self._times_compiled[region.fingerprint] += 1
+        most = self._regions.count(region) * _MANY_COMPILATIONS
+        if self._times_compiled[region.fingerprint] == most:
+            warnings.warn(
+                f"a graph of the model was compiled {most} times for one plan: Python state that "
+                "its forward reads, such as a step counter, changes from call to call. Keep such "
+                "state in a tensor (a buffer), or out of the forward; every step pays for it.",
+                stacklevel=2,
+            )
 
 
 class _CompiledRegion:

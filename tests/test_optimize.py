@@ -244,3 +244,32 @@ def test_planning_needs_no_memory_for_the_model() -> None:
     assert plan.baseline_peak_bytes > 600e9
     assert plan.predicted_peak_bytes <= plan.budget_bytes
     assert all(p.device.type == "meta" for p in model.parameters())
+
+
+def test_accumulated_gradients_are_counted_and_equal() -> None:
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(tiny.model, "90%", sample_kwargs=tiny.kwargs, optimizer="adamw")
+    alone = autockpt.get_plan(tiny.model)
+    for model in (eager, tiny.model):
+        torch.manual_seed(3)
+        for _ in range(3):
+            model(**tiny.kwargs).loss.backward()
+    for ours, theirs in zip(tiny.model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+    beside = autockpt.get_plan(tiny.model)
+    assert alone is not None
+    assert beside is not None
+    assert beside.baseline_peak_bytes == alone.baseline_peak_bytes + alone.gradients_bytes
+
+
+def test_gradients_that_do_not_fit_beside_the_step_are_said() -> None:
+    tiny = build("control_flow")
+    gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
+    with pytest.raises(autockpt.BudgetError) as caught:
+        autockpt.plan(tiny.model, 1, sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    budget = caught.value.minimum_peak_bytes + gradients // 2
+    autockpt.optimize(tiny.model, budget, sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()
+    with pytest.warns(UserWarning, match="gradients of an earlier backward"):
+        tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()
