@@ -1,4 +1,4 @@
-"""The command line: `autockpt plan` and `autockpt demo`."""
+"""The command line: `autockpt plan`, `demo`, `graph` and `solve`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import autockpt
 from autockpt import report, zoo
 from autockpt.errors import AutockptError
 from autockpt.target import TargetError, load, load_loss
+from autockpt_solvers import graph_to_json, simulate
 
 _app = typer.Typer(
     name="autockpt",
@@ -132,6 +133,75 @@ def demo(
             num_steps=steps,
         ).run(_console())
         if not same:
+            raise typer.Exit(_EXIT_FAILED)
+
+
+@_app.command()
+def graph(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="As for plan.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    size: Annotated[_Size, typer.Option(help="Size of a zoo model.")] = _Size.SMALL,
+    device: _Device = None,
+    loss: Annotated[str | None, typer.Option(help="As for plan.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="As for plan.")] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Writes the graph that is planned for a model, as JSON."""
+    with _errors_told(show_traceback=show_traceback):
+        if not output.parent.is_dir():
+            raise TargetError(f"cannot write {output}: there is no folder {output.parent}")
+        example = load(target, size=size.value, device=device)
+        made = autockpt.plan(
+            example.model,
+            "100%",
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
+            optimizer=optimizer,
+            method="none",
+        )
+        assert made.graph is not None
+        assert made.schedule is not None
+        output.write_text(graph_to_json(made.graph), encoding="utf-8")
+        fixed_bytes = made.predicted_peak_bytes - simulate(made.graph, made.schedule).peak_bytes
+        typer.echo(
+            f"{output}: {len(made.graph.ops)} ops, {len(made.graph.storages)} storages; "
+            f"{fixed_bytes} fixed bytes beside them"
+        )
+
+
+@_app.command()
+def solve(
+    graph: Annotated[Path, typer.Argument(metavar="GRAPH.json", help="The graph.")],
+    budget: Annotated[
+        str, typer.Option(help='Bytes, "8GB", "8GiB", or "80%" of the peak when ops run once.')
+    ],
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 60.0,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    schedule: Annotated[
+        Path | None, typer.Option(help='Write the steps: ["compute", op] and ["free", storage].')
+    ] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Solves a graph file for a budget; no model is needed."""
+    from autockpt.graph_file import solve_file
+
+    with _errors_told(show_traceback=show_traceback):
+        for file in (json, schedule):
+            if file is not None and not file.parent.is_dir():
+                raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
+        if not graph.is_file():
+            raise TargetError(f"there is no file {graph}")
+        solved = solve_file(
+            graph.read_text(encoding="utf-8"), budget, method=method, time_limit_s=time_limit
+        )
+        typer.echo(solved.text())
+        if json is not None:
+            json.write_text(solved.json(), encoding="utf-8")
+        if schedule is not None and solved.result.schedule is not None:
+            schedule.write_text(solved.steps(), encoding="utf-8")
+        if solved.result.schedule is None:
             raise typer.Exit(_EXIT_FAILED)
 
 

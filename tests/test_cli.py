@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 import autockpt
 from autockpt.cli import _app
 from autockpt.plan import Plan
+from autockpt_solvers import Compute, Free, Schedule, read_instance, simulate
 
 _QUICK = ("--time-limit", "2")
 
@@ -112,3 +114,34 @@ def test_version_and_module_entry() -> None:
     command = [sys.executable, "-m", "autockpt", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == autockpt.__version__
+
+
+def test_a_graph_is_exported_and_solved(tmp_path: Path) -> None:
+    file, answer, steps = tmp_path / "graph.json", tmp_path / "answer.json", tmp_path / "steps.json"
+    result = _run("graph", "zoo:sequential", "-o", str(file))
+    assert result.exit_code == 0, result.output
+    graph = read_instance(file.read_text()).graph
+    wanted = ("--budget", "60%", "--json", str(answer), "--schedule", str(steps))
+    result = _run("solve", str(file), *wanted, *_QUICK)
+    assert result.exit_code == 0, result.output
+    told = json.loads(answer.read_text())
+    schedule = Schedule(
+        steps=tuple(
+            Compute(index) if kind == "compute" else Free(index)
+            for kind, index in json.loads(steps.read_text())
+        )
+    )
+    timeline = simulate(graph, schedule)
+    assert timeline.peak_bytes == told["peak_bytes"] <= told["budget_bytes"]
+    assert timeline.recompute_ns == told["recompute_ns"]
+    assert f"duration increase  {told['duration_increase_percent']:.3f}%" in result.output
+
+
+def test_a_budget_below_every_schedule_is_said_to_be(tmp_path: Path) -> None:
+    file = tmp_path / "plain.json"
+    ops = [{"name": name, "duration": 1, "output_bytes": 10} for name in "ab"]
+    file.write_text(json.dumps({"ops": ops, "edges": [[0, 1]]}))
+    result = _run("solve", str(file), "--budget", "50%", *_QUICK)
+    assert result.exit_code == 1
+    assert "infeasible" in result.output
+    assert "no schedule can be below 20 bytes (proven)" in result.output

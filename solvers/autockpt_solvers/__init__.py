@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
+from autockpt_solvers.instances import Instance, read_instance
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
@@ -19,6 +20,7 @@ __all__ = [
     "Compute",
     "ComputeGraph",
     "Free",
+    "Instance",
     "MemoryTimeline",
     "MinimumBudget",
     "Op",
@@ -32,6 +34,7 @@ __all__ = [
     "graph_to_json",
     "methods",
     "minimum_budget",
+    "read_instance",
     "schedule_from_json",
     "schedule_to_json",
     "simulate",

@@ -27,8 +27,9 @@ _METHODS = {
     "greedy": ("greedy", "solve_greedy"),
     "mincut": ("mincut", "solve_mincut"),
     "ilp": ("ilp", "solve_ilp"),
+    "local": ("local", "solve_local"),
 }
-_AUTO = "ilp"
+_AUTO = ("auto", "solve_auto")
 
 
 def methods() -> tuple[str, ...]:
@@ -50,13 +51,12 @@ def find_method(method: str | Method) -> tuple[str, Method]:
     """
     if not isinstance(method, str):
         return getattr(method, "__name__", type(method).__name__), method
-    name = _AUTO if method == "auto" else method
-    if name not in _METHODS:
+    if method != "auto" and method not in _METHODS:
         known = ", ".join(repr(m) for m in methods())
         raise ValueError(f"unknown method {method!r}; use one of {known}, or a callable")
-    module, function = _METHODS[name]
+    module, function = _AUTO if method == "auto" else _METHODS[method]
     found = import_module(f"autockpt_solvers.methods.{module}")
-    return name, cast("Method", getattr(found, function))
+    return method, cast("Method", getattr(found, function))
 
 
 def solve(
@@ -86,6 +86,7 @@ def solve(
     baseline = with_frees(graph, orders.baseline())
     if simulate(graph, baseline).peak_bytes <= problem.room_bytes:
         attempt = Attempt(schedules=(baseline,), proven_optimal=True)
+        name = "none" if name == "auto" else name
         bound = 0
     else:
         answer = function(problem, time_limit_s=time_limit_s, seed=seed)
@@ -140,6 +141,7 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
         minimum = simulate(
             problem.graph, with_frees(problem.graph, Orders(problem.graph).baseline())
         ).peak_bytes
+    name = attempt.method or name
     fitting = [
         (t.recompute_ns, t.peak_bytes, k)
         for k, (t, _) in enumerate(replays)

@@ -17,10 +17,12 @@ class Attempt:
     Attributes:
         schedules: Candidates; `solve` keeps the one that fits and recomputes least.
         proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
+        method: Who made them, where that is not the method that was asked for.
     """
 
     schedules: tuple[Schedule, ...]
     proven_optimal: bool = False
+    method: str = ""
 
 
 class Method(Protocol):

@@ -11,7 +11,8 @@ al. 2023):
 5. Polish: integer programs ask for less time in the room that a window of the plan has; what they
    find joins the options, and the plan is composed anew (`polish`).
 
-Every heuristic runs too, and the best answer of all is taken.
+Every heuristic runs too, and the best answer of all is taken. A graph without a backward pass has
+no turns for windows to be planned by: `local` answers for it, and is named in the result.
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 
 def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the plan found from windows, and what every heuristic offers."""
+    if problem.graph.num_forward == len(problem.graph.ops):
+        from autockpt_solvers.methods.local import solve_local
+
+        answer = solve_local(problem, time_limit_s=time_limit_s, seed=seed)
+        return Attempt(schedules=answer.schedules, method="local")
     started = time.monotonic()
     deadline = started + time_limit_s
     graph = problem.graph

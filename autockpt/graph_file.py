@@ -1,0 +1,124 @@
+"""A graph file solved for a budget, and what there is to say about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from autockpt.budget import parse_budget
+from autockpt_solvers import (
+    Instance,
+    Problem,
+    Result,
+    read_instance,
+    simulate,
+    solve,
+    with_frees,
+)
+from autockpt_solvers.methods.bound import lower_bound_bytes
+from autockpt_solvers.methods.orders import Orders
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """A graph, the budget it was solved for, and the answer.
+
+    Attributes:
+        instance: The graph.
+        budget_bytes: The budget.
+        baseline_peak_bytes: Peak when nothing runs twice.
+        least_peak_bytes: No schedule of the bound's class has a lower peak.
+        result: The answer.
+    """
+
+    instance: Instance
+    budget_bytes: int
+    baseline_peak_bytes: int
+    least_peak_bytes: int
+    result: Result
+
+    @property
+    def increase_percent(self) -> float:
+        """Time of the schedule over the time of running all ops once, less 100%."""
+        total_ns = self.instance.graph.total_runtime_ns
+        return 100 * self.result.recompute_ns / total_ns if total_ns else 0.0
+
+    @property
+    def bound_percent(self) -> float:
+        """The lower bound, as `increase_percent`."""
+        total_ns = self.instance.graph.total_runtime_ns
+        return 100 * self.result.lower_bound_ns / total_ns if total_ns else 0.0
+
+    def text(self) -> str:
+        """The answer in lines."""
+        result = self.result
+        share = self.budget_bytes / max(1, self.baseline_peak_bytes)
+        lines = [
+            f"status             {result.status.value}",
+            f"method             {result.method}",
+            f"budget             {self.budget_bytes} bytes ({share:.1%} of the baseline's peak)",
+        ]
+        if result.schedule is None:
+            reason = (
+                f"no schedule can be below {self.least_peak_bytes} bytes (proven)"
+                if self.least_peak_bytes > self.budget_bytes
+                else f"this method reaches {result.minimum_peak_bytes} bytes; that is no proof"
+            )
+            lines.append(f"why                {reason}")
+        else:
+            lines += [
+                f"duration increase  {self.increase_percent:.3f}%",
+                f"lower bound        {self.bound_percent:.3f}%",
+                f"peak               {result.peak_bytes} bytes",
+            ]
+        return "\n".join([*lines, f"seconds            {result.solve_time_s:.1f}"])
+
+    def json(self) -> str:
+        """The answer as JSON."""
+        result = self.result
+        return json.dumps(
+            {
+                "status": result.status.value,
+                "method": result.method,
+                "budget_bytes": self.budget_bytes,
+                "baseline_peak_bytes": self.baseline_peak_bytes,
+                "peak_bytes": result.peak_bytes,
+                "least_peak_bytes": self.least_peak_bytes,
+                "recompute_ns": result.recompute_ns,
+                "lower_bound_ns": result.lower_bound_ns,
+                "duration_increase_percent": self.increase_percent,
+                "solve_time_s": result.solve_time_s,
+            },
+            indent=1,
+        )
+
+    def steps(self) -> str:
+        """The schedule as a JSON list of `["compute", op]` and `["free", storage]`."""
+        assert self.result.schedule is not None
+        return json.dumps(self.instance.steps(self.result.schedule))
+
+
+def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> Solved:
+    """Reads a graph and solves it.
+
+    Args:
+        text: The file's text.
+        budget: Bytes, `"8GB"`, or a percentage of the baseline's peak.
+        method: A method of the engine.
+        time_limit_s: Ends the search.
+
+    Raises:
+        ValueError: If the text is no graph, or an argument is not known.
+    """
+    instance = read_instance(text)
+    graph = instance.graph
+    baseline_peak_bytes = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    budget_bytes = parse_budget(budget).resolve(baseline_peak_bytes)
+    problem = Problem(graph=graph, budget_bytes=budget_bytes)
+    return Solved(
+        instance=instance,
+        budget_bytes=budget_bytes,
+        baseline_peak_bytes=baseline_peak_bytes,
+        least_peak_bytes=lower_bound_bytes(graph),
+        result=solve(problem, method=method, time_limit_s=time_limit_s),
+    )

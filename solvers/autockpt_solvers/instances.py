@@ -1,0 +1,110 @@
+"""Graphs that come from elsewhere: the plain form in which published instances are handed around.
+
+The plain form is a JSON object with `ops` (each with `name`, `duration` in any unit,
+`output_bytes`, and perhaps `backward`), `edges` (pairs of producer and consumer) and, if given,
+`order`, a topological order of the ops. There is one output per op; any op may run again, and at
+any time. Outputs that nobody reads stay to the end.
+
+Such a graph becomes one of forward ops only: no turn binds it, and no op counts as a backward op,
+whatever `backward` says. The op's place in the file is lost to `order`, and kept in `numbers`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autockpt_solvers.graph import ComputeGraph, Op, Storage
+from autockpt_solvers.schedule import Compute
+from autockpt_solvers.serialize import graph_from_json
+
+if TYPE_CHECKING:
+    from autockpt_solvers.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A graph that was read from a file.
+
+    Attributes:
+        graph: The graph.
+        numbers: Per op (and per storage, where an op has one output), its index in the file.
+        is_free: Whether it came in the plain form: any op may run again, in any order.
+    """
+
+    graph: ComputeGraph
+    numbers: tuple[int, ...]
+    is_free: bool
+
+    def steps(self, schedule: Schedule) -> list[list[str | int]]:
+        """A schedule as `["compute", op]` and `["free", storage]`, in the file's numbers."""
+        if not self.is_free:
+            return [
+                ["compute", s.op] if isinstance(s, Compute) else ["free", s.storage]
+                for s in schedule.steps
+            ]
+        return [
+            ["compute", self.numbers[s.op]]
+            if isinstance(s, Compute)
+            else ["free", self.numbers[s.storage]]
+            for s in schedule.steps
+        ]
+
+
+def read_instance(text: str) -> Instance:
+    """Reads a graph in the form of `graph_to_json` or in the plain form.
+
+    Args:
+        text: The file's text.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ValueError: If it is neither, or no valid graph.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if isinstance(data, dict) and "format" not in data and {"ops", "edges"} <= set(data):
+        return _plain(data)
+    graph = graph_from_json(text)
+    return Instance(graph=graph, numbers=tuple(range(len(graph.ops))), is_free=False)
+
+
+def _plain(data: dict[str, Any]) -> Instance:
+    entries = data["ops"]
+    num = len(entries)
+    order = data.get("order", list(range(num)))
+    if sorted(order) != list(range(num)):
+        raise ValueError(f"order must name each of the {num} ops once")
+    place = {number: index for index, number in enumerate(order)}
+    reads: list[set[int]] = [set() for _ in range(num)]
+    read = set()
+    for edge in data["edges"]:
+        if not isinstance(edge, list) or len(edge) != 2 or not set(edge) <= set(place):
+            raise ValueError(f"edge {edge!r} must be a pair of op indices, 0 to {num - 1}")
+        producer, consumer = edge
+        reads[place[consumer]].add(place[producer])
+        read.add(place[producer])
+    ops, storages = [], []
+    for index, number in enumerate(order):
+        entry = entries[number]
+        for field in ("duration", "output_bytes"):
+            if type(entry.get(field)) is not int:
+                raise ValueError(f"op {number}: {field} is {entry.get(field)!r}, not an integer")
+        name = str(entry.get("name", number))
+        storages.append(Storage(name=name, size_bytes=entry["output_bytes"]))
+        ops.append(
+            Op(
+                name=name,
+                runtime_ns=entry["duration"],
+                reads=tuple(sorted(reads[index])),
+                writes=(index,),
+            )
+        )
+    outputs = tuple(index for index in range(num) if index not in read)
+    graph = ComputeGraph(ops=tuple(ops), storages=tuple(storages), outputs=outputs)
+    return Instance(graph=graph, numbers=tuple(order), is_free=True)

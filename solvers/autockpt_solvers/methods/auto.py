@@ -1,0 +1,52 @@
+"""`auto`: the method that suits the graph.
+
+`ilp`, which hands graphs without a backward pass to `local`. Where the graph is small, or `ilp`
+finds nothing that fits and the graph is not large, `local` goes on from the best of `ilp`.
+Guarantee: never worse than `ilp`.
+Complexity: that of the methods it calls.
+Weakness: the choice looks at sizes only.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.ilp import solve_ilp
+from autockpt_solvers.simulate import simulate
+
+if TYPE_CHECKING:
+    from autockpt_solvers.problem import Problem
+    from autockpt_solvers.schedule import Schedule
+
+_SMALL = 48  # ops; below, annealing costs next to nothing
+_LARGE = 400  # ops; above, annealing does not find what `ilp` has not
+
+
+def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+    """Offers the schedules of the method chosen, and says which it was."""
+    started = time.monotonic()
+    graph = problem.graph
+    attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)
+    if attempt.method:
+        return attempt
+    first = attempt.schedules
+    ranks = [_rank(problem, schedule) for schedule in first]
+    best = min(range(len(first)), key=ranks.__getitem__)
+    is_stuck = ranks[best][0] > 0
+    left = time_limit_s - (time.monotonic() - started)
+    if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (_LARGE if is_stuck else _SMALL):
+        return Attempt(schedules=first, method="ilp")
+    from autockpt_solvers.methods.local import improve
+
+    start = first[best].compute_order
+    more = improve(problem, start, time_limit_s=left, seed=seed).schedules
+    is_better = min(_rank(problem, schedule) for schedule in more) < ranks[best]
+    return Attempt(schedules=(*first, *more), method="local" if is_better else "ilp")
+
+
+def _rank(problem: Problem, schedule: Schedule) -> tuple[int, int]:
+    """What a schedule lacks: bytes over the room first, recompute time second."""
+    timeline = simulate(problem.graph, schedule)
+    return max(0, timeline.peak_bytes - problem.room_bytes), timeline.recompute_ns
