@@ -24,6 +24,8 @@ _METHODS = {
     "full": ("full", "solve_full"),
     "sqrt": ("uniform", "solve_sqrt"),
     "uniform": ("uniform", "solve_uniform"),
+    "revolve": ("revolve", "solve_revolve"),
+    "chain": ("chain", "solve_chain"),
     "greedy": ("greedy", "solve_greedy"),
     "mincut": ("mincut", "solve_mincut"),
     "ilp": ("ilp", "solve_ilp"),
