@@ -16,7 +16,7 @@ from tests.solvers.graphs import blocks, graphs
 
 
 def judged(graph, order, room):
-    walker = Walker(graph, Orders(graph).baseline(), room, 0)
+    walker = Walker(graph, Orders(graph).baseline(), room, 0, 1.0)
     array = np.zeros(walker.order.size + len(order), dtype=np.int64)
     array[: len(order)] = order
     work = (*walker.work[:3], np.zeros(array.size + 2, dtype=np.int64), walker.work[4])

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.schedule import Schedule
 
 _SMALL = 48  # ops; below, annealing costs next to nothing
-_LARGE = 400  # ops; above, annealing does not find what `ilp` has not
+_LARGE = 160  # ops; above, annealing does not find what `ilp` has not
+_EFFORT = 0.2
 
 
 def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -41,7 +42,7 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     from autockpt_solvers.methods.local import improve
 
     start = first[best].compute_order
-    more = improve(problem, start, time_limit_s=left, seed=seed).schedules
+    more = improve(problem, start, time_limit_s=left, seed=seed, effort=_EFFORT).schedules
     is_better = min(_rank(problem, schedule) for schedule in more) < ranks[best]
     return Attempt(schedules=(*first, *more), method="local" if is_better else "ilp")
 

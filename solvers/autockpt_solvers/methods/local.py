@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 2048
 _WALKS = (0.04, 0.12, 0.3, 0.54)  # shares of the steps
-_WORK = 10_000_000_000  # reads and runs that all walks together look at
+_WORK = 20_000_000_000  # reads and runs that all walks together look at
 _WORK_INTERPRETED = 50_000_000
-_STEPS_PER_OP = 20_000
+_STEPS_PER_OP = 20_000  # on graphs of up to 100 ops; beyond, they grow with the ops
 _HOT = 1.0
 _COLD = 0.02
 _LIGHT = 0.1
@@ -49,9 +49,27 @@ def solve_local(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     return improve(problem, Orders(problem.graph).baseline(), time_limit_s=time_limit_s, seed=seed)
 
 
-def improve(problem: Problem, start: Sequence[int], *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers what annealing from a valid order finds; never worse than that order."""
-    walker = Walker(problem.graph, start, problem.room_bytes, seed)
+def improve(
+    problem: Problem,
+    start: Sequence[int],
+    *,
+    time_limit_s: float,
+    seed: int,
+    effort: float = 1.0,
+) -> Attempt:
+    """Offers what annealing from a valid order finds; never worse than that order.
+
+    Args:
+        problem: The problem.
+        start: A valid order.
+        time_limit_s: Ends the search.
+        seed: Random seed.
+        effort: Share of the usual number of steps.
+
+    Returns:
+        The cheapest order that fits and the one with the lowest peak.
+    """
+    walker = Walker(problem.graph, start, problem.room_bytes, seed, effort)
     walker.run(time_limit_s)
     found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
     return Attempt(schedules=tuple(with_frees(problem.graph, order) for order in found))
@@ -61,7 +79,7 @@ class Walker:
     """A graph as arrays, and the best orders met so far."""
 
     def __init__(
-        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int
+        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int, effort: float
     ) -> None:
         self.arrays = _arrays(graph)
         self.room = room_bytes
