@@ -63,6 +63,7 @@ def _told(rows: Iterator[str]) -> Iterator[str]:
 
 def _head(time_limit_s: float) -> Iterator[str]:
     compiled = "with" if importlib.util.find_spec("numba") else "without"
+    yield "---\norphan: true\n---\n"
     yield "# Solvers"
     yield ""
     yield (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +47,29 @@ def test_orders_are_judged_as_the_simulator_judges_them(graph, room, data):
         return
     assert (peak, recompute) == (timeline.peak_bytes, timeline.recompute_ns)
     assert (over == 0) == (peak <= room)
+
+
+def test_interpreted_and_compiled_walks_are_the_same():
+    script = (
+        "import sys\n"
+        "if sys.argv[1] == 'interpreted': sys.modules['numba'] = None\n"
+        "from autockpt_solvers.methods import annealing, local\n"
+        "from autockpt_solvers.methods.orders import Orders\n"
+        "from tests.solvers.graphs import blocks\n"
+        "assert annealing.IS_COMPILED is (sys.argv[1] == 'compiled')\n"
+        "walker = local.Walker(blocks(3), Orders(blocks(3)).baseline(), 300, 1, 1.0)\n"
+        "walker.steps = 4 * 2048\n"
+        "walker.run(1000)\n"
+        "print(walker.found.tolist(), walker.best_order, walker.lean_order)\n"
+    )
+    pytest.importorskip("numba")
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", script, how], check=True, capture_output=True, text=True
+        ).stdout
+        for how in ("interpreted", "compiled")
+    ]
+    assert told[0] == told[1]
 
 
 def repeated(order):

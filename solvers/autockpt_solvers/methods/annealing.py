@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -18,20 +17,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-IS_COMPILED = find_spec("numba") is not None
+
+def _find_njit() -> Callable[..., Any] | None:
+    """Numba's compiler, where it is installed and fits the other packages."""
+    try:
+        return cast("Callable[..., Any]", import_module("numba").njit)
+    except ImportError:
+        return None
+
+
+_NJIT = _find_njit()
+IS_COMPILED = _NJIT is not None
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
 
 def _compiled(function: _Function) -> _Function:
     """Compiles with numba where it is installed."""
-    if not IS_COMPILED:
+    if _NJIT is None:
         return function
-    njit = import_module("numba").njit
     try:
-        return cast("_Function", njit(cache=True)(function))
+        return cast("_Function", _NJIT(cache=True)(function))
     except RuntimeError:  # nowhere to keep the compiled code
-        return cast("_Function", njit(function))
+        return cast("_Function", _NJIT(function))
 
 
 @_compiled
