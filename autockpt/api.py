@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -73,16 +74,24 @@ def optimize(
     forward = OptimizedForward(model, original, request, verify=verify)
     if args or kwargs:
         _check_signature(original, args, kwargs)
-        modes = [(module, module.training) for module in model.modules()]
-        if not model.training:
-            model.train()
-        try:
+        with _in_training(model):
             forward.prepare(args, kwargs)
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
-    model.__dict__["forward"] = forward
+    forward.install()
     return model
+
+
+@contextlib.contextmanager
+def _in_training(model: torch.nn.Module) -> Iterator[None]:
+    """Training mode for a while, unless the model is in it: then parts of it may be in eval."""
+    modes = [(module, module.training) for module in model.modules()]
+    if not model.training:
+        model.train()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def plan(
@@ -112,14 +121,16 @@ def plan(
         time_limit_s: Ends the search.
 
     Raises:
-        ValueError: No sample inputs. Otherwise as :func:`optimize`.
+        TypeError: The sample inputs are not what the forward takes. Otherwise as
+            :func:`optimize`.
     """
     request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
     args, kwargs = _inputs(model, sample_args, sample_kwargs)
     forward = model.__dict__.get("forward")
     original = forward.original if isinstance(forward, OptimizedForward) else model.forward
     _check_signature(original, args, kwargs)
-    return Planner(model, original, args, kwargs, request).plan().plan
+    with _in_training(model):
+        return Planner(model, original, args, kwargs, request).plan().plan
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:
@@ -132,9 +143,7 @@ def restore(model: ModuleT) -> ModuleT:
     """Take the rewrite back: the model runs its own forward again. Does nothing otherwise."""
     forward = model.__dict__.get("forward")
     if isinstance(forward, OptimizedForward):
-        del model.__dict__["forward"]
-        if model.forward != forward.original:
-            model.__dict__["forward"] = forward.original
+        forward.uninstall()
     return model
 
 
@@ -150,6 +159,8 @@ def _request(
         raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
     if loss_fn is not None and not callable(loss_fn):
         raise TypeError(f"loss_fn is a {type(loss_fn).__name__}; it must be callable or None")
+    if not time_limit_s > 0:
+        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
     find_method(method)
     return Request(
         budget=parse_budget(budget),

@@ -24,8 +24,9 @@ from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_tracing
 from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
 from autockpt.joint import JointGraph, analyze
-from autockpt.library_paths import eager_answers, replaced
+from autockpt.library_paths import PackedSequences, eager_answers
 from autockpt.loss import backward_roots, find_loss
+from autockpt.random_state import kept_random_states
 
 Keys = tuple[tuple[int, ...], ...]
 
@@ -62,6 +63,7 @@ class Capture:
             above ``parameters + buffers + inputs``.
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
         module_names: Qualified names of the model's submodules.
+        positions_are_counted: See :class:`autockpt.library_paths.PackedSequences`.
     """
 
     graphs: tuple[CapturedGraph, ...]
@@ -75,6 +77,7 @@ class Capture:
     eager_peak_bytes: int
     foreign_ops: tuple[str, ...]
     module_names: frozenset[str]
+    positions_are_counted: bool
 
 
 def capture(
@@ -107,10 +110,12 @@ def capture(
     tensors |= dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
+    fakes_of = {id(tensor): fakes[name] for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder()
-    answers = eager_answers(kwargs)
+    packed = PackedSequences(tree_leaves((fake_args, fake_kwargs)))
     with (
+        kept_random_states(torch.device("cpu")),
         torch_private.quiet_fakes(),
         unchanged_attributes(module),
         torch_private.reparametrized(module, fakes),
@@ -121,7 +126,7 @@ def capture(
         )
         with (
             _explained(module, "its forward fails on these inputs"),
-            replaced(answers),
+            packed.watched(),
             tracker,
         ):
             output = forward(*fake_args, **fake_kwargs)
@@ -134,7 +139,8 @@ def capture(
             fake.grad = None
         with (
             _explained(module, "its forward cannot be traced"),
-            torch_private.tracing_config(answers),
+            torch_private.tracing_config(eager_answers(positions_are_counted=packed.is_counted)),
+            torch_private.quiet_warnings(),
         ):
             compiled = torch_private.compile_forward(forward, recorder)
             output = compiled(*fake_args, **fake_kwargs)
@@ -154,6 +160,13 @@ def capture(
             reason="no graph with a backward was found in its forward"
             + (f" (it stays outside: {', '.join(foreign)})" if foreign else ""),
         )
+    own = {key for parameter in module.parameters() for key in _keys_of(fakes_of[id(parameter)])}
+    if own & _overwritten_keys(graphs):
+        raise CaptureError(
+            where=type(module).__name__,
+            reason="its forward overwrites a parameter (Embedding with max_norm does), which "
+            "the backward could not tell from the value it was computed with",
+        )
     parameters = list(module.parameters())
     return Capture(
         graphs=graphs,
@@ -166,6 +179,7 @@ def capture(
         held_keys=held_keys,
         eager_peak_bytes=eager_peak_bytes,
         foreign_ops=foreign,
+        positions_are_counted=packed.is_counted,
         module_names=frozenset(name for name, _ in module.named_modules() if name),
     )
 
@@ -293,6 +307,16 @@ class _Record:
 
 def _keys_of(value: Any) -> tuple[int, ...]:
     return (value.untyped_storage()._cdata,) if isinstance(value, torch.Tensor) else ()
+
+
+def _overwritten_keys(graphs: tuple[CapturedGraph, ...]) -> set[int]:
+    return {
+        key
+        for graph in graphs
+        for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
+        for storage, key in zip(storages, keys, strict=True)
+        if storage in graph.joint.mutated_storages
+    }
 
 
 def _require_gradient(loss: Any) -> None:

@@ -15,13 +15,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from autockpt.errors import BudgetError, VerificationError
+from autockpt.budget import Budget, format_bytes
+from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
 from autockpt.runtime import PlannedStep
-from autockpt.verify import Step, available_bytes, differences
+from autockpt.verify import Step, acts_on_parameters, available_bytes, differences
 
 _MAX_CORRECTIONS = 3
+_MAX_REPLANS = 4
 
 
 class OptimizedForward:
@@ -43,6 +45,8 @@ class OptimizedForward:
         # By layout of inputs: the plan, None where the original forward runs; and what runs.
         self._planned: dict[Any, Planned | None] = {}
         self._steps: dict[Any, Callable[..., Any]] = {}
+        self._num_stale = 0
+        self._budget_bytes: int | None = None
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
 
@@ -84,8 +88,35 @@ class OptimizedForward:
         if step is None:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
                 return self.original(*args, **kwargs)
-            step = self.prepare(args, kwargs)
-        return step(*args, **kwargs)
+            try:
+                step = self.prepare(args, kwargs)
+            except AutockptError:
+                # Whoever catches this trains on with the model as it was.
+                self.uninstall()
+                raise
+        output = step(*args, **kwargs)
+        if isinstance(step, PlannedStep) and step.is_stale:
+            self._forget(key)
+        return output
+
+    def install(self) -> None:
+        """Become the module's forward."""
+        self._module.__dict__["forward"] = self
+
+    def uninstall(self) -> None:
+        """Give the module its own forward back."""
+        if self._module.__dict__.get("forward") is self:
+            del self._module.__dict__["forward"]
+            if self._module.forward != self.original:
+                self._module.__dict__["forward"] = self.original
+
+    def _forget(self, key: Any) -> None:
+        """Plan anew at the next call, a few times: the model's code has taken another path."""
+        self._num_stale += 1
+        if self._num_stale <= _MAX_REPLANS:
+            with self._lock:
+                self._steps.pop(key, None)
+                self._planned.pop(key, None)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
         """Plan, compile and verify for inputs of this layout, unless that was done before.
@@ -109,17 +140,27 @@ class OptimizedForward:
 
     def _accumulates(self) -> bool:
         """Whether gradients of an earlier backward are still there."""
-        trained = (p for p in self._module.parameters() if p.requires_grad)
-        first = next(trained, None)
-        return first is not None and first.grad is not None
+        return any(p.grad is not None for p in self._module.parameters())
 
     def _prepared(
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         accumulates, layout = key
+        request = self._request
+        if accumulates and self._budget_bytes is not None:
+            # A percentage is of the eager peak of a step alone.
+            request = dataclasses.replace(request, budget=Budget(bytes=self._budget_bytes))
         planner = Planner(
-            self._module, self.original, args, kwargs, self._request, accumulates=accumulates
+            self._module, self.original, args, kwargs, request, accumulates=accumulates
         )
+        if not accumulates:
+            self._budget_bytes = planner.budget_bytes
+        if planner.is_fake:
+            raise CaptureError(
+                where=type(self._module).__name__,
+                reason="its parameters or inputs are fake or meta tensors, which cannot train",
+                advice="Use autockpt.plan, which needs no data.",
+            )
         planned: Planned | None
         try:
             planned = planner.plan()
@@ -137,6 +178,10 @@ class OptimizedForward:
         step: Callable[..., Any]
         if plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes:
             planned, step = None, self.original
+        elif self._verify and acts_on_parameters(self._module):
+            note = "not verified: a step changes parameters by itself (hooks, max_norm)"
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+            step = PlannedStep(self.original, planned.regions)
         elif self._verify:
             plan, planned, step = self._verified(planner, planned, args, kwargs)
         else:
@@ -163,7 +208,13 @@ class OptimizedForward:
         standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
         notes = plan.notes
         if plan.baseline_peak_bytes < available_bytes(device):
-            expected = eager.record(warm_up=False)
+            try:
+                expected = eager.record(warm_up=False)
+            except Exception as error:
+                raise CaptureError(
+                    where=type(self._module).__name__,
+                    reason=f"its own forward fails on these inputs: {error}",
+                ) from error
             eager_peak_bytes = standing_bytes + expected.peak_bytes
             if eager_peak_bytes <= plan.budget_bytes:
                 note = "eager PyTorch was measured within the budget: nothing to do"
@@ -176,7 +227,9 @@ class OptimizedForward:
         else:
             notes = (*notes, "not compared with eager, which does not fit in the free memory")
         held_back_bytes = 0
-        for _ in range(_MAX_CORRECTIONS):
+        for number in range(_MAX_CORRECTIONS + 1):
+            if number:
+                planned = planner.plan(held_back_bytes=held_back_bytes)
             step = PlannedStep(self.original, planned.regions)
             got = dataclasses.replace(eager, forward=step).record(warm_up=True)
             differing = () if expected is None else differences(expected, got)
@@ -190,11 +243,9 @@ class OptimizedForward:
                 )
                 return measured, planned, step
             held_back_bytes += excess_bytes
-            planned = planner.plan(held_back_bytes=held_back_bytes)
-        raise BudgetError(
-            budget_bytes=plan.budget_bytes,
-            minimum_peak_bytes=measured_bytes,
-            peak_node="a measured step, above its prediction",
+        raise VerificationError(
+            f"after {_MAX_CORRECTIONS} corrections a step is measured at "
+            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
         )
 
 
@@ -224,6 +275,7 @@ def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
                 else (leaf.shape, leaf.layout, leaf.dtype, leaf.device, leaf.requires_grad)
             )
         else:
+            # A float changes no shape; the plan is followed whatever its value.
             described.append(leaf if _is_plain(leaf) else type(leaf))
     autocast = tuple(
         (kind, torch.get_autocast_dtype(kind))
@@ -234,4 +286,4 @@ def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or isinstance(value, (bool, int, str))

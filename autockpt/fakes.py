@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copy
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+_CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict)
 
 
 class Faker:
@@ -101,22 +105,35 @@ def distinct_bytes(values: list[Any]) -> int:
 
 @contextlib.contextmanager
 def unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
-    """Put back counters that the fake step moved and take out fake tensors that it left behind."""
-    before = [(m, dict(m.__dict__)) for m in module.modules()]
+    """Put the attributes of all submodules back as they were, and what their containers hold.
+
+    Hooks stay, and flags that are named after them: libraries install some at the first forward.
+    """
+    before = [(m, _attributes(m)) for m in module.modules()]
     try:
         yield
     finally:
         for m, attributes in before:
-            for name, value in list(m.__dict__.items()):
-                if name in ("_parameters", "_buffers", "_modules"):
-                    continue
-                old = attributes.get(name)
-                if type(value) in (int, float) or _holds_fake(value):
-                    if name in attributes:
-                        m.__dict__[name] = old
-                    elif _holds_fake(value):
-                        del m.__dict__[name]
+            for name in _attributes(m).keys() - attributes.keys():
+                del m.__dict__[name]
+            for name, (value, content) in attributes.items():
+                m.__dict__[name] = value
+                if content is not None:
+                    _set_content(value, content)
 
 
-def _holds_fake(value: Any) -> bool:
-    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(value))
+def _attributes(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Attributes of a module, hooks and registries apart, with copies of their containers."""
+    return {
+        name: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
+        for name, value in module.__dict__.items()
+        if name not in ("_parameters", "_buffers", "_modules", "forward") and "hook" not in name
+    }
+
+
+def _set_content(container: Any, content: Any) -> None:
+    if type(container) is list:
+        container[:] = content
+    else:
+        container.clear()
+        (container.extend if type(container) is collections.deque else container.update)(content)

@@ -18,6 +18,8 @@ import torch
 import torch.fx as fx
 from torch.utils._pytree import tree_leaves
 
+from autockpt.autocast import share_casts
+
 aten = torch.ops.aten
 
 _BATCH_NORM_BACKWARD = {
@@ -141,6 +143,7 @@ def analyze(
     graph = module.graph
     _drop_running_stats(graph)
     drop_tangents(graph, absent_tangents)
+    share_casts(graph, num_fwd_outputs=num_fwd_outputs)
     graph.eliminate_dead_code(is_impure_node=lambda node: is_effect(node) or is_random_op(node))
     _shield_mutated_inputs(graph)
     module.recompile()
@@ -398,7 +401,8 @@ def fingerprint(graph: fx.Graph) -> str:
     def describe(argument: Any) -> str:
         if isinstance(argument, fx.Node):
             return f"%{numbers[argument]}"
-        return repr(argument)
+        # Another value of a scale or a probability is the same graph to a plan.
+        return "float" if isinstance(argument, float) else repr(argument)
 
     for number, node in enumerate(graph.nodes):
         numbers[node] = number

@@ -9,36 +9,64 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 
-def eager_answers(kwargs: Mapping[str, Any]) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Functions of libraries in use, with stand-ins that answer as eager would for these inputs.
+_SEARCH = "find_packed_sequence_indices"
 
-    transformers looks for several sequences packed into one by gaps in ``position_ids``; traced, it
-    cannot look and builds an explicit attention mask. Positions that the model counts itself have
-    no gaps.
+
+class PackedSequences:
+    """transformers' search for several sequences packed into one, answered as eager would.
+
+    It looks for gaps in ``position_ids``; traced, it cannot look and builds an explicit attention
+    mask. Positions that the model counts itself have no gaps; positions that come in with the
+    inputs may have, and then nothing is replaced.
+
+    Attributes:
+        is_counted: Whether all positions seen so far were made by the model itself.
     """
-    masking = sys.modules.get("transformers.masking_utils")
-    find_packed = getattr(masking, "find_packed_sequence_indices", None)
-    if find_packed is None or kwargs.get("position_ids") is not None:
+
+    def __init__(self, inputs: list[Any]) -> None:
+        self.is_counted = True
+        self._module = sys.modules.get("transformers.masking_utils")
+        self._original = getattr(self._module, _SEARCH, None)
+        self._inputs = {_storage(t) for t in inputs if isinstance(t, torch.Tensor)}
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Answer in code that runs without Dynamo, and note where the positions come from."""
+        original = self._original
+        if original is None:
+            yield
+            return
+
+        def search(position_ids: torch.Tensor) -> Any:
+            if _storage(position_ids) in self._inputs:
+                self.is_counted = False
+                return original(position_ids)
+            return None
+
+        setattr(self._module, _SEARCH, search)
+        try:
+            yield
+        finally:
+            setattr(self._module, _SEARCH, original)
+
+
+def eager_answers(*, positions_are_counted: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of libraries in use, with stand-ins for Dynamo to trace in their place."""
+    original = getattr(sys.modules.get("transformers.masking_utils"), _SEARCH, None)
+    if original is None or not positions_are_counted:
         return {}
-    return {find_packed: _no_packed_sequences}
+    return {original: _no_packed_sequences}
 
 
 def _no_packed_sequences(position_ids: Any) -> None:
     return None
 
 
-@contextlib.contextmanager
-def replaced(answers: Mapping[Callable[..., Any], Callable[..., Any]]) -> Iterator[None]:
-    """Put the stand-ins into their modules, for code that runs without Dynamo."""
-    places = [(sys.modules[f.__module__], f.__name__, f, g) for f, g in answers.items()]
-    for module, name, _, stand_in in places:
-        setattr(module, name, stand_in)
-    try:
-        yield
-    finally:
-        for module, name, original, _ in places:
-            setattr(module, name, original)
+def _storage(tensor: torch.Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address

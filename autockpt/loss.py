@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from autockpt.errors import NotTrainableError
+
 
 def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
     """What the backward starts from: the loss, or every differentiable output when none is one.
@@ -16,7 +18,11 @@ def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> lis
     that requires a gradient.
     """
     if loss_fn is not None:
-        return [loss_fn(output)]
+        loss: Any = loss_fn(output)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            what = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise NotTrainableError(f"loss_fn returned {what}; it must return a scalar tensor")
+        return [loss]
     named = getattr(output, "loss", None)
     if named is None and isinstance(output, Mapping):
         named = output.get("loss")

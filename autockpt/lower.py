@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch.fx as fx
 
-from autockpt.capture import Capture, CapturedGraph
+from autockpt.capture import Capture
 from autockpt.exact import rng_state_bytes
 from autockpt.joint import JointNode, activation_writes, is_batch_norm, may_run_again
 from autockpt.optimizer_memory import OptimizerMemory
@@ -140,7 +140,7 @@ class _Builder:
             for storage, key in zip(local_storages, keys, strict=True):
                 if key in self._by_key:
                     self._local[region, storage] = self._by_key[key]
-        held = self._held_outputs(graph)
+        held = self._held_outputs(region)
         for index, op in enumerate(joint.ops):
             if not op.is_backward:
                 self._add_node(region, index, op, held)
@@ -165,15 +165,26 @@ class _Builder:
             if storage in read
         )
 
-    def _held_outputs(self, graph: CapturedGraph) -> frozenset[int]:
-        """Joint storages that the caller of the step holds to its end."""
+    def _held_outputs(self, region: int) -> frozenset[int]:
+        """Joint storages that stay to the end of the step.
+
+        What the caller gets, and what no later graph takes up: it may be in an object of a kind
+        that cannot be looked into, such as a cache, or have become an attribute of a module.
+        """
+        graph = self._capture.graphs[region]
+        taken_up = {
+            key
+            for later in self._capture.graphs[region + 1 :]
+            for keys in later.input_keys
+            for key in keys
+        }
         return frozenset(
             storage
             for storages, keys in zip(
                 graph.joint.forward_output_storages, graph.output_keys, strict=True
             )
             for storage, key in zip(storages, keys, strict=True)
-            if key in self._capture.held_keys
+            if key in self._capture.held_keys or key not in taken_up
         )
 
     def add_hold(self) -> None:

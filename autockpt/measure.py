@@ -42,6 +42,11 @@ def memory_profile() -> Iterator[Any]:
     """A profiler session on the CPU that notes every allocation and every free."""
     # Some builds of torch print two lines per session; the level is read at the first one.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if torch._C._autograd._profiler_enabled():
+        raise RuntimeError(
+            "a torch profiler is running, and measuring here would end it. Plan before profiling: "
+            "pass sample_args to autockpt.optimize, or take one training step first."
+        )
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as session:

@@ -73,7 +73,7 @@ def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) 
         name=name,
         is_assumed=is_assumed,
         state_bytes=count * sum(_bytes(p) for p in trained) + counters_bytes,
-        step_bytes=_step_bytes(trained, foreach=_foreach_by_default(trained)),
+        step_bytes=_step_bytes(name, trained, foreach=_foreach_by_default(trained)),
     )
 
 
@@ -99,7 +99,7 @@ def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
         name=type(optimizer).__name__,
         is_assumed=False,
         state_bytes=state_bytes,
-        step_bytes=0 if fused else _step_bytes(trained, foreach=foreach),
+        step_bytes=0 if fused else _step_bytes(name, trained, foreach=foreach),
     )
 
 
@@ -115,13 +115,15 @@ def _states_to_come(name: str, group: dict[str, object]) -> int:
     return _FULL_STATES.get(name, 2)
 
 
-def _step_bytes(trained: list[torch.nn.Parameter], *, foreach: bool) -> int:
+def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) -> int:
     """Temporaries of a step: of all parameters at once with foreach, of the largest without.
 
-    Adam's step holds a denominator and one more temporary of the parameter's size at its height.
+    Adam's step holds a denominator and one more temporary of the parameter's size at its height;
+    SGD's at most a decayed gradient. The others are taken for Adam's kin.
     """
     sizes = [_bytes(p) for p in trained]
-    return 2 * (sum(sizes) if foreach else max(sizes, default=0))
+    num_temporaries = 1 if name.startswith("sgd") else 2
+    return num_temporaries * (sum(sizes) if foreach else max(sizes, default=0))
 
 
 def _foreach_by_default(trained: list[torch.nn.Parameter]) -> bool:

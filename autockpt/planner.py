@@ -16,7 +16,7 @@ from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.plan import FixedBytes, ModuleRow, Plan
 from autockpt.profile import profile
 from autockpt.rewrite import region_orders
-from autockpt.runtime import PlannedRegion
+from autockpt.runtime import PlannedRegion, PlannedRegions
 from autockpt_solvers import (
     Compute,
     MemoryTimeline,
@@ -46,7 +46,7 @@ class Planned:
     """A plan and what the runtime needs to follow it."""
 
     plan: Plan
-    regions: tuple[PlannedRegion, ...]
+    regions: PlannedRegions
 
 
 class Planner:
@@ -87,6 +87,11 @@ class Planner:
         )
 
     @property
+    def is_fake(self) -> bool:
+        """Whether model or inputs hold no data."""
+        return self._capture.is_fake
+
+    @property
     def budget_bytes(self) -> int:
         """The budget that was asked for, in bytes."""
         return self._request.budget.resolve(self.baseline_peak_bytes)
@@ -124,7 +129,12 @@ class Planner:
             for graph, order in zip(self._capture.graphs, orders, strict=True)
             if graph.has_backward and not graph.is_outside
         )
-        return Planned(plan=plan, regions=regions)
+        return Planned(
+            plan=plan,
+            regions=PlannedRegions(
+                regions=regions, positions_are_counted=self._capture.positions_are_counted
+            ),
+        )
 
     def untouched(self) -> Plan:
         """The plan of leaving the model as it is."""
@@ -175,13 +185,15 @@ class Planner:
         step = least.schedule.steps[timeline.peak_step]
         assert isinstance(step, Compute)
         op = lowered.graph.ops[step.op]
-        phase = "backward" if op.is_backward or timeline.peak_step > 0 else "forward"
+        turn = _turn(lowered, least.schedule)
+        phase = "forward" if timeline.peak_step <= turn else "backward"
         place = f"the {phase} of {op.segment}" if op.segment else op.name
         composition = {
             "parameters": self._capture.parameters_bytes,
             "buffers": self._capture.buffers_bytes,
             "optimizer state": self._request.optimizer.state_bytes,
             "inputs": self._capture.inputs_bytes,
+            "gradients of an earlier backward": self.older_gradients_bytes,
             **_at_step(lowered, least.schedule, timeline.peak_step),
         }
         minimum = min(
@@ -207,6 +219,17 @@ def _baseline_peak_bytes(captured: Capture, lowered: Lowered, optimizer: Optimiz
     workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
     step_bytes = captured.gradient_bytes + optimizer.step_bytes
     return lowered.fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
+
+
+def _turn(lowered: Lowered, schedule: Schedule) -> int:
+    """The step after which the forward is done."""
+    required = {op for op, needed in enumerate(lowered.graph.is_required) if needed}
+    turn = 0
+    for position, step in enumerate(schedule.steps):
+        if isinstance(step, Compute) and step.op in required:
+            required.discard(step.op)
+            turn = position
+    return turn
 
 
 def _at_step(lowered: Lowered, schedule: Schedule, at: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.fx as fx
@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from autockpt.joint import tensors_of
 from autockpt.measure import memory_profile
 from autockpt.profile_cache import NodeCost, ProfileCache
+from autockpt.random_state import kept_random_states
 
-CostSource = Literal["measured", "roofline"]
 # By signature: bytes beyond inputs and outputs, and the size of every output's storage.
 Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
@@ -88,9 +88,10 @@ def _measured(
     missing = {key: node for key, node in by_signature.items() if key not in known}
     if not missing:
         return known
-    devices = [] if device.type == "cpu" else [device]
     measured: dict[str, NodeCost] = {}
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+    estimated: dict[str, NodeCost] = {}
+    # Graphs say their casts themselves: the caller's autocast must not add its own.
+    with kept_random_states(device), torch.autocast(device.type, enabled=False):
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
         for key, node in missing.items():
             if key in workspace:
@@ -101,9 +102,9 @@ def _measured(
                     output_bytes=output_bytes,
                 )
             else:
-                measured[key] = roofline(node, device)
+                estimated[key] = roofline(node, device)
     cache.store(measured)
-    return known | measured
+    return known | measured | estimated
 
 
 def _call(node: fx.Node) -> Callable[[], Any]:
@@ -272,18 +273,12 @@ class DeviceSpeed:
     launch_ns: int
 
 
-# Dense rates. NVIDIA: data sheets of A100 80 GB SXM, H100 SXM, H200 SXM (TF32 off: FP32 rate).
-# The CPU's row is one modest desktop core; only ratios between nodes matter to a plan.
+# Dense rates. An accelerator is taken for an H100 SXM (NVIDIA's data sheet; TF32 off: FP32 rate).
+# The CPU's row is one modest core; only ratios between nodes matter to a plan.
 DEVICE_SPEEDS = {
     "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
-    "a100": DeviceSpeed(
-        flops_per_s=19.5e12, half_flops_per_s=312e12, bytes_per_s=2.04e12, launch_ns=4_000
-    ),
-    "h100": DeviceSpeed(
+    "accelerator": DeviceSpeed(
         flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=3.35e12, launch_ns=4_000
-    ),
-    "h200": DeviceSpeed(
-        flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=4.8e12, launch_ns=4_000
     ),
 }
 
@@ -292,7 +287,7 @@ def roofline(node: fx.Node, device: torch.device) -> NodeCost:
     """Estimate a node: the larger of compute time and memory time, and a launch."""
     from torch.utils.flop_counter import flop_registry
 
-    speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "h100"]
+    speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "accelerator"]
 
     def value_of(argument: Any) -> Any:
         return argument.meta.get("val") if isinstance(argument, fx.Node) else argument

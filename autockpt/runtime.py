@@ -1,9 +1,7 @@
-"""What stands in the place of an optimized module's forward, and runs its plans.
+"""A plan at run time: a Dynamo backend that gives every graph the order that its plan says.
 
-A training call goes through Dynamo with a backend that follows the plan for these inputs; every
-other call (``eval()``, ``no_grad``, inside of somebody's compiled function) runs the original
-forward. What was not planned is never run wrongly: a graph that the plan does not know runs with
-nothing recomputed and says so, and a gradient that the plan did not expect gets its own backward.
+What was not planned is never run wrongly: a graph that the plan does not know runs with nothing
+recomputed and says so, and gradients that the plan did not expect get a backward of their own.
 """
 
 from __future__ import annotations
@@ -36,13 +34,21 @@ class PlannedRegion:
     order: RegionOrder
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRegions:
+    """All captured graphs of a step, and under which answer of a library they were traced."""
+
+    regions: tuple[PlannedRegion, ...]
+    positions_are_counted: bool
+
+
 class PlannedStep:
     """A forward compiled to follow one plan; call it like the forward."""
 
-    def __init__(self, forward: Callable[..., Any], regions: tuple[PlannedRegion, ...]) -> None:
-        self._backend = _PlanBackend(regions)
+    def __init__(self, forward: Callable[..., Any], planned: PlannedRegions) -> None:
+        self._backend = _PlanBackend(planned.regions)
         self._compiled = torch_private.compile_forward(forward, self._backend)
-        self._is_warm = False
+        self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
     @property
     def is_stale(self) -> bool:
@@ -51,12 +57,9 @@ class PlannedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward by its plan."""
-        if self._is_warm:
+        # Any call may compile again, and must then see what the first one saw.
+        with torch_private.tracing_config(self._answers), torch_private.quiet_warnings():
             return self._compiled(*args, **kwargs)
-        with torch_private.tracing_config(eager_answers(kwargs)):
-            output = self._compiled(*args, **kwargs)
-        self._is_warm = True
-        return output
 
 
 class _PlanBackend:
@@ -110,7 +113,7 @@ class _PlanBackend:
                 f"a graph of the model was compiled {most} times for one plan: Python state that "
                 "its forward reads, such as a step counter, changes from call to call. Keep such "
                 "state in a tensor (a buffer), or out of the forward; every step pays for it.",
-                stacklevel=2,
+                stacklevel=1,
             )
 
 
@@ -139,7 +142,7 @@ class _CompiledRegion:
             warnings.warn(
                 "a graph of the model is not in its plan (its code took another path than when "
                 "it was planned); it runs with nothing recomputed, so the budget may be exceeded",
-                stacklevel=2,
+                stacklevel=1,
             )
             forward, backward = torch_private.default_partition(
                 joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs
@@ -179,7 +182,7 @@ class _CompiledRegion:
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:
-                with torch_private.tracing_config():
+                with torch_private.quiet_warnings():
                     module = backward_from_saved(self._analyzed(absent), self._saved_names)
             except LookupError as error:
                 raise CaptureError(

@@ -183,6 +183,13 @@ def quiet_fakes() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _logger_methods() -> set[Any]:
+    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
+    extensions = ("warning_once", "warning_advice", "info_once")  # of model libraries
+    found = (getattr(logging.Logger, name, None) for name in methods + extensions)
+    return {method for method in found if method is not None}
+
+
 @contextlib.contextmanager
 def tracing_config(
     substitutes: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
@@ -197,26 +204,26 @@ def tracing_config(
     """
     import torch._dynamo.config as config
 
-    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
-    extensions = ("warning_once", "warning_advice", "info_once")
-    loggers = {
-        getattr(logging.Logger, name)
-        for name in methods + extensions
-        if hasattr(logging.Logger, name)
-    }
     with (
         config.patch(
-            ignore_logging_functions=set(config.ignore_logging_functions) | loggers,
+            ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
             use_numpy_random_stream=True,
             recompile_limit=1_000_000,
             accumulated_recompile_limit=1_000_000,
         ),
-        warnings.catch_warnings(),
         _not_exporting(),
         _substituted(substitutes),
     ):
-        # Dynamo and AOTAutograd warn of their own internals; nothing a user could act on.
-        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Dynamo and AOTAutograd warn of their own internals; nothing a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        # Raised in torch's name at places of other modules.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         yield
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from autockpt.fakes import unchanged_attributes
 from autockpt.loss import backward_roots, find_loss
 from autockpt.measure import measure_peak_bytes
+from autockpt.random_state import kept_random_states, random_states, same_states
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class StepRecord:
     """What a step gave, and the peak of its memory above what stood before it."""
 
     tensors: dict[str, torch.Tensor | None]
-    rng_states: tuple[torch.Tensor, ...]
+    random_states: tuple[Any, ...]
     peak_bytes: int
 
 
@@ -65,16 +66,20 @@ class Step:
                 tensors[f"gradient of {name}"] = parameter.grad
             for name, buffer in self.module.named_buffers():
                 tensors[f"buffer {name}"] = buffer.clone()
-            rng_states = tuple(_rng_states(self.device))
-        return StepRecord(tensors=tensors, rng_states=rng_states, peak_bytes=peak_bytes)
+            states = random_states(self.device)
+        return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
 
     def _own_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The inputs as leaves of their own, so that no backward runs into what made them."""
+        """Copies of the inputs: a forward may write into them, a backward run into their makers."""
+        copies: dict[int, torch.Tensor] = {}
 
         def own(value: Any) -> Any:
-            if isinstance(value, torch.Tensor) and value.requires_grad:
-                return value.detach().requires_grad_()
-            return value
+            if not isinstance(value, torch.Tensor):
+                return value
+            if id(value) not in copies:
+                copy = value.detach().clone(memory_format=torch.preserve_format)
+                copies[id(value)] = copy.requires_grad_(value.requires_grad)
+            return copies[id(value)]
 
         args, kwargs = tree_map(own, (self.args, dict(self.kwargs)))
         return args, kwargs
@@ -94,9 +99,8 @@ def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
         for name, tensor in expected.tensors.items()
         if not same_bits(tensor, got.tensors.get(name))
     ]
-    for ours, theirs in zip(expected.rng_states, got.rng_states, strict=True):
-        if not torch.equal(ours, theirs):
-            names.append("random state")
+    if not same_states(expected.random_states, got.random_states):
+        names.append("random state")
     return tuple(names)
 
 
@@ -123,28 +127,36 @@ def available_bytes(device: torch.device) -> int:
     return int(free_bytes)
 
 
-def _rng_states(device: torch.device) -> Iterator[torch.Tensor]:
-    yield torch.get_rng_state()
-    if device.type != "cpu":
-        yield torch.get_device_module(device).get_rng_state(device)
+def acts_on_parameters(module: torch.nn.Module) -> bool:
+    """Whether a step by itself changes parameters, as an optimizer in the backward does."""
+    if any(getattr(m, "max_norm", None) is not None for m in module.modules()):
+        return True
+    return any(getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters())
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 @contextlib.contextmanager
 def _state_kept(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    buffers = [(m, dict(m._buffers)) for m in module.modules()]
+    # Plain tensor attributes may be written into just as buffers are.
+    tensors = [*module.buffers()]
+    tensors += [v for m in module.modules() for v in m.__dict__.values() if _is_plain_tensor(v)]
+    values = [(tensor, tensor.detach().clone()) for tensor in tensors]
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     for parameter, _ in gradients:
         parameter.grad = None
-    devices = [] if device.type == "cpu" else [device]
     try:
-        with (
-            torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"),
-            unchanged_attributes(module),
-        ):
+        with kept_random_states(device), unchanged_attributes(module):
             yield
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        for m, names in buffers:
+            m._buffers.clear()
+            m._buffers.update(names)
         with torch.no_grad():
-            for buffer, value in buffers:
+            for buffer, value in values:
                 buffer.copy_(value)

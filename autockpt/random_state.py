@@ -1,0 +1,49 @@
+"""The generators that a forward may draw from: torch's, Python's and numpy's."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_states(device: torch.device) -> tuple[Any, ...]:
+    """States of all generators, comparable with :func:`same_states`."""
+    states: list[Any] = [random.getstate(), np.random.get_state(legacy=False)]
+    states.append(torch.get_rng_state())
+    if device.type not in ("cpu", "meta"):
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return tuple(states)
+
+
+def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
+    """Put back what :func:`random_states` gave."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if len(states) > 3:
+        torch.get_device_module(device).set_rng_state(states[3], device)
+
+
+def same_states(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
+    """Whether two sets of states are equal."""
+    return (
+        left[0] == right[0]
+        and repr(left[1]) == repr(right[1])
+        and np.array_equal(left[1]["state"]["key"], right[1]["state"]["key"])
+        and all(torch.equal(ours, theirs) for ours, theirs in zip(left[2:], right[2:], strict=True))
+    )
+
+
+@contextlib.contextmanager
+def kept_random_states(device: torch.device) -> Iterator[None]:
+    """Leave every generator as it was found."""
+    before = random_states(device)
+    try:
+        yield
+    finally:
+        set_random_states(before, device)
