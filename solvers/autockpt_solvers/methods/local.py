@@ -1,7 +1,6 @@
 """`local`: simulated annealing over compute orders, in which an op may stand several times.
 
-Also known as FastSA: Imai et al., "Fast Simulated Annealing for memory-efficient training" (2024)
-anneal sequences of ops the same way. A state is a compute order; a step moves one run, makes a
+After FastSA, which anneals sequences of ops the same way, with another energy. A state is a compute order; a step moves one run, makes a
 value again right before one of its readers, or drops a run. The energy is the recompute time plus
 the bytes over the room summed over all runs, whose weight rises while the temperature falls.
 Short walks come first and longer ones after them, each from the best so far.
@@ -9,7 +8,7 @@ Guarantee: every order on the way is valid; nothing about the distance to the be
 Complexity: linear in runs and reads per step; the number of steps is fixed by the size of the
 graph, and the time limit cuts it short. Without numba each step takes some hundred times longer.
 Weakness: on graphs of many thousand ops the steps do not suffice; backward ops stay in their
-order and run once. Where a step starts cheap structure (equal layers) is not seen.
+order and run once; equal layers are not seen as such.
 """
 
 from __future__ import annotations
