@@ -1,7 +1,7 @@
 """`local`: simulated annealing over compute orders, in which an op may stand several times.
 
-After FastSA, which anneals sequences of ops the same way, with another energy. A state is a compute order; a step moves one run, makes a
-value again right before one of its readers, or drops a run. The energy is the recompute time plus
+After FastSA, which anneals sequences of ops the same way, with another energy. A state is a
+compute order; a step moves one run, makes a value again right before one of its readers, or drops a run. The energy is the recompute time plus
 the bytes over the room summed over all runs, whose weight rises while the temperature falls.
 Short walks come first and longer ones after them, each from the best so far.
 Guarantee: every order on the way is valid; nothing about the distance to the best plan.
