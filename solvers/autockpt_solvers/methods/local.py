@@ -1,9 +1,10 @@
 """`local`: simulated annealing over compute orders, in which an op may stand several times.
 
 After FastSA, which anneals sequences of ops the same way, with another energy. A state is a
-compute order; a step moves one run, makes a value again right before one of its readers, or drops a run. The energy is the recompute time plus
-the bytes over the room summed over all runs, whose weight rises while the temperature falls.
-Short walks come first and longer ones after them, each from the best so far.
+compute order; a step moves one run, makes a value again right before one of its readers, or drops
+a run. The energy is the recompute time plus the bytes over the room summed over all runs, whose
+weight rises while the temperature falls. Short walks come first and longer ones after them, each
+from the best so far.
 Guarantee: every order on the way is valid; nothing about the distance to the best plan.
 Complexity: linear in runs and reads per step; the number of steps is fixed by the size of the
 graph, and the time limit cuts it short. Without numba each step takes some hundred times longer.
