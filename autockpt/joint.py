@@ -19,6 +19,7 @@ import torch.fx as fx
 from torch.utils._pytree import tree_leaves
 
 from autockpt.autocast import share_casts
+from autockpt.tangents import drop_tangents, is_tangent
 
 aten = torch.ops.aten
 
@@ -83,11 +84,6 @@ class JointGraph:
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """The tensors in a node's ``meta["val"]``, in order."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def is_tangent(node: fx.Node) -> bool:
-    """Whether this placeholder is a gradient that comes in from outside the graph."""
-    return node.op == "placeholder" and "tangents" in str(node.target)
 
 
 def is_random_op(node: fx.Node) -> bool:
@@ -333,64 +329,6 @@ def _drop_running_stats(graph: fx.Graph) -> None:
         for position in positions:
             arguments[position] = None
         node.args = tuple(arguments)
-
-
-def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
-    """Take out of the backward what comes from gradients that do not arrive.
-
-    The backward is linear in its tangents, so a node whose tangent-dependent inputs are all absent
-    is absent too, as in eager autograd; a sum with an absent part is its other part; any other
-    mixture gets zeros for the absent part, which is what eager materializes.
-    """
-    tangents = [node for node in graph.nodes if is_tangent(node)]
-    gone = {tangents[i] for i in absent}
-    if not gone:
-        return
-    closure: set[fx.Node] = set(tangents)
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        dependent = [parent for parent in node.all_input_nodes if parent in closure]
-        if not dependent:
-            continue
-        closure.add(node)
-        missing = [parent for parent in dependent if parent in gone]
-        if not missing:
-            continue
-        if len(missing) == len(dependent):
-            gone.add(node)
-        elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
-            left, right = node.args
-            node.replace_all_uses_with(right if left in gone else left)
-        else:
-            for parent in missing:
-                with graph.inserting_before(node):
-                    zeros = _zeros_like(graph, parent)
-                node.replace_input_with(parent, zeros)
-                closure.add(zeros)
-    output = next(iter(graph.find_nodes(op="output")))
-    outputs = output.args[0]
-    output.args = (
-        type(outputs)(None if isinstance(o, fx.Node) and o in gone else o for o in outputs),
-    )
-
-
-def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    value = node.meta["val"]
-    zeros = graph.call_function(
-        aten.new_empty_strided.default,
-        (_any_tensor(graph), value.shape, value.stride()),
-        {"dtype": value.dtype, "device": value.device},
-    )
-    zeros.meta["val"] = torch.empty_like(value)
-    filled = graph.call_function(aten.zeros_like.default, (zeros,))
-    filled.meta["val"] = torch.empty_like(value)
-    return filled
-
-
-def _any_tensor(graph: fx.Graph) -> fx.Node:
-    placeholders: list[fx.Node] = list(graph.find_nodes(op="placeholder"))
-    return next(p for p in placeholders if isinstance(p.meta.get("val"), torch.Tensor))
 
 
 def fingerprint(graph: fx.Graph) -> str:

@@ -22,10 +22,10 @@ from autockpt.joint import (
     is_batch_norm,
     is_effect,
     is_random_op,
-    is_tangent,
     tensors_of,
 )
 from autockpt.lower import Origin
+from autockpt.tangents import is_tangent
 from autockpt_solvers import Compute, ComputeGraph, Schedule
 
 

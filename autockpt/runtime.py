@@ -18,9 +18,10 @@ import torch.fx as fx
 from autockpt import torch_private
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
-from autockpt.joint import JointGraph, analyze, is_tangent
+from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import eager_answers
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
+from autockpt.tangents import is_tangent
 
 _MANY_COMPILATIONS = 8
 
