@@ -267,8 +267,12 @@ def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a plan depends on in the inputs: layouts of tensors, values of everything else."""
     leaves, structure = tree_flatten((args, dict(kwargs)))
     described: list[Any] = []
-    for leaf in leaves:
-        if isinstance(leaf, torch.Tensor):
+    first: dict[int, int] = {}
+    for number, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor) and first.setdefault(id(leaf), number) != number:
+            # One tensor passed twice is one input of the graph.
+            described.append(first[id(leaf)])
+        elif isinstance(leaf, torch.Tensor):
             described.append(
                 (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad)
                 if leaf.layout is torch.strided

@@ -71,15 +71,22 @@ class Step:
 
     def _own_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copies of the inputs: a forward may write into them, a backward run into their makers."""
+        storages: dict[int, torch.UntypedStorage] = {}
         copies: dict[int, torch.Tensor] = {}
 
         def own(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
+            if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
                 return value
-            if id(value) not in copies:
-                copy = value.detach().clone(memory_format=torch.preserve_format)
-                copies[id(value)] = copy.requires_grad_(value.requires_grad)
-            return copies[id(value)]
+            if id(value) in copies:
+                return copies[id(value)]
+            # Whole storages are copied: strides and sharing stay, and with them the plan's graph.
+            storage = value.untyped_storage()
+            copy = storages.setdefault(storage._cdata, storage.clone())
+            with torch.no_grad():
+                tensor = torch.empty(0, dtype=value.dtype, device=value.device)
+                tensor.set_(copy, value.storage_offset(), value.shape, value.stride())
+            copies[id(value)] = tensor.requires_grad_(value.requires_grad)
+            return tensor
 
         args, kwargs = tree_map(own, (self.args, dict(self.kwargs)))
         return args, kwargs
