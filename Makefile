@@ -8,12 +8,13 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Tests share the machine with torch's own threads: a few workers, one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs install clean help
+.PHONY: demo test matrix lint format docs install clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a real transformer, eager and optimized side by side on this machine"
 	@echo "make test     the test suite"
+	@echo "make matrix   the test suite with the longer rows of the correctness matrix"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make format   ruff's fixes and formatting"
@@ -33,6 +34,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+matrix: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "full or not full"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
