@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class SolveStatus(StrEnum):
     """How an answer stands.
 
-    OPTIMAL: fits, and no plan of the bound's class recomputes less. FEASIBLE: fits. INFEASIBLE: the
-    method found no schedule that fits; `Result.minimum_peak_bytes` says what it could reach.
+    OPTIMAL: fits, and no plan of `Result.bound_class` recomputes less. FEASIBLE: fits. INFEASIBLE:
+    the method found no schedule that fits; `Result.minimum_peak_bytes` says what it could reach.
     """
 
     OPTIMAL = "optimal"
@@ -31,8 +31,10 @@ class Result:
         schedule: The schedule, or None when infeasible.
         recompute_ns: Time spent running ops again (0 when infeasible).
         peak_bytes: Peak of the schedule, fixed bytes included; when infeasible, the least reached.
-        lower_bound_ns: No plan of the class described in `methods.bound` recomputes less (0 when
-            infeasible).
+        lower_bound_ns: No plan of `bound_class` recomputes less (0 when infeasible).
+        lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. Above
+            the budget, it proves that no such plan fits.
+        bound_class: The plans that both bounds hold for, in words.
         minimum_peak_bytes: Least peak this method can reach, fixed bytes included.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
@@ -43,6 +45,8 @@ class Result:
     recompute_ns: int
     peak_bytes: int
     lower_bound_ns: int
+    lower_bound_bytes: int
+    bound_class: str
     minimum_peak_bytes: int
     solve_time_s: float
     method: str

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.bound import lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.methods.bound import BOUND_CLASS, lower_bound_bytes, lower_bound_ns
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
@@ -28,6 +28,8 @@ _METHODS = {
     "chain": ("chain", "solve_chain"),
     "greedy": ("greedy", "solve_greedy"),
     "mincut": ("mincut", "solve_mincut"),
+    "exact": ("exact", "solve_exact"),
+    "intervals": ("intervals", "solve_intervals"),
     "ilp": ("ilp", "solve_ilp"),
     "local": ("local", "solve_local"),
 }
@@ -149,6 +151,9 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
         for k, (t, _) in enumerate(replays)
         if t.peak_bytes <= problem.room_bytes
     ]
+    proven_bytes, bytes_class = lower_bound_bytes(problem.graph), BOUND_CLASS
+    if attempt.lower_bound_bytes > proven_bytes:
+        proven_bytes, bytes_class = attempt.lower_bound_bytes, attempt.bound_class
     if not fitting:
         return Result(
             status=SolveStatus.INFEASIBLE,
@@ -156,11 +161,16 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
             recompute_ns=0,
             peak_bytes=minimum + problem.fixed_bytes,
             lower_bound_ns=0,
+            lower_bound_bytes=proven_bytes + problem.fixed_bytes,
+            bound_class=bytes_class,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
             solve_time_s=time.monotonic() - started,
             method=name,
         )
     recompute, peak, best = min(fitting)
+    bound_class = BOUND_CLASS
+    if attempt.bound_class and attempt.lower_bound_ns > bound:
+        bound, bound_class = attempt.lower_bound_ns, attempt.bound_class
     optimal = attempt.proven_optimal or recompute <= bound
     return Result(
         status=SolveStatus.OPTIMAL if optimal else SolveStatus.FEASIBLE,
@@ -168,6 +178,8 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
         recompute_ns=recompute,
         peak_bytes=peak + problem.fixed_bytes,
         lower_bound_ns=min(bound, recompute),
+        lower_bound_bytes=lower_bound_bytes(problem.graph) + problem.fixed_bytes,
+        bound_class=bound_class,
         minimum_peak_bytes=minimum + problem.fixed_bytes,
         solve_time_s=time.monotonic() - started,
         method=name,

@@ -18,11 +18,17 @@ class Attempt:
         schedules: Candidates; `solve` keeps the one that fits and recomputes least.
         proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
         method: Who made them, where that is not the method that was asked for.
+        lower_bound_ns: No plan of `bound_class` that fits recomputes less.
+        lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes not included.
+        bound_class: The plans that these two bounds hold for; empty when the method proves nothing.
     """
 
     schedules: tuple[Schedule, ...]
     proven_optimal: bool = False
     method: str = ""
+    lower_bound_ns: int = 0
+    lower_bound_bytes: int = 0
+    bound_class: str = ""
 
 
 class Method(Protocol):

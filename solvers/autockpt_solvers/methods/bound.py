@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.problem import Problem
 
+BOUND_CLASS = "each backward op once, in the graph's order; forward ops at will"
+
 _UNIT = 1 << 10  # capacities are in 1/1024 ns
 _INFINITE = 1 << 58
 _MAX_MOMENTS = 10
