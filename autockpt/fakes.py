@@ -58,12 +58,15 @@ def detached(value: Any) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that come and go while it is on; those given are not counted."""
+    """Counts the bytes of storages that come and go while it is on; those given are not counted.
+
+    ``peak_bytes`` is the most that ``live_bytes`` was; set it to begin anew.
+    """
 
     def __init__(self, resting: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seen: dict[int, weakref.ref[Any]] = {}
-        self._live_bytes = 0
+        self.live_bytes = 0
         self.peak_bytes = 0
         for value in resting:
             if isinstance(value, torch.Tensor):
@@ -83,12 +86,12 @@ class LiveBytes(TorchDispatchMode):
         if key in self._seen:
             return
         num_bytes = storage.nbytes()
-        self._live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        self.live_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
         def gone(_: Any) -> None:
             self._seen.pop(key, None)
-            self._live_bytes -= num_bytes
+            self.live_bytes -= num_bytes
 
         self._seen[key] = weakref.ref(storage, gone)
 

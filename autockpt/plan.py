@@ -11,6 +11,7 @@ from autockpt_solvers import ComputeGraph, Schedule, ScheduleError, SolveStatus,
 _FORMAT = "autockpt plan"
 _VERSION = 1
 COST_SOURCES = ("measured", "roofline")
+RUNGS = ("whole", "blocks", "checkpoint", "eager")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,9 @@ class Plan:
         cost_source: Where times come from: `"measured"` on the device, or a `"roofline"` estimate.
         device: The device planned for.
         num_graphs: Number of graphs that the model was captured in.
+        rung: How the step is run: `"whole"` as captured graphs of the forward, `"blocks"` with its
+            blocks captured one by one, `"checkpoint"` with calls of modules checkpointed, nothing
+            captured, `"eager"` as it was.
         rows: What happens to each module, in the order of the forward.
         notes: Anything else worth knowing, one sentence each.
         graph: The graph that was planned; with `schedule`, what applying the plan again needs.
@@ -110,6 +114,7 @@ class Plan:
     device: str
     num_graphs: int
     rows: tuple[ModuleRow, ...]
+    rung: str = "whole"
     measured_peak_bytes: int | None = None
     notes: tuple[str, ...] = ()
     graph: ComputeGraph | None = None
@@ -117,9 +122,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
-        if self.cost_source not in COST_SOURCES:
-            known = " or ".join(map(repr, COST_SOURCES))
-            raise ValueError(f"cost_source must be {known}, got {self.cost_source!r}")
+        for name, known in (("cost_source", COST_SOURCES), ("rung", RUNGS)):
+            if getattr(self, name) not in known:
+                names = " or ".join(map(repr, known))
+                raise ValueError(f"{name} must be {names}, got {getattr(self, name)!r}")
         if self.schedule is not None and self.graph is None:
             raise ValueError("a plan with a schedule must have the graph that it schedules")
 

@@ -13,8 +13,7 @@ import torch
 
 def random_states(device: torch.device) -> tuple[Any, ...]:
     """States of all generators, comparable with :func:`same_states`."""
-    states: list[Any] = [random.getstate(), np.random.get_state(legacy=False)]
-    states.append(torch.get_rng_state())
+    states: list[Any] = [*host_random_states(), torch.get_rng_state()]
     if device.type not in ("cpu", "meta"):
         states.append(torch.get_device_module(device).get_rng_state(device))
     return tuple(states)
@@ -22,8 +21,7 @@ def random_states(device: torch.device) -> tuple[Any, ...]:
 
 def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
     """Put back what :func:`random_states` gave."""
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    _set_host_random_states(states[:2])
     torch.set_rng_state(states[2])
     if len(states) > 3:
         torch.get_device_module(device).set_rng_state(states[3], device)
@@ -47,3 +45,24 @@ def kept_random_states(device: torch.device) -> Iterator[None]:
         yield
     finally:
         set_random_states(before, device)
+
+
+def host_random_states() -> tuple[Any, ...]:
+    """States of Python's and numpy's generators."""
+    return random.getstate(), np.random.get_state(legacy=False)
+
+
+def _set_host_random_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def kept_host_random_states(states: tuple[Any, ...]) -> Iterator[None]:
+    """Let Python's and numpy's generators start from ``states``, and be as before afterwards."""
+    before = host_random_states()
+    _set_host_random_states(states)
+    try:
+        yield
+    finally:
+        _set_host_random_states(before)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 WIDTH = 100
 _BAR_WIDTH = 28
 _MAX_LINES = 40
+_RUNGS = {
+    "whole": "the forward runs as captured graphs",
+    "blocks": "blocks run as captured graphs, what is around them as it is",
+    "checkpoint": "nothing is captured; calls of modules are checkpointed",
+    "eager": "the model runs as it is",
+}
 
 
 def text(plan: Plan) -> str:
@@ -88,6 +94,7 @@ def _cost(plan: Plan) -> Padding:
         )
         grid.add_row("lower bound", f"+{plan.lower_bound:.1%}{_standing(plan)}")
     grid.add_row("solved by", f"{plan.method} in {plan.solve_time_s:.1f} s")
+    grid.add_row("rung", f"{plan.rung}: {_RUNGS[plan.rung]}")
     return _section("Cost", grid)
 
 

@@ -48,11 +48,11 @@ class Step:
             warm_up: Run it once beforehand, so that compilation is not measured.
         """
         if warm_up:
-            with _state_kept(self.module, self.device):
-                self._run([], self._own_inputs())
+            with state_kept(self.module, self.device):
+                self._run([], own_copies((self.args, dict(self.kwargs))))
         kept: list[Any] = []
-        inputs = self._own_inputs()
-        with _state_kept(self.module, self.device):
+        inputs = own_copies((self.args, dict(self.kwargs)))
+        with state_kept(self.module, self.device):
             peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
@@ -69,34 +69,34 @@ class Step:
             states = random_states(self.device)
         return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
 
-    def _own_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copies of the inputs: a forward may write into them, a backward run into their makers."""
-        storages: dict[int, torch.UntypedStorage] = {}
-        copies: dict[int, torch.Tensor] = {}
-
-        def own(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-                return value
-            if id(value) in copies:
-                return copies[id(value)]
-            # Whole storages are copied: strides and sharing stay, and with them the plan's graph.
-            storage = value.untyped_storage()
-            copy = storages.setdefault(storage._cdata, storage.clone())
-            with torch.no_grad():
-                tensor = torch.empty(0, dtype=value.dtype, device=value.device)
-                tensor.set_(copy, value.storage_offset(), value.shape, value.stride())
-            copies[id(value)] = tensor.requires_grad_(value.requires_grad)
-            return tensor
-
-        args, kwargs = tree_map(own, (self.args, dict(self.kwargs)))
-        return args, kwargs
-
     def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         args, kwargs = inputs
         output = self.forward(*args, **kwargs)
         loss = find_loss(output, self.loss_fn)
         torch.autograd.backward(*backward_roots(loss))
         kept.extend([output, *loss])
+
+
+def own_copies(inputs: Any) -> Any:
+    """Copies of inputs: a forward may write into them, a backward run into their makers."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    copies: dict[int, torch.Tensor] = {}
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            return value
+        if id(value) in copies:
+            return copies[id(value)]
+        # Whole storages are copied: strides and sharing stay, and with them the plan's graph.
+        storage = value.untyped_storage()
+        copy = storages.setdefault(storage._cdata, storage.clone())
+        with torch.no_grad():
+            tensor = torch.empty(0, dtype=value.dtype, device=value.device)
+            tensor.set_(copy, value.storage_offset(), value.shape, value.stride())
+        copies[id(value)] = tensor.requires_grad_(value.requires_grad)
+        return tensor
+
+    return tree_map(own, inputs)
 
 
 def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
@@ -146,7 +146,8 @@ def _is_plain_tensor(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _state_kept(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def state_kept(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Put gradients, buffers, attributes and random states back, whatever happens meanwhile."""
     buffers = [(m, dict(m._buffers)) for m in module.modules()]
     # Plain tensor attributes may be written into just as buffers are.
     tensors = [*module.buffers()]
