@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from autockpt.budget import Budget, parse_budget
-from autockpt.dispatch import OptimizedForward
+from autockpt.dispatch import OptimizedForward, optimized_forward
 from autockpt.optimizer_memory import optimizer_memory
 from autockpt.plan import Plan
 from autockpt.planner import Planner, Request
@@ -135,14 +135,14 @@ def plan(
 
 def get_plan(model: torch.nn.Module) -> Plan | None:
     """The latest plan of an optimized model; None before its first plan, or when not optimized."""
-    forward = model.__dict__.get("forward")
-    return forward.latest_plan if isinstance(forward, OptimizedForward) else None
+    forward = optimized_forward(model)
+    return None if forward is None else forward.latest_plan
 
 
 def restore(model: ModuleT) -> ModuleT:
     """Take the rewrite back: the model runs its own forward again. Does nothing otherwise."""
-    forward = model.__dict__.get("forward")
-    if isinstance(forward, OptimizedForward):
+    forward = optimized_forward(model)
+    if forward is not None:
         forward.uninstall()
     return model
 

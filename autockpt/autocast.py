@@ -2,7 +2,8 @@
 
 Eager's autocast keeps one low-precision copy of a parameter that is used several times, so its
 gradients meet in low precision and are cast once. Traced, there is a cast for every use, and they
-meet in float32: other last bits.
+meet in float32: other last bits. With ``cache_enabled=False`` (Lightning's choice) eager casts for
+every use as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.fx as fx
+
+from autockpt.torch_private import AUTOCAST_CACHES
 
 aten = torch.ops.aten
 
@@ -22,6 +25,8 @@ _ASKED_FOR = {"to", "type", "half", "bfloat16", "float", "type_as", "_to_copy"}
 def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
     """Merge autocast's casts of one parameter in a joint graph, and sum their gradients in it."""
     output = next(iter(graph.find_nodes(op="output")))
+    if not output.meta.get(AUTOCAST_CACHES, True):
+        return
     outputs: list[Any] = list(output.args[0])
     primals = [p for p in graph.find_nodes(op="placeholder") if "tangents" not in str(p.target)]
     changed = False

@@ -131,7 +131,8 @@ def capture(
         ):
             output = forward(*fake_args, **fake_kwargs)
             loss = find_loss(output, loss_fn)
-            torch.autograd.backward(*backward_roots(loss))
+            with torch_private.no_autocast():
+                torch.autograd.backward(*backward_roots(loss))
         _require_gradient(loss)
         eager_peak_bytes = tracker.peak_bytes
         del output, loss
@@ -151,7 +152,8 @@ def capture(
                 recorder.is_outside = True
                 loss = torch_private.compile_forward(loss_fn, recorder)(output)
             foreign = _foreign_ops(loss)
-            torch.autograd.backward(*backward_roots(loss))
+            with torch_private.no_autocast():
+                torch.autograd.backward(*backward_roots(loss))
         held_keys = frozenset(key for t in [*held, *tree_leaves(loss)] for key in _keys_of(t))
         graphs = recorder.finish()
     if not any(graph.has_backward for graph in graphs):

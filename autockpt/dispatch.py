@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import pickle
 import threading
 import warnings
@@ -49,6 +50,7 @@ class OptimizedForward:
         self._budget_bytes: int | None = None
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
+        self._is_installed = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         module = copy.deepcopy(self._module, memo)
@@ -78,7 +80,8 @@ class OptimizedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward: by its plan when training, as it was otherwise."""
         if (
-            torch.compiler.is_compiling()
+            not self._is_installed
+            or torch.compiler.is_compiling()
             or not self._module.training
             or not torch.is_grad_enabled()
         ):
@@ -99,12 +102,19 @@ class OptimizedForward:
             self._forget(key)
         return output
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the module runs this forward, by itself or under wrappers of others."""
+        return self._is_installed
+
     def install(self) -> None:
         """Become the module's forward."""
+        self._is_installed = True
         self._module.__dict__["forward"] = self
 
     def uninstall(self) -> None:
-        """Give the module its own forward back."""
+        """Give the module its own forward back; a wrapper that others put around runs that too."""
+        self._is_installed = False
         if self._module.__dict__.get("forward") is self:
             del self._module.__dict__["forward"]
             if self._module.forward != self.original:
@@ -249,6 +259,15 @@ class OptimizedForward:
         )
 
 
+def optimized_forward(module: torch.nn.Module) -> OptimizedForward | None:
+    """The optimized forward of a module, also under wrappers that others put around it."""
+    forward = module.__dict__.get("forward")
+    if forward is None:
+        return None
+    inner = inspect.unwrap(forward, stop=lambda f: isinstance(f, OptimizedForward))
+    return inner if isinstance(inner, OptimizedForward) and inner.is_installed else None
+
+
 def _restored(
     module: torch.nn.Module,
     request: Request,
@@ -282,7 +301,7 @@ def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             # A float changes no shape; the plan is followed whatever its value.
             described.append(leaf if _is_plain(leaf) else type(leaf))
     autocast = tuple(
-        (kind, torch.get_autocast_dtype(kind))
+        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled())
         for kind in ("cpu", "cuda")
         if torch.is_autocast_enabled(kind)
     )

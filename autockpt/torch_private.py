@@ -16,12 +16,16 @@ from unittest import mock
 
 import torch
 import torch.fx as fx
+from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch.fx.graph import _BoxedCodeGen
 
 from autockpt.errors import DoubleBackwardError
 
 default_partition = partitioners.default_partition
+
+# In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters.
+AUTOCAST_CACHES = "autockpt_autocast_caches"
 
 _COMPILED_NODE = "CompiledFunctionBackward"
 
@@ -77,15 +81,20 @@ def compile_joint(
     """AOTAutograd with our partition: Dynamo's graph in, a differentiable callable out."""
     from torch._dynamo.backends.common import aot_autograd
 
+    def noting_partition(joint: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+        output = next(iter(joint.graph.find_nodes(op="output")))
+        output.meta[AUTOCAST_CACHES] = torch.is_autocast_cache_enabled()
+        return partition(joint, *args, **kwargs)
+
     backend = aot_autograd(
         fw_compiler=forward_compiler,
         bw_compiler=backward_compiler,
         inference_compiler=inference_compiler,
-        partition_fn=partition,
+        partition_fn=noting_partition,
         # Mutations of buffers stay in the graph, where they can be seen.
         keep_inference_input_mutations=True,
     )
-    with _no_donated_buffers():
+    with _no_donated_buffers(), functorch_config.patch(backward_pass_autocast="off"):
         compiled: Callable[..., Any] = backend(graph_module, example_inputs)
     return compiled
 
@@ -146,7 +155,7 @@ def with_eager_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
                     if node not in seen:
                         seen.append(node)
                         node.set_materialize_grads(False)
-                        node.register_prehook(_refuse_double_backward)
+                        node.register_prehook(_check_backward)
                     break
                 # An output that is a view of what the graph returned: the node is one further up.
                 parents = [parent for parent, _ in node.next_functions if parent is not None]
@@ -156,10 +165,24 @@ def with_eager_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _refuse_double_backward(_: Any) -> None:
+def _check_backward(_: Any) -> None:
     # The engine runs a backward with grad mode on exactly when create_graph=True.
     if torch.is_grad_enabled():
         raise DoubleBackwardError
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        warnings.warn(
+            "a backward runs inside of torch.autocast, where eager PyTorch casts its operations "
+            "too: the gradients may differ from eager's in their last bits. Call backward() "
+            "after the autocast block, as PyTorch's documentation advises.",
+            stacklevel=1,
+        )
+
+
+@contextlib.contextmanager
+def no_autocast() -> Iterator[None]:
+    """Autocast off on every device, as where a training loop calls ``backward()``."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from autockpt import torch_private
 from autockpt.fakes import unchanged_attributes
 from autockpt.loss import backward_roots, find_loss
 from autockpt.measure import measure_peak_bytes
@@ -73,7 +74,8 @@ class Step:
         args, kwargs = inputs
         output = self.forward(*args, **kwargs)
         loss = find_loss(output, self.loss_fn)
-        torch.autograd.backward(*backward_roots(loss))
+        with torch_private.no_autocast():
+            torch.autograd.backward(*backward_roots(loss))
         kept.extend([output, *loss])
 
 

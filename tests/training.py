@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from autockpt.loss import find_loss
+from autockpt.verify import same_bits
 
 
 def train(
@@ -41,3 +42,15 @@ def train(
         record[f"buffer {name}"] = buffer.clone()
     record["random state"] = torch.get_rng_state()
     return record
+
+
+def differing(
+    expected: dict[str, torch.Tensor | None], got: dict[str, torch.Tensor | None]
+) -> list[str]:
+    """Names of what two runs do not have in common, to the bit."""
+    names = [*expected, *(name for name in got if name not in expected)]
+    return [
+        name
+        for name in names
+        if name not in got or name not in expected or not same_bits(expected[name], got[name])
+    ]
