@@ -32,7 +32,7 @@ IS_COMPILED = _NJIT is not None
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compiles with numba where it is installed."""
     if _NJIT is None:
         return function
@@ -42,7 +42,7 @@ def _compiled(function: _Function) -> _Function:
         return cast("_Function", _NJIT(function))
 
 
-@_compiled
+@compiled
 def evaluate(  # noqa: C901 - one pass over the order, with all the rules of the simulator
     order: NDArray[np.int64],
     length: int,
@@ -126,14 +126,14 @@ def evaluate(  # noqa: C901 - one pass over the order, with all the rules of the
     return over, peak, recompute
 
 
-@_compiled
-def _draw(state: NDArray[np.int64], below: int) -> int:
+@compiled
+def draw(state: NDArray[np.int64], below: int) -> int:
     """A random integer from 0 to `below` - 1 (Lehmer's generator)."""
     state[0] = state[0] * 48271 % 2147483647
     return int(state[0] % below)
 
 
-@_compiled
+@compiled
 def _shift(order: NDArray[np.int64], length: int, removed: int, inserted: int, op: int) -> None:
     """Takes the run at `removed` out (none below 0) and puts `op` in at `inserted` (likewise)."""
     end = length
@@ -152,7 +152,7 @@ def _shift(order: NDArray[np.int64], length: int, removed: int, inserted: int, o
         order[inserted] = op
 
 
-@_compiled
+@compiled
 def anneal(  # noqa: C901 - one loop, so that it compiles to one
     order: NDArray[np.int64],
     length: int,
@@ -206,26 +206,26 @@ def anneal(  # noqa: C901 - one loop, so that it compiles to one
             temperature = hot * (cold / hot) ** share
             weight = light * (heavy / light) ** share
             over, peak, recompute = evaluate(order, length, graph, work, room)
-        kind = _draw(state, 16)
+        kind = draw(state, 16)
         inserted = -1
         removed = -1
         op = 0
         if kind < 3:  # make a value again for one reader
             if length == order.size:
                 continue
-            place = _draw(state, length)
+            place = draw(state, length)
             reader = order[place]
             count = reads_at[reader + 1] - reads_at[reader]
             if count == 0:
                 continue
-            op = producer[reads[reads_at[reader] + _draw(state, count)]]
+            op = producer[reads[reads_at[reader] + draw(state, count)]]
             if not rerunnable[op] or is_backward[op]:
                 continue
             inserted = place
         elif kind < 6:  # drop a run
             if extra == 0:
                 continue
-            start = _draw(state, length)
+            start = draw(state, length)
             for k in range(length):
                 place = (start + k) % length
                 if copies[order[place]] > 1:
@@ -235,10 +235,10 @@ def anneal(  # noqa: C901 - one loop, so that it compiles to one
                 continue
             op = order[removed]
         else:  # move a run
-            removed = _draw(state, length)
+            removed = draw(state, length)
             op = order[removed]
-            reach = 1 + _draw(state, 1 + _draw(state, length))
-            inserted = removed + reach if _draw(state, 2) else removed - reach
+            reach = 1 + draw(state, 1 + draw(state, length))
+            inserted = removed + reach if draw(state, 2) else removed - reach
             if inserted < 0 or inserted >= length:
                 continue
         _shift(order, length, removed, inserted, op)
@@ -249,7 +249,7 @@ def anneal(  # noqa: C901 - one loop, so that it compiles to one
             worse <= 0
             or (
                 worse < 20 * temperature
-                and _draw(state, 1 << 30) < math.exp(-worse / temperature) * (1 << 30)
+                and draw(state, 1 << 30) < math.exp(-worse / temperature) * (1 << 30)
             )
         )
         if not accepted:

@@ -81,7 +81,7 @@ class Walker:
     def __init__(
         self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int, effort: float
     ) -> None:
-        self.arrays = _arrays(graph)
+        self.arrays = graph_arrays(graph)
         self.room = room_bytes
         size = len(start) + max(8, min(_REPEATS * len(start), 4000))
         num_regions = 1 + max((op.region for op in graph.ops), default=0)
@@ -176,7 +176,7 @@ class Walker:
         return (time.monotonic() - started) / max(1, first - _CHUNK)
 
 
-def _arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
+def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
     """The graph as `annealing` wants it."""
     reads_at, reads = _ragged([op.reads for op in graph.ops])
     writes_at, writes = _ragged([op.writes for op in graph.ops])

@@ -10,14 +10,17 @@ al. 2023):
 4. Where room is short, integer programs (CP-SAT) ask every kind for its least peak first (`model`).
 5. Polish: integer programs ask for less time in the room that a window of the plan has; what they
    find joins the options, and the plan is composed anew (`polish`).
+6. Refine: where the lower bound leaves room, annealing over what is kept and held, on the whole
+   graph and across the windows' borders (`refine`).
 
 Every heuristic runs too, and the best answer of all is taken. A graph without a backward pass has
 no turns for windows to be planned by: `local` answers for it, and is named in the result.
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
-grows with the number of segments. Weakness: what crosses a window's border is kept, the order of
-the backward ops is fixed, and backward values are never recomputed.
+grows with the number of segments, and refinement takes fewer steps the larger the graph. Weakness: on graphs
+of many thousand ops what crosses a window's border is kept; the order of the backward ops is fixed,
+and backward values are never recomputed.
 """
 
 from __future__ import annotations
@@ -30,12 +33,15 @@ from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.ilp.polish import polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
+from autockpt_solvers.methods.ilp.refine import refine
 from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
 from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autockpt_solvers.methods.ilp.compose import Plan
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
@@ -60,7 +66,18 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         pool = Pool(orders, deadline)
         plans = _plans(pool, problem.room_bytes, seed)
         found.extend(with_frees(graph, plan.order(pool.chain)) for plan in plans)
+        start = min(
+            (s.compute_order for s in found), key=lambda order: _rank(problem, orders, order)
+        )
+        better = refine(problem, orders, start, seed=seed, deadline=deadline)
+        found.extend(with_frees(graph, order) for order in better)
     return Attempt(schedules=tuple(found))
+
+
+def _rank(problem: Problem, orders: Orders, order: Sequence[int]) -> tuple[int, int]:
+    """What an order lacks: bytes over the room first, recompute time second."""
+    peak, recompute = orders.evaluate(order)
+    return max(0, peak - problem.room_bytes), recompute
 
 
 def _plans(pool: Pool, room: int, seed: int) -> list[Plan]:

@@ -1,0 +1,206 @@
+"""Refinement: annealing over what a plan holds, from the best plan there is.
+
+Windows keep what crosses their borders, and composition counts with whole turns. Annealing over
+the tables of `holding` knows neither: it starts from the plan found by windows and changes what is
+kept and held, one or two entries at a time, judged on the whole graph.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autockpt_solvers.methods.annealing import IS_COMPILED
+from autockpt_solvers.methods.bound import lower_bound_ns
+from autockpt_solvers.methods.holding import anneal_held, decode
+from autockpt_solvers.methods.local import graph_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from autockpt_solvers.methods.orders import Orders
+    from autockpt_solvers.problem import Problem
+
+_CHUNK = 1024
+_LONGER = 4  # an order may have this many times the ops
+_WALKS = (0.25, 0.25, 0.5)  # shares of the steps
+_WORK = 200_000_000  # reads and runs that all walks together look at: some seconds
+_WORK_INTERPRETED = 1_000_000
+_STEPS_PER_OP = 1000
+_HOT, _COLD = 3e-4, 6e-6  # temperatures, in the time of one step of training
+_LIGHT, _HEAVY = 0.06, 20.0  # what a run over by the whole room weighs, in the same time
+_CLOSE = 1e-3  # time above the bound, in the same, that is not worth a walk
+
+
+def refine(
+    problem: Problem, orders: Orders, start: Sequence[int], *, seed: int, deadline: float
+) -> list[list[int]]:
+    """Orders better than `start`: cheaper where it fits, with a lower peak where it does not.
+
+    Args:
+        problem: The problem.
+        orders: The graph.
+        start: An order that runs.
+        seed: Random seed.
+        deadline: Ends the walks early.
+
+    Returns:
+        The cheapest order that fits, if any was met, and the one with the lowest peak.
+    """
+    peak, recompute = orders.evaluate(start)
+    total = problem.graph.total_runtime_ns
+    if peak <= problem.room_bytes:
+        left = max(0.1, deadline - time.monotonic())
+        if recompute - lower_bound_ns(problem, time_limit_s=left / 4) <= _CLOSE * total:
+            return []
+    refiner = Refiner(orders, problem.room_bytes, seed)
+    num_steps = refiner.num_steps()
+    if not refiner.decided.any():
+        return []
+    for share in _WALKS:
+        refiner.run(refiner.best_order or start, int(num_steps * share), deadline)
+    return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
+
+
+class Refiner:
+    """A graph as arrays, and the best orders met so far.
+
+    Attributes:
+        best_order: The cheapest order that fits, or None.
+        lean_order: The order with the lowest peak, or None.
+    """
+
+    def __init__(self, orders: Orders, room: int, seed: int) -> None:
+        graph = orders.graph
+        self.orders = orders
+        self.room = max(1, room)
+        self.arrays = graph_arrays(graph)
+        num_ops, num_storages = len(graph.ops), len(graph.storages)
+        rank = np.array(orders.forward_rank, dtype=np.int64)
+        self.decided = np.array([self._is_decided(s) for s in range(num_storages)], dtype=np.int64)
+        self.ranks = (np.argsort(rank), rank, self.decided)
+        size = _LONGER * num_ops + 8
+        num_regions = 1 + max((op.region for op in graph.ops), default=0)
+
+        def zeros(count: int) -> NDArray[np.int64]:
+            return np.zeros(count, dtype=np.int64)
+
+        num_reads = sum(len(reads) for reads in orders.reads)
+        self.work = (
+            (
+                zeros(num_storages),
+                zeros(num_ops),
+                zeros(num_ops),
+                zeros(2 * num_reads + num_ops + 8),
+                zeros(num_ops + 1),
+            ),
+            (
+                zeros(num_storages),
+                zeros(num_storages),
+                zeros(num_ops),
+                zeros(size + 2),
+                zeros(num_regions),
+            ),
+        )
+        self.buffers = (zeros(size), np.flatnonzero(self.decided), zeros(size), zeros(size))
+        self.touched = np.zeros((_LONGER * num_reads + 8, 2), dtype=np.int64)
+        self.state = np.array([1 + seed % 2147483646], dtype=np.int64)
+        self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
+        total = max(1.0, float(sum(orders.runtime)))
+        self.scale = (total, float(self.room), _HOT, _COLD, _LIGHT, _HEAVY)
+
+    def num_steps(self) -> int:
+        """Steps of all walks together; they depend on the graph only."""
+        num_ops = len(self.orders.reads)
+        per_step = 2 * num_ops + sum(len(reads) for reads in self.orders.reads)
+        work = _WORK if IS_COMPILED else _WORK_INTERPRETED
+        return min(_STEPS_PER_OP * num_ops, work // max(1, per_step))
+
+    def _is_decided(self, storage: int) -> bool:
+        """Whether it is a matter of choice to keep a storage or to make it again."""
+        graph, region = self.orders.graph, self.orders.region
+        op = graph.producer[storage]
+        return (
+            self.orders.rerunnable[op]
+            and op < graph.num_forward
+            and bool(graph.readers[storage])
+            and all(region[r] == region[op] for r in graph.readers[storage])
+        )
+
+    @property
+    def best_order(self) -> list[int] | None:
+        """The cheapest order that fits."""
+        if self.found[0] < 0:
+            return None
+        return [int(op) for op in self.buffers[2][: int(self.found[1])]]
+
+    @property
+    def lean_order(self) -> list[int] | None:
+        """The order with the lowest peak."""
+        if not self.found[3]:
+            return None
+        return [int(op) for op in self.buffers[3][: int(self.found[3])]]
+
+    def encode(self, order: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The tables of a plan: what the order keeps and holds."""
+        orders, graph = self.orders, self.orders.graph
+        num_forward = graph.num_forward
+        keep = np.zeros(len(graph.storages), dtype=np.int64)
+        for storage, op in enumerate(graph.producer):
+            fixed = not self.decided[storage] and bool(graph.readers[storage])
+            keep[storage] = fixed and op < num_forward and graph.is_required[op]
+        hold = np.ones((len(graph.storages), len(graph.ops) - num_forward), dtype=np.uint8)
+        left = sum(graph.is_required)
+        head, seen = 0, set[int]()
+        while left:
+            left -= graph.is_required[order[head]] and order[head] not in seen
+            seen.add(order[head])
+            head += 1
+        # Per storage of the forward, the backward op that touched its instance last; -1: none yet.
+        last = {s: -1 for op in order[:head] for s in orders.writes[op]}
+        row = 0
+        for op in order[head:]:
+            for storage in orders.reads[op]:
+                if last.get(storage, 0) < 0:
+                    keep[storage] = 1
+                last[storage] = row
+            if op >= num_forward:
+                row += 1
+                continue
+            for storage in orders.writes[op]:
+                if 0 <= last.get(storage, -1) < row:
+                    hold[storage, last[storage]] = 0
+                last[storage] = row
+        return keep, hold
+
+    def run(self, order: Sequence[int], steps: int, deadline: float) -> None:
+        """One walk from hot to cold, from an order that runs.
+
+        Args:
+            order: Where to start; if the tables cannot say it, nothing is done.
+            steps: Number of steps.
+            deadline: Ends the walk early.
+        """
+        keep, hold = self.encode(order)
+        tables = (keep, hold, self.arrays, self.ranks)
+        if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
+            return
+        for first in range(0, steps, _CHUNK):
+            span = (first, min(first + _CHUNK, steps), steps)
+            anneal_held(
+                *tables,
+                self.work,
+                self.buffers,
+                self.touched,
+                self.state,
+                self.found,
+                self.room,
+                span,
+                self.scale,
+            )
+            if self.found[0] == 0 or time.monotonic() > deadline:
+                return

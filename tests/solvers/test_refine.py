@@ -1,0 +1,89 @@
+"""Annealing over what is held: its tables say what orders say, and it finds what windows cannot."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autockpt_solvers import Problem, simulate, solve, with_frees
+from autockpt_solvers.methods.bound import lower_bound_bytes
+from autockpt_solvers.methods.holding import decode
+from autockpt_solvers.methods.ilp.refine import Refiner, refine
+from autockpt_solvers.methods.orders import Orders
+from tests.solvers.brute import least_recompute
+from tests.solvers.graphs import blocks, chain, graphs
+
+FOREVER = float("inf")
+
+
+def decoded(refiner, order):
+    keep, hold = refiner.encode(order)
+    tables = (keep, hold, refiner.arrays, refiner.ranks)
+    length, _ = decode(*tables, refiner.work[0], refiner.buffers[0], refiner.touched)
+    return refiner.buffers[0][:length].tolist()
+
+
+@given(graphs(), st.data())
+def test_the_tables_of_a_plan_give_the_plan_again(graph, data):
+    orders = Orders(graph)
+    num = len(graph.storages)
+    order = orders.just_in_time(data.draw(st.sets(st.integers(0, num - 1))))
+    again = decoded(Refiner(orders, 100, 0), order)
+    if again:
+        assert orders.evaluate(again) <= orders.evaluate(order)
+        simulate(graph, with_frees(graph, again))
+
+
+@pytest.mark.parametrize("graph", [blocks(4), chain(9)], ids=["blocks", "chain"])
+def test_tables_say_what_is_held_and_what_is_made_twice(graph):
+    orders = Orders(graph)
+    for kept in ((), range(0, len(graph.storages), 3), range(0, len(graph.storages), 7)):
+        order = orders.just_in_time(kept)
+        assert decoded(Refiner(orders, 100, 0), order) == order
+
+
+@given(graphs(max_forward=5, max_backward=4, max_sizes=1), st.floats(0, 1))
+def test_what_it_finds_runs_and_is_no_better_than_the_best(graph, share):
+    if graph.num_forward == len(graph.ops):
+        return
+    orders = Orders(graph)
+    start = orders.baseline()
+    peak = orders.evaluate(start)[0]
+    room = int(lower_bound_bytes(graph) * (1 - share) + peak * share)
+    problem = Problem(graph=graph, budget_bytes=room)
+    least = least_recompute(graph, room)
+    for order in refine(problem, orders, start, seed=0, deadline=FOREVER):
+        timeline = simulate(graph, with_frees(graph, order))
+        if timeline.peak_bytes <= room:
+            assert least is not None
+            assert timeline.recompute_ns >= least
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_from_the_dearest_plan_it_comes_down_below_the_heuristics(share):
+    graph = blocks(4)
+    orders = Orders(graph)
+    room = int(orders.evaluate(orders.baseline())[0] * share)
+    problem = Problem(graph=graph, budget_bytes=room)
+    start = orders.just_in_time(())
+    found = [orders.evaluate(o) for o in refine(problem, orders, start, seed=0, deadline=FOREVER)]
+    cost = min(cost for peak, cost in found if peak <= room)
+    for method in ("greedy", "mincut", "uniform", "sqrt"):
+        rival = solve(problem, method=method)
+        assert rival.schedule is None or cost <= rival.recompute_ns
+
+
+def test_equal_seeds_walk_the_same_path_and_time_ends_it():
+    graph = blocks(3)
+    orders = Orders(graph)
+    start = orders.just_in_time(())
+    problem = Problem(graph=graph, budget_bytes=int(orders.evaluate(orders.baseline())[0] * 0.6))
+    first, second = (refine(problem, orders, start, seed=3, deadline=FOREVER) for _ in range(2))
+    assert first == second
+    started = time.monotonic()
+    refiner = Refiner(orders, problem.room_bytes, 0)
+    refiner.run(start, 10**9, started)
+    assert refiner.best_order is not None or refiner.lean_order is not None
