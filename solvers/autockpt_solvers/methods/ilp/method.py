@@ -18,9 +18,9 @@ no turns for windows to be planned by: `local` answers for it, and is named in t
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
-grows with the number of segments, and refinement takes fewer steps the larger the graph. Weakness: on graphs
-of many thousand ops what crosses a window's border is kept; the order of the backward ops is fixed,
-and backward values are never recomputed.
+grows with the number of segments, and refinement takes fewer steps the larger the graph.
+Weakness: on graphs of many thousand ops what crosses a window's border is kept; the order of the
+backward ops is fixed, and backward values are never recomputed.
 """
 
 from __future__ import annotations
