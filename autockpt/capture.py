@@ -26,6 +26,7 @@ from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attribute
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import PackedSequences, eager_answers
 from autockpt.loss import backward_roots, find_loss
+from autockpt.pieces import compile_in_pieces
 from autockpt.random_state import kept_random_states
 
 Keys = tuple[tuple[int, ...], ...]
@@ -37,11 +38,13 @@ class CapturedGraph:
 
     Storage keys name the same storage across graphs: inputs, forward outputs, incoming gradients
     (``tangent_keys``) and outgoing ones (``grad_keys``), each aligned with the joint graph.
+    Graphs of one ``frame`` are pieces of what Dynamo gave as one graph.
     """
 
     joint: JointGraph
     has_backward: bool
     is_outside: bool
+    frame: int
     input_keys: Keys
     output_keys: Keys
     tangent_keys: Keys
@@ -58,6 +61,7 @@ class Capture:
         is_fake: Whether model or inputs hold no data, so that nothing can be measured.
         parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
         gradient_bytes: Bytes of the gradients of all parameters that require one.
+        parameter_keys: Storages of the parameters.
         held_keys: Storages of what the step returns to its caller.
         eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
             above ``parameters + buffers + inputs``.
@@ -73,6 +77,7 @@ class Capture:
     buffers_bytes: int
     inputs_bytes: int
     gradient_bytes: int
+    parameter_keys: frozenset[int]
     held_keys: frozenset[int]
     eager_peak_bytes: int
     foreign_ops: tuple[str, ...]
@@ -87,6 +92,8 @@ def capture(
     kwargs: Mapping[str, Any],
     *,
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
+    accumulates: bool = False,
+    in_pieces: bool = False,
 ) -> Capture:
     """Capture one training step of ``forward``, the forward of ``module``, on these inputs.
 
@@ -97,6 +104,8 @@ def capture(
         args: Positional inputs, real, fake or meta tensors.
         kwargs: Keyword inputs.
         loss_fn: Takes the output to a scalar loss, when that happens outside of the model.
+        accumulates: Whether gradients that parameters have already are added to.
+        in_pieces: Cut each graph, see :mod:`autockpt.pieces`.
 
     Raises:
         NotTrainableError: Nothing in the output requires a gradient.
@@ -112,7 +121,7 @@ def capture(
     fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
     fakes_of = {id(tensor): fakes[name] for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
-    recorder = _Recorder()
+    recorder = _Recorder(in_pieces=in_pieces)
     packed = PackedSequences(tree_leaves((fake_args, fake_kwargs)))
     with (
         kept_random_states(torch.device("cpu")),
@@ -121,8 +130,13 @@ def capture(
         torch_private.reparametrized(module, fakes),
         mode,
     ):
+        if accumulates:
+            for name, parameter in module.named_parameters(remove_duplicate=False):
+                if parameter.grad is not None:
+                    fakes[name].grad = torch.empty_like(fakes[name])
+        older_gradients = [fake.grad for fake in fakes.values()]
         tracker = LiveBytes(
-            tree_leaves((fake_args, fake_kwargs, list(fakes.values()))),
+            tree_leaves((fake_args, fake_kwargs, list(fakes.values()), older_gradients)),
         )
         with (
             _explained(module, "its forward fails on these inputs"),
@@ -135,7 +149,7 @@ def capture(
                 torch.autograd.backward(*backward_roots(loss))
         _require_gradient(loss)
         eager_peak_bytes = tracker.peak_bytes
-        del output, loss
+        del output, loss, older_gradients
         for fake in fakes.values():
             fake.grad = None
         with (
@@ -178,6 +192,7 @@ def capture(
         buffers_bytes=distinct_bytes(list(module.buffers())),
         inputs_bytes=distinct_bytes(tree_leaves((args, dict(kwargs)))),
         gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
+        parameter_keys=frozenset(own),
         held_keys=held_keys,
         eager_peak_bytes=eager_peak_bytes,
         foreign_ops=foreign,
@@ -189,12 +204,20 @@ def capture(
 class _Recorder:
     """A Dynamo backend that runs graphs as they are and keeps their joint graphs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_pieces: bool) -> None:
         self.is_outside = False
+        self._in_pieces = in_pieces
+        self._num_frames = 0
         self._records: list[_Record] = []
 
     def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        record = _Record(is_outside=self.is_outside)
+        self._num_frames += 1
+        if self._in_pieces:
+            return compile_in_pieces(graph_module, example_inputs, self._compile)
+        return self._compile(graph_module, example_inputs)
+
+    def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        record = _Record(is_outside=self.is_outside, frame=self._num_frames)
         self._records.append(record)
         with exact_tracing():
             compiled = torch_private.compile_joint(
@@ -214,8 +237,9 @@ class _Recorder:
 class _Record:
     """What is seen of one graph while it runs on fakes."""
 
-    def __init__(self, *, is_outside: bool) -> None:
+    def __init__(self, *, is_outside: bool, frame: int) -> None:
         self._is_outside = is_outside
+        self._frame = frame
         self._template: fx.GraphModule | None = None
         self._num_fwd_outputs = 0
         self._static_indices: tuple[int, ...] = ()
@@ -299,6 +323,7 @@ class _Record:
                 joint=self._joint,
                 has_backward=self._has_backward,
                 is_outside=self._is_outside,
+                frame=self._frame,
                 input_keys=self._input_keys,
                 output_keys=self._output_keys,
                 tangent_keys=self._tangent_keys,

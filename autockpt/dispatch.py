@@ -156,12 +156,48 @@ class OptimizedForward:
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         accumulates, layout = key
+        if not accumulates:
+            return self._followed(key, args, kwargs)
+        try:
+            return self._followed(key, args, kwargs, in_pieces=True)
+        except (BudgetError, VerificationError):
+            # Cuts forbid some recomputation, and may not be where gradients add up as in eager.
+            pass
+        try:
+            return self._followed(key, args, kwargs)
+        except BudgetError as error:
+            if (False, layout) not in self._steps:
+                raise
+            warnings.warn(
+                f"gradients of an earlier backward stand beside this step's: {error} The plan for "
+                "a step without them is followed, and the budget is exceeded by their size.",
+                stacklevel=4,
+            )
+            self._planned[key] = self._planned[False, layout]
+            return self._steps[False, layout]
+
+    def _followed(
+        self,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        in_pieces: bool = False,
+    ) -> Callable[..., Any]:
+        """Plan a step and compile it to follow the plan; verify it where that was asked for."""
+        accumulates, _ = key
         request = self._request
         if accumulates and self._budget_bytes is not None:
             # A percentage is of the eager peak of a step alone.
             request = dataclasses.replace(request, budget=Budget(bytes=self._budget_bytes))
         planner = Planner(
-            self._module, self.original, args, kwargs, request, accumulates=accumulates
+            self._module,
+            self.original,
+            args,
+            kwargs,
+            request,
+            accumulates=accumulates,
+            in_pieces=in_pieces,
         )
         if not accumulates:
             self._budget_bytes = planner.budget_bytes
@@ -171,19 +207,8 @@ class OptimizedForward:
                 reason="its parameters or inputs are fake or meta tensors, which cannot train",
                 advice="Use autockpt.plan, which needs no data.",
             )
-        planned: Planned | None
-        try:
-            planned = planner.plan()
-        except BudgetError as error:
-            if not accumulates or (False, layout) not in self._steps:
-                raise
-            warnings.warn(
-                f"gradients of an earlier backward stand beside this step's: {error} The plan for "
-                "a step without them is followed, and the budget is exceeded by their size.",
-                stacklevel=4,
-            )
-            self._planned[key] = self._planned[False, layout]
-            return self._steps[False, layout]
+        planned: Planned | None = planner.plan()
+        assert planned is not None
         plan = planned.plan
         step: Callable[..., Any]
         if plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes:
@@ -213,6 +238,7 @@ class OptimizedForward:
             kwargs=kwargs,
             loss_fn=self._request.loss_fn,
             device=device,
+            accumulates=planner.accumulates,
         )
         expected = None
         standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes

@@ -19,7 +19,7 @@ from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
 from autockpt_solvers import ComputeGraph, Op, Storage
 
-OpKind = Literal["node", "rng_state", "tangents", "hold", "optimizer"]
+OpKind = Literal["node", "rng_state", "tangents", "hold", "accumulation", "optimizer"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class Origin:
     """Where an engine op comes from: a node of a captured graph, or what stands around them.
 
     ``rng_state`` reads the generator before a random node, ``tangents`` are gradients from code
-    outside, ``hold`` keeps what Python frames hold to the end of the forward, ``optimizer`` is the
-    optimizer's step.
+    outside, ``hold`` keeps what Python frames hold, ``accumulation`` adds gradients that are whole
+    to those that stand already, ``optimizer`` is the optimizer's step.
     """
 
     kind: OpKind
@@ -45,15 +45,22 @@ class Lowered:
     fixed_bytes: int
 
 
-def lower(capture: Capture, costs: dict[fx.Node, NodeCost], optimizer: OptimizerMemory) -> Lowered:
+def lower(
+    capture: Capture,
+    costs: dict[fx.Node, NodeCost],
+    optimizer: OptimizerMemory,
+    *,
+    accumulates: bool,
+) -> Lowered:
     """The compute graph of a whole training step.
 
     Args:
         capture: The captured step; all of its graphs go into one compute graph.
         costs: Cost of every op node.
         optimizer: What the optimizer holds, and needs while it steps.
+        accumulates: Whether parameters have gradients already, to which this step's are added.
     """
-    builder = _Builder(capture, costs)
+    builder = _Builder(capture, costs, accumulates=accumulates)
     for region in range(len(capture.graphs)):
         builder.add_forward(region)
     builder.add_hold()
@@ -91,9 +98,12 @@ def module_of(node: fx.Node, module_names: frozenset[str]) -> str:
 class _Builder:
     """Collects ops and storages region by region."""
 
-    def __init__(self, capture: Capture, costs: dict[fx.Node, NodeCost]) -> None:
+    def __init__(
+        self, capture: Capture, costs: dict[fx.Node, NodeCost], *, accumulates: bool
+    ) -> None:
         self._capture = capture
         self._costs = costs
+        self._accumulates = accumulates
         self._ops: list[Op] = []
         self._storages: list[Storage] = []
         self._outputs: dict[int, None] = {}
@@ -103,6 +113,9 @@ class _Builder:
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
         self._passed_on: dict[int, None] = {}
+        # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
+        self._contributions: dict[int, list[int]] = {}
+        self._first_users = _first_users(capture)
         self._mutated_keys = frozenset(
             key
             for graph in capture.graphs
@@ -144,13 +157,17 @@ class _Builder:
         for index, op in enumerate(joint.ops):
             if not op.is_backward:
                 self._add_node(region, index, op, held)
+        taken_up = [self._by_key[k] for keys in graph.input_keys for k in keys if k in self._by_key]
+        if taken_up:
+            self._add_hold("inputs of a graph", tuple(dict.fromkeys(taken_up)), region)
+        passed_on = self._for_frames_after(region)
         for storages, keys in zip(joint.forward_output_storages, graph.output_keys, strict=True):
             for storage, key in zip(storages, keys, strict=True):
-                engine_storage = self._local.get((region, storage))
-                if engine_storage is not None:
-                    self._by_key[key] = engine_storage
-                    if engine_storage not in self._outputs:
-                        self._passed_on[engine_storage] = None
+                made = self._local.get((region, storage))
+                if made is not None:
+                    self._by_key[key] = made
+                    if made not in self._outputs and key in passed_on:
+                        self._passed_on[made] = None
 
     def _reads_mutated(self, region: int, op: JointNode) -> bool:
         """Whether a graph of the step overwrites an input of this op before the backward."""
@@ -187,22 +204,30 @@ class _Builder:
             if key in self._capture.held_keys or key not in taken_up
         )
 
+    def _for_frames_after(self, region: int) -> set[int]:
+        """Keys of what graphs take up from Python frames that run after this graph's."""
+        frame = self._capture.graphs[region].frame
+        later = (g for g in self._capture.graphs[region + 1 :] if g.frame != frame)
+        return {key for graph in later for keys in graph.input_keys for key in keys}
+
     def add_hold(self) -> None:
-        """Keep what passes from graph to graph to the end of the forward, as Python frames do."""
-        passed_on = tuple(self._passed_on)
-        if len(self._capture.graphs) > 1 and passed_on:
+        """Keep what passes from frame to frame to the end of the forward, as Python does."""
+        if self._passed_on:
             last = len(self._capture.graphs) - 1
-            self._add(
-                Op(
-                    name="forward frames",
-                    runtime_ns=0,
-                    reads=passed_on,
-                    writes=(self._marker(),),
-                    recomputable=False,
-                    region=last,
-                ),
-                Origin(kind="hold", region=last),
-            )
+            self._add_hold("forward frames", tuple(self._passed_on), last)
+
+    def _add_hold(self, name: str, reads: tuple[int, ...], region: int) -> None:
+        self._add(
+            Op(
+                name=name,
+                runtime_ns=0,
+                reads=reads,
+                writes=(self._marker(),),
+                recomputable=False,
+                region=region,
+            ),
+            Origin(kind="hold", region=region),
+        )
 
     def add_backward(self, region: int) -> None:
         graph = self._capture.graphs[region]
@@ -239,11 +264,48 @@ class _Builder:
             for storage, key in zip(storages, keys, strict=True):
                 if (region, storage) in self._local:
                     self._grad_by_key[key] = self._local[region, storage]
+        parameters = self._add_gradients(region)
         goes_on = self._keys_wanted_before(region)
         for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
             for storage, key in zip(storages, keys, strict=True):
-                if (region, storage) in self._local and key not in goes_on:
-                    self._outputs[self._local[region, storage]] = None
+                gradient = self._local.get((region, storage))
+                if gradient is not None and key not in goes_on and gradient not in parameters:
+                    self._outputs[gradient] = None
+
+    def _add_gradients(self, region: int) -> set[int]:
+        """Let gradients of parameters wait until they are whole, then stay or be added and go.
+
+        Returns:
+            Those storages of this graph's gradients.
+        """
+        parameters: set[int] = set()
+        gone: list[int] = []
+        for key, storage in _gradients_of_parameters(self._capture, region):
+            gradient = self._local.get((region, storage))
+            if gradient is None:
+                continue
+            parameters.add(gradient)
+            contributions = self._contributions.setdefault(key, [])
+            contributions.append(gradient)
+            if self._first_users[key] == region:
+                if not self._accumulates:
+                    self._outputs[contributions[0]] = None
+                gone += contributions[0 if self._accumulates else 1 :]
+        gone = [storage for storage in dict.fromkeys(gone) if storage not in self._outputs]
+        if gone:
+            self._add(
+                Op(
+                    name="accumulation",
+                    runtime_ns=0,
+                    reads=tuple(gone),
+                    writes=(self._marker(),),
+                    recomputable=False,
+                    is_backward=True,
+                    region=region,
+                ),
+                Origin(kind="accumulation", region=region),
+            )
+        return parameters
 
     def _keys_wanted_before(self, region: int) -> set[int]:
         return {
@@ -336,3 +398,28 @@ class _Builder:
             ),
             Origin(kind="node", region=region, joint_op=index),
         )
+
+
+def _gradients_of_parameters(capture: Capture, region: int) -> list[tuple[int, int]]:
+    """Keys of the parameters that a graph gives gradients for, with those as its storages."""
+    graph = capture.graphs[region]
+    if len(graph.grad_keys) != len(graph.input_keys):
+        return []
+    return [
+        (keys[0], storage)
+        for keys, storages in zip(
+            graph.input_keys, graph.joint.backward_output_storages, strict=True
+        )
+        for storage in storages
+        if len(keys) == 1 and keys[0] in capture.parameter_keys
+    ]
+
+
+def _first_users(capture: Capture) -> dict[int, int]:
+    """By parameter key: the graph whose backward gives the last part of its gradient."""
+    first: dict[int, int] = {}
+    for region, graph in enumerate(capture.graphs):
+        if graph.has_backward:
+            for key, _ in _gradients_of_parameters(capture, region):
+                first.setdefault(key, region)
+    return first

@@ -10,6 +10,7 @@ import torch
 
 from autockpt.budget import Budget
 from autockpt.capture import Capture, capture
+from autockpt.fakes import distinct_bytes
 from autockpt.lower import Lowered, lower
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.plan import FixedBytes, Plan
@@ -53,6 +54,7 @@ class Planner:
         request: Request,
         *,
         accumulates: bool = False,
+        in_pieces: bool = False,
     ) -> None:
         """Capture, profile and lower.
 
@@ -63,19 +65,34 @@ class Planner:
             kwargs: Keyword inputs.
             request: What is asked.
             accumulates: Whether gradients of an earlier backward stand beside this step's.
+            in_pieces: Cut the graphs so that gradients are let go on the way.
         """
         self._request = request
-        self._capture = capture(module, forward, args, kwargs, loss_fn=request.loss_fn)
+        self.accumulates = accumulates
+        self._in_pieces = in_pieces
+        self._capture = capture(
+            module,
+            forward,
+            args,
+            kwargs,
+            loss_fn=request.loss_fn,
+            accumulates=accumulates,
+            in_pieces=in_pieces,
+        )
         self._is_measured = not self._capture.is_fake
         nodes = [op.node for graph in self._capture.graphs for op in graph.joint.ops]
         costs = profile(nodes, self._capture.device, measure=self._is_measured)
-        lowered = lower(self._capture, costs, request.optimizer)
-        self.older_gradients_bytes = self._capture.gradient_bytes if accumulates else 0
+        lowered = lower(self._capture, costs, request.optimizer, accumulates=accumulates)
+        older = [p.grad for p in module.parameters() if accumulates]
+        self.older_gradients_bytes = distinct_bytes(older)
         self._lowered = dataclasses.replace(
             lowered, fixed_bytes=lowered.fixed_bytes + self.older_gradients_bytes
         )
         self.baseline_peak_bytes = _baseline_peak_bytes(
-            self._capture, self._lowered, request.optimizer
+            self._capture,
+            self._lowered,
+            new_gradients_bytes=0 if accumulates else self._capture.gradient_bytes,
+            optimizer=request.optimizer,
         )
 
     @property
@@ -120,7 +137,9 @@ class Planner:
         return Planned(
             plan=plan,
             regions=PlannedRegions(
-                regions=regions, positions_are_counted=self._capture.positions_are_counted
+                regions=regions,
+                positions_are_counted=self._capture.positions_are_counted,
+                in_pieces=self._in_pieces,
             ),
         )
 
@@ -152,7 +171,9 @@ class Planner:
         )
 
 
-def _baseline_peak_bytes(captured: Capture, lowered: Lowered, optimizer: OptimizerMemory) -> int:
+def _baseline_peak_bytes(
+    captured: Capture, lowered: Lowered, *, new_gradients_bytes: int, optimizer: OptimizerMemory
+) -> int:
     """What the eager step peaks at: its tensors, and the workspace that its operators add."""
     graph = lowered.graph
     none = solve(Problem(graph=graph, budget_bytes=2**62), method="none").schedule
@@ -161,7 +182,7 @@ def _baseline_peak_bytes(captured: Capture, lowered: Lowered, optimizer: Optimiz
         graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in graph.ops)
     )
     workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
-    step_bytes = captured.gradient_bytes + optimizer.step_bytes
+    step_bytes = new_gradients_bytes + optimizer.step_bytes
     return lowered.fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
 
 

@@ -20,6 +20,7 @@ from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import eager_answers
+from autockpt.pieces import compile_in_pieces
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
 from autockpt.tangents import is_tangent
 
@@ -37,17 +38,18 @@ class PlannedRegion:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRegions:
-    """All captured graphs of a step, and under which answer of a library they were traced."""
+    """All captured graphs of a step, and how they were captured."""
 
     regions: tuple[PlannedRegion, ...]
     positions_are_counted: bool
+    in_pieces: bool
 
 
 class PlannedStep:
     """A forward compiled to follow one plan; call it like the forward."""
 
     def __init__(self, forward: Callable[..., Any], planned: PlannedRegions) -> None:
-        self._backend = _PlanBackend(planned.regions)
+        self._backend = _PlanBackend(planned)
         self._compiled = torch_private.compile_forward(forward, self._backend)
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
@@ -66,13 +68,19 @@ class PlannedStep:
 class _PlanBackend:
     """A Dynamo backend that rewrites each graph by its region of the plan."""
 
-    def __init__(self, regions: tuple[PlannedRegion, ...]) -> None:
-        self._regions = regions
+    def __init__(self, planned: PlannedRegions) -> None:
+        self._regions = planned.regions
+        self._in_pieces = planned.in_pieces
         self._num_compiled = 0
         self.num_unknown = 0
         self._times_compiled: collections.Counter[str] = collections.Counter()
 
     def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        if self._in_pieces:
+            return compile_in_pieces(graph_module, example_inputs, self._compile)
+        return self._compile(graph_module, example_inputs)
+
+    def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         region = _CompiledRegion(self)
         with exact_tracing():
             compiled = torch_private.compile_joint(

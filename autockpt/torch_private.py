@@ -18,6 +18,7 @@ import torch
 import torch.fx as fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import _BoxedCodeGen
 
 from autockpt.errors import DoubleBackwardError
@@ -94,7 +95,11 @@ def compile_joint(
         # Mutations of buffers stay in the graph, where they can be seen.
         keep_inference_input_mutations=True,
     )
-    with _no_donated_buffers(), functorch_config.patch(backward_pass_autocast="off"):
+    with (
+        _no_donated_buffers(),
+        _tangents_as_they_come(),
+        functorch_config.patch(backward_pass_autocast="off"),
+    ):
         compiled: Callable[..., Any] = backend(graph_module, example_inputs)
     return compiled
 
@@ -109,6 +114,26 @@ def _no_donated_buffers() -> Iterator[None]:
     import torch._functorch._aot_autograd.graph_compile as graph_compile
 
     with mock.patch.object(graph_compile, "collect_bw_donated_buffer_idxs", return_value=[]):
+        yield
+
+
+@contextlib.contextmanager
+def _tangents_as_they_come() -> Iterator[None]:
+    """Let gradients come into a backward with the strides that eager's would have.
+
+    By itself AOTAutograd copies them to the strides of the output they belong to, and sums over a
+    copy with other strides round differently.
+    """
+    from torch._functorch._aot_autograd.runtime_wrappers import AOTDispatchAutograd
+
+    by_itself = AOTDispatchAutograd.process_runtime_tangent
+
+    def process(tangent: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(tangent) in (torch.Tensor, FakeTensor):
+            return tangent, [tangent]
+        return by_itself(tangent, *args, **kwargs)
+
+    with mock.patch.object(AOTDispatchAutograd, "process_runtime_tangent", staticmethod(process)):
         yield
 
 

@@ -33,7 +33,10 @@ class StepRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A training step to try: a forward on its inputs, a loss, a backward."""
+    """A training step to try: a forward on its inputs, a loss, a backward.
+
+    ``accumulates`` says that the backward adds to the gradients that parameters have.
+    """
 
     module: torch.nn.Module
     forward: Callable[..., Any]
@@ -41,6 +44,7 @@ class Step:
     kwargs: Mapping[str, Any]
     loss_fn: Callable[[Any], torch.Tensor] | None
     device: torch.device
+    accumulates: bool
 
     def record(self, *, warm_up: bool) -> StepRecord:
         """Run the step and put the model back as it was.
@@ -49,11 +53,11 @@ class Step:
             warm_up: Run it once beforehand, so that compilation is not measured.
         """
         if warm_up:
-            with state_kept(self.module, self.device):
+            with self._state_kept():
                 self._run([], own_copies((self.args, dict(self.kwargs))))
         kept: list[Any] = []
         inputs = own_copies((self.args, dict(self.kwargs)))
-        with state_kept(self.module, self.device):
+        with self._state_kept():
             peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
@@ -64,11 +68,17 @@ class Step:
                 if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                     tensors[f"gradient of input {i}"] = leaf.grad
             for name, parameter in self.module.named_parameters():
-                tensors[f"gradient of {name}"] = parameter.grad
+                gradient = parameter.grad
+                if self.accumulates and gradient is not None:
+                    gradient = gradient.clone()
+                tensors[f"gradient of {name}"] = gradient
             for name, buffer in self.module.named_buffers():
                 tensors[f"buffer {name}"] = buffer.clone()
             states = random_states(self.device)
         return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
+
+    def _state_kept(self) -> contextlib.AbstractContextManager[None]:
+        return state_kept(self.module, self.device, accumulates=self.accumulates)
 
     def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         args, kwargs = inputs
@@ -143,27 +153,60 @@ def acts_on_parameters(module: torch.nn.Module) -> bool:
     return any(getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters())
 
 
+@contextlib.contextmanager
+def _no_gradients(module: torch.nn.Module) -> Iterator[None]:
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
+    """Let a backward add to the gradients, and take it back; their values wait on the host."""
+    before = [
+        (parameter, gradient, gradient.to("cpu", copy=True))
+        for parameter in module.parameters()
+        if (gradient := parameter.grad) is not None
+    ]
+    try:
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.grad = None
+        for parameter, gradient, value in before:
+            parameter.grad = gradient.copy_(value)
+
+
 def _is_plain_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 @contextlib.contextmanager
-def state_kept(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Put gradients, buffers, attributes and random states back, whatever happens meanwhile."""
+def state_kept(
+    module: torch.nn.Module, device: torch.device, *, accumulates: bool = False
+) -> Iterator[None]:
+    """Put gradients, buffers, attributes and random states back, whatever happens meanwhile.
+
+    Gradients are out of the way meanwhile, unless the step is to accumulate.
+    """
     buffers = [(m, dict(m._buffers)) for m in module.modules()]
     # Plain tensor attributes may be written into just as buffers are.
     tensors = [*module.buffers()]
     tensors += [v for m in module.modules() for v in m.__dict__.values() if _is_plain_tensor(v)]
     values = [(tensor, tensor.detach().clone()) for tensor in tensors]
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None
     try:
-        with kept_random_states(device), unchanged_attributes(module):
+        with (
+            _same_gradients(module) if accumulates else _no_gradients(module),
+            kept_random_states(device),
+            unchanged_attributes(module),
+        ):
             yield
     finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
         for m, names in buffers:
             m._buffers.clear()
             m._buffers.update(names)

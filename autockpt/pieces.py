@@ -1,0 +1,245 @@
+"""One captured graph as several autograd nodes, so that gradients are let go on the way.
+
+A backward that is one graph hands all of its gradients over at its end: where gradients of an
+earlier backward stand already, two full sets are in memory, and data parallelism cannot begin to
+reduce. A graph cut into pieces hands over each piece's gradients when that piece is done. What
+crosses a cut is saved, so cuts are made where little crosses, and only where the order in which
+gradients are added up stays eager's.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch.fx.passes.split_module import split_module
+from torch.utils._pytree import tree_leaves
+
+Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
+
+_MOST_PIECES = 16
+_REGION_BOUNDS = {"_enter_autocast": 1, "_exit_autocast": -1}
+_IN_PLACE = {
+    operator.setitem,
+    *(getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv")),
+    *(getattr(operator, name) for name in ("imod", "ipow", "imatmul", "iand", "ior", "ixor")),
+}
+
+
+def compile_in_pieces(
+    graph_module: fx.GraphModule, example_inputs: list[Any], compile_piece: Compile
+) -> Callable[..., Any]:
+    """Compile Dynamo's graph piece by piece; as a whole where there is nowhere to cut.
+
+    Args:
+        graph_module: Its nodes carry ``meta["example_value"]``.
+        example_inputs: One for every placeholder.
+        compile_piece: Takes a piece and its example inputs to the callable that stands for it.
+    """
+    graph = graph_module.graph
+    cuts = find_cuts(graph)
+    if not cuts:
+        return compile_piece(graph_module, example_inputs)
+    numbers = {node: bisect.bisect_right(cuts, at) for at, node in enumerate(graph.nodes)}
+    examples: dict[str, Any] = {node.name: node.meta.get("example_value") for node in graph.nodes}
+    inputs = graph.find_nodes(op="placeholder")
+    examples |= {node.name: value for node, value in zip(inputs, example_inputs, strict=True)}
+    whole = split_module(
+        graph_module,
+        torch.nn.Module(),
+        numbers.__getitem__,
+        keep_original_order=True,
+        tuple_return=True,
+    )
+    for call in whole.graph.find_nodes(op="call_module"):
+        name = str(call.target)
+        piece: Any = whole.get_submodule(name)
+        names = [node.name for node in piece.graph.find_nodes(op="placeholder")]
+        compiled = compile_piece(piece, [examples[name] for name in names])
+        whole.delete_submodule(name)
+        setattr(whole, name, compiled)
+    forward: Callable[..., Any] = whole.forward
+    return forward
+
+
+def find_cuts(graph: fx.Graph) -> list[int]:
+    """Positions in a graph of Dynamo's before which a new piece begins, in order.
+
+    Pieces hold about equal shares of the parameters' bytes. Cut is where few bytes cross; never
+    between a value and an operator that overwrites it, nor inside an autocast or no_grad region.
+    """
+    facts = _Facts(graph)
+    total_bytes = facts.parameter_bytes[-1] if facts.parameter_bytes else 0
+    share_bytes = max(total_bytes / _MOST_PIECES, facts.largest_parameter_bytes)
+    if not total_bytes or share_bytes > total_bytes / 2:
+        return []
+    num_pieces = int(total_bytes / share_bytes)
+    cuts: list[int] = []
+    for number in range(1, num_pieces):
+        aim_bytes = total_bytes * number / num_pieces
+        slack_bytes = total_bytes / num_pieces / 2
+        first = bisect.bisect_left(facts.parameter_bytes, aim_bytes - slack_bytes)
+        last = bisect.bisect_right(facts.parameter_bytes, aim_bytes + slack_bytes)
+        choices = [at for at in facts.allowed if first < at <= last and at > (cuts or [0])[-1]]
+        choices.sort(key=lambda at: (facts.crossing_bytes[at], at))
+        found = next((at for at in choices if facts.sums_stay([*cuts, at])), None)
+        if found is not None:
+            cuts.append(found)
+    return cuts
+
+
+class _Facts:
+    """What decides where a graph may be cut; lists are by position of its nodes."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._nodes = list(graph.nodes)
+        self._position = {node: at for at, node in enumerate(self._nodes)}
+        self._uses_at: dict[fx.Node, list[int]] = {
+            node: [self._position[user] for user in node.users for _ in range(_uses(user, node))]
+            for node in self._nodes
+        }
+        self._summed = self._differentiable_uses()
+        self.parameter_bytes, self.largest_parameter_bytes = self._parameters()
+        self.crossing_bytes = self._crossing()
+        forbidden = self._forbidden()
+        inputs = len(graph.find_nodes(op="placeholder"))
+        self.allowed = [
+            at
+            for at in range(inputs + 1, len(self._nodes) - 1)
+            if not forbidden[at] and self.crossing_bytes[at]
+        ]
+
+    def _differentiable_uses(self) -> list[list[int]]:
+        """By value that takes a gradient: where it is used."""
+        uses: dict[fx.Node, list[int]] = {}
+        same: dict[fx.Node | None, fx.Node] = {}
+        for node in self._nodes:
+            if any(leaf.requires_grad for leaf in _tensors_of(node)):
+                same[node] = same.get(_passed_through(node), node)
+                uses.setdefault(same[node], []).extend(self._uses_at[node])
+        return list(uses.values())
+
+    def _parameters(self) -> tuple[list[int], int]:
+        """Bytes of the parameters that are used up to each node, and of the largest of them."""
+        total_bytes = largest_bytes = 0
+        up_to: list[int] = []
+        seen: set[fx.Node] = set()
+        for node in self._nodes:
+            for argument in node.all_input_nodes if node.op != "output" else ():
+                if argument.op != "placeholder" or argument in seen:
+                    continue
+                seen.add(argument)
+                for parameter in _tensors_of(argument):
+                    if isinstance(parameter, torch.nn.Parameter) and parameter.requires_grad:
+                        total_bytes += _size_bytes(parameter)
+                        largest_bytes = max(largest_bytes, _size_bytes(parameter))
+            up_to.append(total_bytes)
+        return up_to, largest_bytes
+
+    def _crossing(self) -> list[int]:
+        """Bytes of what is made before each node and used there or later."""
+        crossing = [0] * (len(self._nodes) + 1)
+        for at, node in enumerate(self._nodes):
+            value = node.meta.get("example_value")
+            if node.op not in ("placeholder", "get_attr") and isinstance(value, torch.Tensor):
+                crossing[at + 1] += _size_bytes(value)
+                crossing[max(self._uses_at[node], default=at) + 1] -= _size_bytes(value)
+        return list(itertools.accumulate(crossing))
+
+    def _forbidden(self) -> list[int]:
+        """How many reasons there are not to cut before each node."""
+        starts = [0] * (len(self._nodes) + 1)
+        first_of_storage: dict[int, int] = {}
+        depth = 0
+        for at, node in enumerate(self._nodes):
+            depth += _REGION_BOUNDS.get(getattr(node.target, "__name__", ""), 0)
+            if node.target is torch._C._set_grad_enabled:
+                depth += -1 if node.args[0] else 1
+            if depth > 0:
+                _between(starts, at, at + 1)
+            if node.op in ("placeholder", "get_attr", "output"):
+                continue
+            if not isinstance(node.meta.get("example_value"), (torch.Tensor, torch.SymInt)):
+                # What crosses is an output of a piece, and those are tensors.
+                _between(starts, at, max(self._uses_at[node], default=at))
+            for storage in _storages_of(node):
+                first_of_storage.setdefault(storage, at)
+            for overwritten in _overwritten(node):
+                for storage in _storages_of(overwritten) & first_of_storage.keys():
+                    _between(starts, first_of_storage[storage], at)
+        return list(itertools.accumulate(starts))
+
+    def sums_stay(self, cuts: list[int]) -> bool:
+        """Whether all gradients are added up in eager's order in spite of these cuts.
+
+        Autograd adds what arrives for a value one by one, the last use first. A piece hands over
+        the sum of its uses: the same only for the first that arrives, or where it has one use.
+        """
+        for uses in self._summed:
+            per_piece = collections.Counter(bisect.bisect_right(cuts, at) for at in uses)
+            last = max(per_piece, default=0)
+            if any(count > 1 for piece, count in per_piece.items() if piece != last):
+                return False
+        return True
+
+
+def _tensors_of(node: fx.Node) -> list[torch.Tensor]:
+    leaves = tree_leaves(node.meta.get("example_value"))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _storages_of(node: fx.Node) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in _tensors_of(node)}
+
+
+def _size_bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _between(starts: list[int], first: int, last: int) -> None:
+    """Count the positions between two nodes, in a list that is yet to be added up."""
+    starts[first + 1] += 1
+    starts[last + 1] -= 1
+
+
+def _uses(user: fx.Node, node: fx.Node) -> int:
+    return sum(leaf is node for leaf in tree_leaves((user.args, user.kwargs)))
+
+
+def _passed_through(node: fx.Node) -> fx.Node | None:
+    """The input that an operator gives back as it is: to autograd the two are one value."""
+    if not node.all_input_nodes or node.op == "placeholder":
+        return None
+    source = node.all_input_nodes[0]
+    value, given = node.meta.get("example_value"), source.meta.get("example_value")
+    if not isinstance(value, torch.Tensor) or not isinstance(given, torch.Tensor):
+        return None
+    if getattr(node.target, "__name__", "") == "dropout":
+        settings = dict(zip(("p", "training"), node.args[1:3], strict=False)) | node.kwargs
+        return source if settings.get("p") == 0 or settings.get("training") is False else None
+    is_same = (
+        value.untyped_storage()._cdata == given.untyped_storage()._cdata
+        and value.storage_offset() == given.storage_offset()
+        and value.shape == given.shape
+        and value.stride() == given.stride()
+    )
+    return source if is_same else None
+
+
+def _overwritten(node: fx.Node) -> Iterator[fx.Node]:
+    """What an operator of Dynamo's graph writes into, as far as its name tells."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = (
+        (name.endswith("_") and not name.endswith("__"))
+        or node.target in _IN_PLACE
+        or node.kwargs.get("inplace") is True
+    )
+    if in_place:
+        yield from node.all_input_nodes[:1]
+    yield from (leaf for leaf in tree_leaves(node.kwargs.get("out")) if isinstance(leaf, fx.Node))
