@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autockpt.align import signatures
 from autockpt.budget import Budget
 from autockpt.capture import Capture, capture
 from autockpt.fakes import distinct_bytes
@@ -128,6 +129,7 @@ class Planner:
         regions = tuple(
             PlannedRegion(
                 fingerprint=graph.joint.fingerprint,
+                signatures=signatures(graph.joint),
                 absent_tangents=graph.joint.absent_tangents,
                 order=order,
             )

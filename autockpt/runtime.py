@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.fx as fx
+from torch.utils._pytree import tree_leaves
 
 from autockpt import torch_private
+from autockpt.align import aligned
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
@@ -32,6 +34,7 @@ class PlannedRegion:
     """How one captured graph runs: which graph it is, and the order of its ops."""
 
     fingerprint: str
+    signatures: tuple[str, ...]
     absent_tangents: frozenset[int]
     order: RegionOrder
 
@@ -46,10 +49,23 @@ class PlannedRegions:
 
 
 class PlannedStep:
-    """A forward compiled to follow one plan; call it like the forward."""
+    """A forward compiled to follow one plan; call it like the forward.
 
-    def __init__(self, forward: Callable[..., Any], planned: PlannedRegions) -> None:
-        self._backend = _PlanBackend(planned)
+    Args:
+        forward: The forward.
+        planned: How its graphs run.
+        varying: Dimensions of input tensors that may have other sizes than planned for, each as
+            number of the input among all leaves and number of the dimension.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        planned: PlannedRegions,
+        varying: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self._varying = varying
+        self._backend = _PlanBackend(planned, is_exact=not varying)
         self._compiled = torch_private.compile_forward(forward, self._backend)
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
@@ -60,6 +76,10 @@ class PlannedStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward by its plan."""
+        if self._varying:
+            leaves = tree_leaves((args, kwargs))
+            for leaf, dimension in self._varying:
+                torch_private.may_vary(leaves[leaf], dimension)
         # Any call may compile again, and must then see what the first one saw.
         with torch_private.tracing_config(self._answers), torch_private.quiet_warnings():
             return self._compiled(*args, **kwargs)
@@ -68,8 +88,9 @@ class PlannedStep:
 class _PlanBackend:
     """A Dynamo backend that rewrites each graph by its region of the plan."""
 
-    def __init__(self, planned: PlannedRegions) -> None:
+    def __init__(self, planned: PlannedRegions, *, is_exact: bool) -> None:
         self._regions = planned.regions
+        self._is_exact = is_exact
         self._in_pieces = planned.in_pieces
         self._num_compiled = 0
         self.num_unknown = 0
@@ -107,12 +128,19 @@ class _PlanBackend:
                 continue
             if absent not in analyses:
                 analyses[absent] = analyze_with(absent)
-            if analyses[absent].fingerprint == region.fingerprint:
+            order = self._order(region, analyses[absent])
+            if order is not None:
                 self._num_compiled = number + 1
                 self._count(region)
-                return region, analyses[absent]
+                return dataclasses.replace(region, order=order), analyses[absent]
         self.num_unknown += 1
         return None
+
+    def _order(self, region: PlannedRegion, joint: JointGraph) -> RegionOrder | None:
+        """The region's order for this graph; None where it is not the region's."""
+        if joint.fingerprint == region.fingerprint:
+            return region.order
+        return None if self._is_exact else aligned(region.order, region.signatures, joint)
 
     def _count(self, region: PlannedRegion) -> None:
         self._times_compiled[region.fingerprint] += 1

@@ -45,8 +45,8 @@ def extract_forward_backward(
     info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
     return partitioners._extract_fwd_bwd_modules(
         joint,
-        list(saved),
-        saved_sym_nodes=[],
+        [node for node in saved if not partitioners.is_sym_node(node)],
+        saved_sym_nodes=[node for node in saved if partitioners.is_sym_node(node)],
         num_fwd_outputs=num_fwd_outputs,
         static_lifetime_input_nodes=info.static_lifetime_input_nodes,
     )
@@ -55,6 +55,11 @@ def extract_forward_backward(
 def tag_backward(node: fx.Node) -> None:
     """Keep a node out of the forward module."""
     node.meta["partitioner_tag"] = "must_be_in_backward"
+
+
+def may_vary(tensor: torch.Tensor, dimension: int) -> None:
+    """Let Dynamo trace this dimension of an input as a symbol where the code allows it."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 
 def compile_forward(forward: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
