@@ -27,9 +27,7 @@ def _signature(op: JointNode) -> str:
     return f"{op.node.target} {side} {len(op.writes)}"
 
 
-def aligned(
-    order: RegionOrder, planned: tuple[str, ...], joint: JointGraph
-) -> RegionOrder | None:
+def aligned(order: RegionOrder, planned: tuple[str, ...], joint: JointGraph) -> RegionOrder | None:
     """The order in positions of another graph's ops; None where the graphs are too unlike.
 
     Args:

@@ -12,6 +12,7 @@ from autockpt.align import signatures
 from autockpt.budget import Budget
 from autockpt.capture import Capture, capture
 from autockpt.fakes import distinct_bytes
+from autockpt.layout import Dimensions
 from autockpt.lower import Lowered, lower
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.plan import FixedBytes, Plan
@@ -56,6 +57,7 @@ class Planner:
         *,
         accumulates: bool = False,
         in_pieces: bool = False,
+        varying: Dimensions = frozenset(),
     ) -> None:
         """Capture, profile and lower.
 
@@ -67,10 +69,12 @@ class Planner:
             request: What is asked.
             accumulates: Whether gradients of an earlier backward stand beside this step's.
             in_pieces: Cut the graphs so that gradients are let go on the way.
+            varying: Dimensions of inputs that may be smaller when the plan is followed.
         """
         self._request = request
         self.accumulates = accumulates
         self._in_pieces = in_pieces
+        self._varying = varying
         self._capture = capture(
             module,
             forward,
@@ -142,6 +146,7 @@ class Planner:
                 regions=regions,
                 positions_are_counted=self._capture.positions_are_counted,
                 in_pieces=self._in_pieces,
+                varying=self._varying,
             ),
         )
 

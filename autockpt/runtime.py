@@ -21,6 +21,7 @@ from autockpt.align import aligned
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
+from autockpt.layout import Dimensions
 from autockpt.library_paths import eager_answers
 from autockpt.pieces import compile_in_pieces
 from autockpt.rewrite import RegionOrder, backward_from_saved, rewrite
@@ -41,31 +42,23 @@ class PlannedRegion:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRegions:
-    """All captured graphs of a step, and how they were captured."""
+    """All captured graphs of a step, and how they were captured.
+
+    ``varying`` are dimensions of input tensors that may have other sizes than planned for.
+    """
 
     regions: tuple[PlannedRegion, ...]
     positions_are_counted: bool
     in_pieces: bool
+    varying: Dimensions = frozenset()
 
 
 class PlannedStep:
-    """A forward compiled to follow one plan; call it like the forward.
+    """A forward compiled to follow one plan; call it like the forward."""
 
-    Args:
-        forward: The forward.
-        planned: How its graphs run.
-        varying: Dimensions of input tensors that may have other sizes than planned for, each as
-            number of the input among all leaves and number of the dimension.
-    """
-
-    def __init__(
-        self,
-        forward: Callable[..., Any],
-        planned: PlannedRegions,
-        varying: frozenset[tuple[int, int]] = frozenset(),
-    ) -> None:
-        self._varying = varying
-        self._backend = _PlanBackend(planned, is_exact=not varying)
+    def __init__(self, forward: Callable[..., Any], planned: PlannedRegions) -> None:
+        self._varying = planned.varying
+        self._backend = _PlanBackend(planned)
         self._compiled = torch_private.compile_forward(forward, self._backend)
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
@@ -88,9 +81,9 @@ class PlannedStep:
 class _PlanBackend:
     """A Dynamo backend that rewrites each graph by its region of the plan."""
 
-    def __init__(self, planned: PlannedRegions, *, is_exact: bool) -> None:
+    def __init__(self, planned: PlannedRegions) -> None:
         self._regions = planned.regions
-        self._is_exact = is_exact
+        self._is_exact = not planned.varying
         self._in_pieces = planned.in_pieces
         self._num_compiled = 0
         self.num_unknown = 0

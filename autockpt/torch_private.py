@@ -19,6 +19,7 @@ import torch.fx as fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import is_sym_node
 from torch.fx.graph import _BoxedCodeGen
 
 from autockpt.errors import DoubleBackwardError
@@ -45,8 +46,8 @@ def extract_forward_backward(
     info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
     return partitioners._extract_fwd_bwd_modules(
         joint,
-        [node for node in saved if not partitioners.is_sym_node(node)],
-        saved_sym_nodes=[node for node in saved if partitioners.is_sym_node(node)],
+        [node for node in saved if not is_sym_node(node)],
+        saved_sym_nodes=[node for node in saved if is_sym_node(node)],
         num_fwd_outputs=num_fwd_outputs,
         static_lifetime_input_nodes=info.static_lifetime_input_nodes,
     )
