@@ -14,7 +14,7 @@ from autockpt_solvers.serialize import (
     schedule_to_json,
 )
 from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
-from autockpt_solvers.solve import methods, minimum_budget, solve
+from autockpt_solvers.solve import MethodError, methods, minimum_budget, solve
 
 __all__ = [
     "Compute",
@@ -22,6 +22,7 @@ __all__ = [
     "Free",
     "Instance",
     "MemoryTimeline",
+    "MethodError",
     "MinimumBudget",
     "Op",
     "Problem",

@@ -64,10 +64,10 @@ class MinimumBudget:
     """The least memory a graph can be run in.
 
     Attributes:
-        peak_bytes: Least peak found, fixed bytes not included.
+        peak_bytes: Least budget that the method meets, fixed bytes not included.
         lower_bound_bytes: No schedule that runs each backward op once, in the given order, has a
             lower peak.
-        schedule: A schedule that reaches `peak_bytes`.
+        schedule: A schedule whose peak is at most `peak_bytes`.
     """
 
     peak_bytes: int

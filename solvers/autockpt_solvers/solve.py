@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.bound import BOUND_CLASS, lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.methods.levels import least_by_levels, solve_by_levels
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.simulate import simulate
@@ -16,7 +18,6 @@ from autockpt_solvers.simulate import simulate
 if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.methods.attempt import Method
-    from autockpt_solvers.problem import Problem
 
 # Methods are imported when they are chosen: OR-Tools alone takes a third of a second.
 _METHODS = {
@@ -33,7 +34,13 @@ _METHODS = {
     "ilp": ("ilp", "solve_ilp"),
     "local": ("local", "solve_local"),
 }
+# Their answers depend on the room in ways that a larger one need not improve.
+_SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut")
 _AUTO = ("auto", "solve_auto")
+
+
+class MethodError(RuntimeError):
+    """A callable that was given as a method raised, or returned what is no schedule."""
 
 
 def methods() -> tuple[str, ...]:
@@ -68,6 +75,9 @@ def solve(
 ) -> Result:
     """Finds a schedule that fits the budget and recomputes as little as the method can manage.
 
+    With a method of `methods()`, on a graph with a backward pass, a larger budget never gives a
+    slower schedule as long as the time limit does not end the search.
+
     Args:
         problem: What to solve.
         method: A name from `methods()`, or a callable with the signature of `Method`.
@@ -78,23 +88,25 @@ def solve(
         The result; its status is INFEASIBLE when no schedule of the method fits.
 
     Raises:
-        ValueError: If the method is not known or the time limit is not positive.
-        ScheduleError: If a method, one handed in for instance, gives a schedule that would not run.
+        ValueError: If the method is not known, the time limit is not positive, or the graph is too
+            large for the method.
+        MethodError: If a callable raises, or returns what is no schedule.
+        ScheduleError: If a callable returns a schedule that would not run.
     """
-    if time_limit_s <= 0:
+    if not time_limit_s > 0:
         raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
     started = time.monotonic()
     name, function = find_method(method)
-    graph = problem.graph
-    orders = Orders(graph)
-    baseline = with_frees(graph, orders.baseline())
-    if simulate(graph, baseline).peak_bytes <= problem.room_bytes:
+    baseline = with_frees(problem.graph, Orders(problem.graph).baseline())
+    if simulate(problem.graph, baseline).peak_bytes <= problem.room_bytes:
         attempt = Attempt(schedules=(baseline,), proven_optimal=True)
         name = "none" if name == "auto" else name
         bound = 0
     else:
-        answer = function(problem, time_limit_s=time_limit_s, seed=seed)
-        attempt = _as_attempt(answer)
+        if _is_searched_by_levels(name, problem.graph):
+            attempt = solve_by_levels(problem, function, time_limit_s=time_limit_s, seed=seed)
+        else:
+            attempt = _asked(name, function, problem, time_limit_s, seed)
         left = max(0.5, time_limit_s - (time.monotonic() - started))
         bound = lower_bound_ns(problem, time_limit_s=left)
     return _judge(problem, name, attempt, bound, started)
@@ -103,7 +115,7 @@ def solve(
 def minimum_budget(
     graph: ComputeGraph, *, method: str | Method = "auto", time_limit_s: float = 60.0, seed: int = 0
 ) -> MinimumBudget:
-    """Finds the least peak that a method can reach, and what no schedule can go below.
+    """Finds the least budget that a method can meet, and what no schedule can go below.
 
     Args:
         graph: The graph.
@@ -112,34 +124,59 @@ def minimum_budget(
         seed: As in `solve`.
 
     Returns:
-        The least peak, a schedule with it, and the bound.
+        The least budget, a schedule that fits it, and the bound. `solve` with the same method finds
+        a schedule for that budget and none for one byte less, unless a time limit interferes.
     """
-    from autockpt_solvers.problem import Problem
-
-    _, function = find_method(method)
-    bound = lower_bound_bytes(graph)
-    problem = Problem(graph=graph, budget_bytes=bound)
-    attempt = _as_attempt(function(problem, time_limit_s=time_limit_s, seed=seed))
+    name, function = find_method(method)
     baseline = with_frees(graph, Orders(graph).baseline())
-    peaks = [(simulate(graph, s).peak_bytes, k) for k, s in enumerate(attempt.schedules)]
-    peaks.append((simulate(graph, baseline).peak_bytes, len(peaks)))
-    peak, best = min(peaks)
-    return MinimumBudget(
-        peak_bytes=peak,
-        lower_bound_bytes=bound,
-        schedule=(*attempt.schedules, baseline)[best],
-    )
+    bound = lower_bound_bytes(graph)
+    found: list[tuple[int, Schedule]] = [(simulate(graph, baseline).peak_bytes, baseline)]
+    if _is_searched_by_levels(name, graph):
+        least, schedule = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
+        found += [(least, schedule)] if schedule is not None else []
+    else:
+        problem = Problem(graph=graph, budget_bytes=bound)
+        attempt = _asked(name, function, problem, time_limit_s, seed)
+        offered = (*attempt.fixed, *attempt.schedules)
+        found += [(simulate(graph, schedule).peak_bytes, schedule) for schedule in offered]
+    least, schedule = min(found, key=lambda pair: pair[0])
+    return MinimumBudget(peak_bytes=least, lower_bound_bytes=bound, schedule=schedule)
 
 
-def _as_attempt(answer: Attempt | Schedule | None) -> Attempt:
+def _is_searched_by_levels(name: str, graph: ComputeGraph) -> bool:
+    """Whether the method's answer depends on the room, and a bound can end the search."""
+    return name in _SEARCHES and 0 < graph.num_forward < len(graph.ops)
+
+
+def _asked(
+    name: str, function: Method, problem: Problem, time_limit_s: float, seed: int
+) -> Attempt:
+    """What a method answers."""
+    if name in methods():
+        answer = function(problem, time_limit_s=time_limit_s, seed=seed)
+    else:
+        try:
+            answer = function(problem, time_limit_s=time_limit_s, seed=seed)
+        except Exception as error:
+            raise MethodError(
+                f"method {name!r} raised {type(error).__name__}: {error}; a method must answer "
+                "with a Schedule, or None where it finds nothing"
+            ) from error
     if isinstance(answer, Schedule):
         return Attempt(schedules=(answer,))
-    return answer or Attempt(schedules=())
+    if answer is None:
+        return Attempt(schedules=())
+    if not isinstance(answer, Attempt):
+        raise MethodError(
+            f"method {name!r} returned {type(answer).__name__}; it must return a Schedule, an "
+            "Attempt, or None"
+        )
+    return answer
 
 
 def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: float) -> Result:
     """Replays what the method offers and keeps the best that fits."""
-    replays = [(simulate(problem.graph, s), s) for s in attempt.schedules]
+    replays = [(simulate(problem.graph, s), s) for s in (*attempt.fixed, *attempt.schedules)]
     minimum = min((t.peak_bytes for t, _ in replays), default=None)
     if minimum is None:
         minimum = simulate(
@@ -174,7 +211,7 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
     optimal = attempt.proven_optimal or recompute <= bound
     return Result(
         status=SolveStatus.OPTIMAL if optimal else SolveStatus.FEASIBLE,
-        schedule=attempt.schedules[best],
+        schedule=replays[best][1],
         recompute_ns=recompute,
         peak_bytes=peak + problem.fixed_bytes,
         lower_bound_ns=min(bound, recompute),

@@ -16,6 +16,7 @@ class Attempt:
 
     Attributes:
         schedules: Candidates; `solve` keeps the one that fits and recomputes least.
+        fixed: Candidates too: those that the method offers whatever the room.
         proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
         method: Who made them, where that is not the method that was asked for.
         lower_bound_ns: No plan of `bound_class` that fits recomputes less.
@@ -24,6 +25,7 @@ class Attempt:
     """
 
     schedules: tuple[Schedule, ...]
+    fixed: tuple[Schedule, ...] = ()
     proven_optimal: bool = False
     method: str = ""
     lower_bound_ns: int = 0

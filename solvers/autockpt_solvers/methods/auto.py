@@ -32,19 +32,19 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)
     if attempt.method:
         return attempt
-    first = attempt.schedules
+    fixed, first = attempt.fixed, (*attempt.fixed, *attempt.schedules)
     ranks = [_rank(problem, schedule) for schedule in first]
     best = min(range(len(first)), key=ranks.__getitem__)
     is_stuck = ranks[best][0] > 0
     left = time_limit_s - (time.monotonic() - started)
     if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (_LARGE if is_stuck else _SMALL):
-        return Attempt(schedules=first, method="ilp")
+        return Attempt(schedules=first, fixed=fixed, method="ilp")
     from autockpt_solvers.methods.local import improve
 
     start = first[best].compute_order
     more = improve(problem, start, time_limit_s=left, seed=seed, effort=_EFFORT).schedules
     is_better = min(_rank(problem, schedule) for schedule in more) < ranks[best]
-    return Attempt(schedules=(*first, *more), method="local" if is_better else "ilp")
+    return Attempt(schedules=(*first, *more), fixed=fixed, method="local" if is_better else "ilp")
 
 
 def _rank(problem: Problem, schedule: Schedule) -> tuple[int, int]:

@@ -29,22 +29,29 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.chain import solve_chain
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
-from autockpt_solvers.methods.ilp.polish import polish, squeeze
+from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.ilp.refine import refine
 from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.revolve import solve_revolve
+from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
 from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from autockpt_solvers.methods.ilp.compose import Plan
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
+
+# Heuristics whose plans do not depend on the room, and those that search for it.
+_FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
+_SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
 
 
 def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -58,20 +65,23 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     deadline = started + time_limit_s
     graph = problem.graph
     orders = Orders(graph)
-    found: list[Schedule] = []
-    for heuristic in (solve_full, solve_sqrt, solve_uniform, solve_mincut, solve_greedy):
-        limit = max(0.1, (deadline - time.monotonic()) / 5)
-        found.extend(heuristic(problem, time_limit_s=limit, seed=seed).schedules)
+
+    def offers(heuristics: Sequence[Callable[..., Attempt]]) -> list[Schedule]:
+        offered: list[Schedule] = []
+        for heuristic in heuristics:
+            limit = max(0.1, (deadline - time.monotonic()) / 5)
+            offered.extend(heuristic(problem, time_limit_s=limit, seed=seed).schedules)
+        return offered
+
+    fixed = once("fixed", lambda: offers(_FIXED))
+    found = offers(_SEARCHES)
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
-        pool = Pool(orders, deadline)
-        plans = _plans(pool, problem.room_bytes, seed)
-        found.extend(with_frees(graph, plan.order(pool.chain)) for plan in plans)
-        start = min(
-            (s.compute_order for s in found), key=lambda order: _rank(problem, orders, order)
-        )
+        found.extend(_plans(orders, problem.room_bytes, deadline, seed))
+        offered = (s.compute_order for s in (*fixed, *found))
+        start = min(offered, key=lambda order: _rank(problem, orders, order))
         better = refine(problem, orders, start, seed=seed, deadline=deadline)
         found.extend(with_frees(graph, order) for order in better)
-    return Attempt(schedules=tuple(found))
+    return Attempt(schedules=tuple(found), fixed=tuple(fixed))
 
 
 def _rank(problem: Problem, orders: Orders, order: Sequence[int]) -> tuple[int, int]:
@@ -80,11 +90,15 @@ def _rank(problem: Problem, orders: Orders, order: Sequence[int]) -> tuple[int, 
     return max(0, peak - problem.room_bytes), recompute
 
 
-def _plans(pool: Pool, room: int, seed: int) -> list[Plan]:
+def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[Schedule]:
     """The plan for the room, if there is one, and the leanest."""
-    limit = pool.chain.orders.evaluate(pool.chain.orders.baseline())[0]
-    lean = squeeze(pool, room, limit, seed)
+    limit = orders.evaluate(orders.baseline())[0]
+    pool = once("pool", lambda: Pool(orders, deadline))
+    lean = once("lean", lambda: pool.leanest(limit))
+    assert lean is not None, "the option that keeps everything peaks at the baseline's peak"
+    if is_short(room, pool.replay(lean)[0]):
+        pool, lean = once("squeezed", lambda: squeeze(pool.copy(deadline), lean, limit, seed))
+    pool = pool.copy(deadline)
     plan = pool.plan(room)
-    if plan is None:
-        return [lean]
-    return [polish(pool, plan, room, seed), lean]
+    plans = [lean] if plan is None else [polish(pool, plan, room, seed), lean]
+    return [with_frees(orders.graph, plan.order(pool.chain)) for plan in plans]

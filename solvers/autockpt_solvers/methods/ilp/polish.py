@@ -103,24 +103,25 @@ def _rooms(plan: Plan, room: int) -> list[tuple[WindowKind, int, int, int, int]]
     return sorted(rooms, key=lambda r: (-plan.parts[r[4]][1].cost_ns, r[4]))
 
 
-def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
-    """Finds the leanest plan; where room is short, asks integer programs for leaner options first.
+def is_short(room: int, least: int) -> bool:
+    """Whether room is short, given the leanest plan's peak: worth looking for leaner options."""
+    return room <= _SHORT * least
+
+
+def squeeze(pool: Pool, plan: Plan, limit: int, seed: int) -> tuple[Pool, Plan]:
+    """Asks integer programs for leaner options, and nests windows, to find a leaner plan.
 
     Only windows over the segments where the leanest plan peaks are asked, until that place stays.
 
     Args:
         pool: Windows and options; gains what is found.
-        room: Bytes the graph may use.
+        plan: The leanest plan so far.
         limit: Peak of the baseline.
         seed: Random seed.
 
     Returns:
-        The leanest plan.
+        The pool, and the leanest plan.
     """
-    plan = pool.leanest(limit)
-    assert plan is not None, "the option that keeps everything peaks at the baseline's peak"
-    if room > _SHORT * pool.replay(plan)[0]:
-        return plan
     asked: set[WindowKind] = set()
     effort = _SQUEEZE_EFFORT
     while effort > 0 and time.monotonic() < pool.deadline:
@@ -137,7 +138,7 @@ def squeeze(pool: Pool, room: int, limit: int, seed: int) -> Plan:
                 effort -= _lean_options(pool, kind, seed)
         plan = pool.leanest(limit) or plan
     nest(pool, limit)
-    return pool.leanest(limit) or plan
+    return pool, pool.leanest(limit) or plan
 
 
 def _highest(plan: Plan) -> tuple[int, Window]:

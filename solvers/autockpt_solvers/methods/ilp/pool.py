@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,14 @@ class Pool:
         until = time.monotonic() + max(0.0, deadline - time.monotonic()) / 3
         self.options = {kind: generate(kind, effort=effort, deadline=until) for kind in kinds}
         self.models: dict[WindowKind, WindowModel | None] = {}
+
+    def copy(self, deadline: float) -> Pool:
+        """A pool that grows by itself; the integer programs, which do not change, are shared."""
+        other = copy.copy(self)
+        other.deadline = deadline
+        other.windows = list(self.windows)
+        other.options = dict(self.options)
+        return other
 
     def _add_window(self, start: int, end: int) -> None:
         chain = self.chain

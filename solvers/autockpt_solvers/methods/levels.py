@@ -1,0 +1,178 @@
+"""Searches made monotone: a larger budget never gives a slower plan.
+
+A search that looks for a plan within a room may happen to do better in a smaller room than in a
+larger one. So it is never asked for the room itself, but for levels: rooms that depend on the graph
+alone. The answer for a budget is the cheapest plan of all levels at or below it, each plan filled
+up to the budget (see `fill`). Levels are searched from the highest one down, until the lower bound
+proves that no plan below can be cheaper than the one in hand; as the bound only grows, that is
+mostly after one or two.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.bound import lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.methods.fill import fill
+from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.sharing import sharing
+from autockpt_solvers.problem import Problem
+from autockpt_solvers.schedule import with_frees
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.methods.attempt import Method
+    from autockpt_solvers.schedule import Schedule
+
+_LEVELS = 80
+
+
+def level_rooms(graph: ComputeGraph) -> list[int]:
+    """The levels, ascending: evenly from what any schedule needs to what the baseline needs."""
+    orders = Orders(graph)
+    least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
+    return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
+
+
+def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, seed: int) -> Attempt:
+    """Offers the best plan of all levels up to the room, and the leanest plan met.
+
+    Args:
+        problem: The problem; its room is below the baseline's peak.
+        method: What searches for a plan in a room.
+        time_limit_s: Ends the search.
+        seed: Handed on.
+
+    Returns:
+        The schedules, with the name of the method that made the best one.
+    """
+    deadline = time.monotonic() + time_limit_s
+    rooms = level_rooms(problem.graph)
+    top = max((k for k, room in enumerate(rooms) if room <= problem.room_bytes), default=0)
+    climber = _Climber(problem, rooms)
+    with sharing():
+        _descend(climber, method, top, deadline, seed)
+    return climber.attempt()
+
+
+def _descend(climber: _Climber, method: Method, top: int, deadline: float, seed: int) -> None:
+    for level in range(top, -1, -1):
+        left = max(0.05, deadline - time.monotonic())
+        try:
+            attempt = method(
+                Problem(graph=climber.problem.graph, budget_bytes=climber.rooms[level]),
+                time_limit_s=left,
+                seed=seed,
+            )
+        except Exception as error:
+            if climber.best is None:
+                raise
+            warnings.warn(
+                f"the search stopped early, its best plan stands: {error!r}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            break
+        if isinstance(attempt, Attempt):
+            climber.take(attempt, level)
+        if time.monotonic() > deadline or climber.is_settled(level, deadline):
+            break
+
+
+def least_by_levels(
+    graph: ComputeGraph, method: Method, *, time_limit_s: float, seed: int
+) -> tuple[int, Schedule | None]:
+    """The least room for which `solve_by_levels` finds a plan, and that plan."""
+    deadline = time.monotonic() + time_limit_s
+    orders = Orders(graph)
+    rooms = level_rooms(graph)
+    least, leanest = rooms[-1], None
+    for level, room in enumerate(rooms):
+        left = max(0.05, deadline - time.monotonic())
+        if room >= least or (level and time.monotonic() > deadline):
+            break
+        asked = Problem(graph=graph, budget_bytes=room)
+        attempt = method(asked, time_limit_s=left, seed=seed)
+        if not isinstance(attempt, Attempt):
+            break
+        offered = attempt.schedules if level else (*attempt.fixed, *attempt.schedules)
+        peaks = [(orders.evaluate(s.compute_order)[0], k) for k, s in enumerate(offered)]
+        peak, k = min(peaks, default=(least, 0))
+        # The lowest level's leanest plan serves from its own peak on, others from their level on.
+        if peak <= room or (level == 0 and peak < least):
+            least, leanest = max(peak, room), offered[k]
+    return least, leanest
+
+
+class _Climber:
+    """The best plans met so far.
+
+    Attributes:
+        best: Recompute time, peak and order of the cheapest plan that fits the room, if any.
+        lean: Peak, recompute time and order of the plan with the lowest peak.
+    """
+
+    def __init__(self, problem: Problem, rooms: Sequence[int]) -> None:
+        self.problem = problem
+        self.orders = Orders(problem.graph)
+        self.rooms = rooms
+        self.best: tuple[int, int, Sequence[int]] | None = None
+        self.lean: tuple[int, int, Sequence[int]] | None = None
+        self.method = ""
+
+    def take(self, attempt: Attempt, level: int) -> None:
+        """Takes the plan that a search found for a level, and those that no level matters to."""
+        room = self.problem.room_bytes
+        # Where nothing fits, what the lowest level reaches is the last resort.
+        free = (*attempt.fixed, *attempt.schedules) if level == 0 else attempt.fixed
+        for peak, cost, order in self._replayed(free):
+            if peak <= room:
+                self._offer(cost, peak, order, attempt.method)
+        found = list(self._replayed(attempt.schedules))
+        fitting = [(c, p, order) for p, c, order in found if p <= min(room, self.rooms[level])]
+        if fitting:
+            # The range of rooms that a plan is filled for must not depend on the room.
+            cap = self.rooms[min(level + 1, len(self.rooms) - 1)]
+            order = fill(
+                self.orders,
+                min(fitting)[2],
+                start=self.rooms[level],
+                cap=cap,
+                room=min(room, cap),
+            )
+            peak, cost = self.orders.evaluate(order)
+            self._offer(cost, peak, order, attempt.method)
+
+    def _replayed(self, schedules: Iterable[Schedule]) -> Iterable[tuple[int, int, Sequence[int]]]:
+        for schedule in schedules:
+            order = schedule.compute_order
+            peak, cost = self.orders.evaluate(order)
+            if self.lean is None or (peak, cost) < self.lean[:2]:
+                self.lean = (peak, cost, order)
+            yield peak, cost, order
+
+    def _offer(self, cost: int, peak: int, order: Sequence[int], method: str) -> None:
+        if self.best is None or (cost, peak) < self.best[:2]:
+            self.best = (cost, peak, order)
+            self.method = method
+
+    def is_settled(self, level: int, deadline: float) -> bool:
+        """Whether no plan for less than a level's room can be cheaper than the one in hand."""
+        if self.best is None or self.best[0] == 0:
+            return self.best is not None
+        below = Problem(graph=self.problem.graph, budget_bytes=max(0, self.rooms[level] - 1))
+        left = max(0.05, deadline - time.monotonic())
+        return lower_bound_ns(below, time_limit_s=left) >= self.best[0]
+
+    def attempt(self) -> Attempt:
+        """What was found."""
+        orders = [plan[2] for plan in (self.best, self.lean) if plan is not None]
+        return Attempt(
+            schedules=tuple(with_frees(self.problem.graph, order) for order in orders),
+            method=self.method,
+        )

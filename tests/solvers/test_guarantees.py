@@ -1,0 +1,160 @@
+"""What `solve` and `minimum_budget` promise, on random graphs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autockpt_solvers import Problem, SolveStatus, minimum_budget, simulate, solve, with_frees
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.bound import lower_bound_bytes
+from autockpt_solvers.methods.fill import fill
+from autockpt_solvers.methods.levels import level_rooms, solve_by_levels
+from autockpt_solvers.methods.orders import Orders
+from tests.solvers.graphs import blocks, chain, graphs
+
+HEURISTICS = ("none", "full", "uniform", "sqrt", "revolve", "chain", "greedy", "mincut")
+PROVING = ("exact", "intervals")
+EVERY = (*HEURISTICS, "local", "ilp", "auto", *PROVING)
+# A graph without a backward pass has no bound to stop a search by, and no promise.
+TRAINING = graphs(max_forward=6, max_backward=5).filter(
+    lambda g: 0 < g.num_forward < len(g.ops) and baseline_peak(g) > lower_bound_bytes(g)
+)
+
+
+def baseline_peak(graph):
+    return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+
+
+def cost(graph, room, method, seed=0):
+    """Recompute time; infinite where nothing fits."""
+    result = solve(
+        Problem(graph=graph, budget_bytes=room), method=method, time_limit_s=60, seed=seed
+    )
+    return result.recompute_ns if result.schedule is not None else float("inf")
+
+
+def rooms_between(graph, shares):
+    least, most = lower_bound_bytes(graph), baseline_peak(graph)
+    return [least + int((most - least) * share) for share in sorted(shares)]
+
+
+@pytest.mark.parametrize("method", EVERY)
+@settings(max_examples=12)
+@given(graph=TRAINING, shares=st.lists(st.floats(0, 1), min_size=2, max_size=4))
+def test_more_budget_never_costs_more(method, graph, shares):
+    costs = [cost(graph, room, method) for room in rooms_between(graph, shares)]
+    assert costs == sorted(costs, reverse=True)
+
+
+@pytest.mark.parametrize("method", ["greedy", "mincut", "chain", "ilp"])
+@pytest.mark.parametrize("graph", [blocks(5), chain(17)], ids=["blocks", "chain"])
+def test_more_budget_never_costs_more_on_layers(method, graph):
+    shares = [k / 23 for k in range(1, 23)] if method != "ilp" else [0.21, 0.22, 0.48, 0.5, 0.8]
+    costs = [cost(graph, room, method) for room in rooms_between(graph, shares)]
+    assert costs == sorted(costs, reverse=True)
+
+
+@settings(max_examples=25)
+@given(graph=TRAINING, share=st.floats(0, 1))
+def test_no_heuristic_is_better_than_ilp_and_auto(graph, share):
+    (room,) = rooms_between(graph, [share])
+    least = min(cost(graph, room, method) for method in HEURISTICS)
+    assert cost(graph, room, "ilp") <= least
+    assert cost(graph, room, "auto") <= least
+
+
+@pytest.mark.parametrize("graph", [blocks(6), chain(24)], ids=["blocks", "chain"])
+def test_no_heuristic_is_better_on_layers(graph):
+    for room in rooms_between(graph, [0.1, 0.3, 0.6]):
+        least = min(cost(graph, room, method) for method in HEURISTICS)
+        assert cost(graph, room, "ilp") <= least
+
+
+@pytest.mark.parametrize("method", EVERY)
+@settings(max_examples=8)
+@given(graph=TRAINING)
+def test_the_minimum_budget_is_met_and_one_byte_less_is_not(method, graph):
+    found = minimum_budget(graph, method=method)
+    assert simulate(graph, found.schedule).peak_bytes <= found.peak_bytes
+    met = solve(Problem(graph=graph, budget_bytes=found.peak_bytes), method=method)
+    assert met.status is not SolveStatus.INFEASIBLE
+    less = solve(Problem(graph=graph, budget_bytes=found.peak_bytes - 1), method=method)
+    assert less.status is SolveStatus.INFEASIBLE
+    assert less.minimum_peak_bytes >= found.peak_bytes
+    assert (less.lower_bound_bytes >= found.peak_bytes) >= (
+        found.lower_bound_bytes == found.peak_bytes
+    )
+
+
+def test_another_process_gives_the_same_answer():
+    script = (
+        "from autockpt_solvers import Problem, solve\n"
+        "from tests.solvers.graphs import blocks\n"
+        "result = solve(Problem(graph=blocks(4), budget_bytes=520), method='ilp', seed=2)\n"
+        "print(result.schedule.compute_order)\n"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    here = solve(Problem(graph=blocks(4), budget_bytes=520), method="ilp", seed=2)
+    assert told == {f"{here.schedule.compute_order}\n"}
+
+
+def test_a_search_that_raises_at_a_lower_level_keeps_its_plan():
+    graph = chain(12)
+    rooms = level_rooms(graph)
+    asked = []
+
+    def fails_later(problem, *, time_limit_s, seed):
+        asked.append(problem.budget_bytes)
+        if len(asked) > 1:
+            raise MemoryError("too large")
+        return Attempt(schedules=(with_frees(graph, Orders(graph).just_in_time(())),))
+
+    # What it offers fits the level only in part of the levels: go where it does.
+    peak = simulate(graph, with_frees(graph, Orders(graph).just_in_time(()))).peak_bytes
+    room = next(r for r in rooms if r >= peak)
+    problem = Problem(graph=graph, budget_bytes=room)
+    with pytest.warns(RuntimeWarning, match="stopped early, its best plan stands: MemoryError"):
+        attempt = solve_by_levels(problem, fails_later, time_limit_s=5, seed=0)
+    assert asked[0] == room
+    assert simulate(graph, attempt.schedules[0]).peak_bytes <= room
+
+
+def test_a_search_that_raises_at_once_says_so():
+    def fails(problem, *, time_limit_s, seed):
+        raise MemoryError("too large")
+
+    problem = Problem(graph=chain(12), budget_bytes=level_rooms(chain(12))[40])
+    with pytest.raises(MemoryError, match="too large"):
+        solve_by_levels(problem, fails, time_limit_s=5, seed=0)
+
+
+@settings(max_examples=60)
+@given(graph=TRAINING, share=st.floats(0, 1), data=st.data())
+def test_filling_keeps_to_the_room_and_only_takes_runs_out(graph, share, data):
+    orders = Orders(graph)
+    kept = data.draw(st.sets(st.integers(0, len(graph.storages) - 1)))
+    order = orders.just_in_time(kept)
+    start, before = orders.evaluate(order)
+    cap = max(start, baseline_peak(graph))
+    rooms = sorted({start, start + int(share * (cap - start)), cap})
+    costs = []
+    for room in rooms:
+        filled = fill(orders, order, start=start, cap=cap, room=room)
+        timeline = simulate(graph, with_frees(graph, filled))
+        assert timeline.peak_bytes <= room
+        costs.append(timeline.recompute_ns)
+    assert [before, *costs] == sorted([before, *costs], reverse=True)
