@@ -103,10 +103,10 @@ def solve(
         name = "none" if name == "auto" else name
         bound = 0
     else:
-        if _is_searched_by_levels(name, problem.graph):
+        if _is_searched_by_levels(method, problem.graph):
             attempt = solve_by_levels(problem, function, time_limit_s=time_limit_s, seed=seed)
         else:
-            attempt = _asked(name, function, problem, time_limit_s, seed)
+            attempt = _asked(method, problem, time_limit_s, seed)
         left = max(0.5, time_limit_s - (time.monotonic() - started))
         bound = lower_bound_ns(problem, time_limit_s=left)
     return _judge(problem, name, attempt, bound, started)
@@ -127,41 +127,39 @@ def minimum_budget(
         The least budget, a schedule that fits it, and the bound. `solve` with the same method finds
         a schedule for that budget and none for one byte less, unless a time limit interferes.
     """
-    name, function = find_method(method)
+    _, function = find_method(method)
     baseline = with_frees(graph, Orders(graph).baseline())
     bound = lower_bound_bytes(graph)
     found: list[tuple[int, Schedule]] = [(simulate(graph, baseline).peak_bytes, baseline)]
-    if _is_searched_by_levels(name, graph):
+    if _is_searched_by_levels(method, graph):
         least, schedule = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
         found += [(least, schedule)] if schedule is not None else []
     else:
         problem = Problem(graph=graph, budget_bytes=bound)
-        attempt = _asked(name, function, problem, time_limit_s, seed)
+        attempt = _asked(method, problem, time_limit_s, seed)
         offered = (*attempt.fixed, *attempt.schedules)
         found += [(simulate(graph, schedule).peak_bytes, schedule) for schedule in offered]
     least, schedule = min(found, key=lambda pair: pair[0])
     return MinimumBudget(peak_bytes=least, lower_bound_bytes=bound, schedule=schedule)
 
 
-def _is_searched_by_levels(name: str, graph: ComputeGraph) -> bool:
+def _is_searched_by_levels(method: str | Method, graph: ComputeGraph) -> bool:
     """Whether the method's answer depends on the room, and a bound can end the search."""
-    return name in _SEARCHES and 0 < graph.num_forward < len(graph.ops)
+    return method in _SEARCHES and 0 < graph.num_forward < len(graph.ops)
 
 
-def _asked(
-    name: str, function: Method, problem: Problem, time_limit_s: float, seed: int
-) -> Attempt:
+def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
     """What a method answers."""
-    if name in methods():
+    name, function = find_method(method)
+    try:
         answer = function(problem, time_limit_s=time_limit_s, seed=seed)
-    else:
-        try:
-            answer = function(problem, time_limit_s=time_limit_s, seed=seed)
-        except Exception as error:
-            raise MethodError(
-                f"method {name!r} raised {type(error).__name__}: {error}; a method must answer "
-                "with a Schedule, or None where it finds nothing"
-            ) from error
+    except Exception as error:
+        if isinstance(method, str):
+            raise
+        raise MethodError(
+            f"method {name!r} raised {type(error).__name__}: {error}; a method must answer "
+            "with a Schedule, or None where it finds nothing"
+        ) from error
     if isinstance(answer, Schedule):
         return Attempt(schedules=(answer,))
     if answer is None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.attempt import Method
     from autockpt_solvers.schedule import Schedule
 
-_LEVELS = 80
+_LEVELS = 40
 
 
 def level_rooms(graph: ComputeGraph) -> list[int]:
@@ -39,6 +39,7 @@ def level_rooms(graph: ComputeGraph) -> list[int]:
     return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
 
 
+@sharing()
 def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the best plan of all levels up to the room, and the leanest plan met.
 
@@ -55,17 +56,11 @@ def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, se
     rooms = level_rooms(problem.graph)
     top = max((k for k, room in enumerate(rooms) if room <= problem.room_bytes), default=0)
     climber = _Climber(problem, rooms)
-    with sharing():
-        _descend(climber, method, top, deadline, seed)
-    return climber.attempt()
-
-
-def _descend(climber: _Climber, method: Method, top: int, deadline: float, seed: int) -> None:
     for level in range(top, -1, -1):
         left = max(0.05, deadline - time.monotonic())
         try:
             attempt = method(
-                Problem(graph=climber.problem.graph, budget_bytes=climber.rooms[level]),
+                Problem(graph=problem.graph, budget_bytes=rooms[level]),
                 time_limit_s=left,
                 seed=seed,
             )
@@ -82,8 +77,10 @@ def _descend(climber: _Climber, method: Method, top: int, deadline: float, seed:
             climber.take(attempt, level)
         if time.monotonic() > deadline or climber.is_settled(level, deadline):
             break
+    return climber.attempt()
 
 
+@sharing()
 def least_by_levels(
     graph: ComputeGraph, method: Method, *, time_limit_s: float, seed: int
 ) -> tuple[int, Schedule | None]:

@@ -45,7 +45,6 @@ from autockpt_solvers.schedule import with_frees
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from autockpt_solvers.methods.ilp.compose import Plan
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
 
@@ -95,9 +94,8 @@ def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[Schedu
     limit = orders.evaluate(orders.baseline())[0]
     pool = once("pool", lambda: Pool(orders, deadline))
     lean = once("lean", lambda: pool.leanest(limit))
-    assert lean is not None, "the option that keeps everything peaks at the baseline's peak"
     if is_short(room, pool.replay(lean)[0]):
-        pool, lean = once("squeezed", lambda: squeeze(pool.copy(deadline), lean, limit, seed))
+        pool, lean = once("squeezed", lambda: squeeze(pool.copy(deadline), limit, seed))
     pool = pool.copy(deadline)
     plan = pool.plan(room)
     plans = [lean] if plan is None else [polish(pool, plan, room, seed), lean]
