@@ -10,6 +10,7 @@ from autockpt.errors import (
     CaptureError,
     DoubleBackwardError,
     NotTrainableError,
+    PeerError,
     VerificationError,
 )
 from autockpt.plan import Plan
@@ -23,6 +24,7 @@ __all__ = [
     "CaptureError",
     "DoubleBackwardError",
     "NotTrainableError",
+    "PeerError",
     "Plan",
     "VerificationError",
     "get_plan",

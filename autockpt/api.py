@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+from autockpt import torch_private
 from autockpt.budget import Budget, parse_budget
 from autockpt.dispatch import OptimizedForward, optimized_forward
 from autockpt.optimizer_memory import optimizer_memory
@@ -38,7 +40,7 @@ def optimize(
     In ``eval()`` and under ``no_grad`` its own forward runs.
 
     Args:
-        model: Any module that trains.
+        model: Any module that trains; of a DistributedDataParallel the module inside is optimized.
         budget: Bounds everything a training step holds: parameters, buffers, gradients, optimizer
             state, inputs, activations, transients and workspace. Bytes as an int, ``"8GB"``,
             ``"8GiB"``, ``"512MB"``, or ``"60%"`` of what the eager step peaks at.
@@ -61,12 +63,27 @@ def optimize(
         BudgetError: No plan fits; names the least budget that can be met, and why.
         CaptureError: The model cannot be captured; says where and why.
         NotTrainableError: Nothing in the model requires grad.
+        PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step was not bit-equal to eager's.
         TypeError: An argument of the wrong type, or inputs that the forward does not take.
         ValueError: A budget, method or optimizer that is not known.
 
     In every case of an error the model is as it was.
     """
+    if isinstance(model, DistributedDataParallel):
+        with torch_private.inside_data_parallel(model):
+            optimize(
+                model.module,
+                budget,
+                sample_args=sample_args,
+                sample_kwargs=sample_kwargs,
+                loss_fn=loss_fn,
+                optimizer=optimizer,
+                method=method,
+                time_limit_s=time_limit_s,
+                verify=verify,
+            )
+        return model
     request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
     args, kwargs = _inputs(model, sample_args, sample_kwargs)
     before = model.__dict__.get("forward")
@@ -135,16 +152,20 @@ def plan(
 
 def get_plan(model: torch.nn.Module) -> Plan | None:
     """The latest plan of an optimized model; None before its first plan, or when not optimized."""
-    forward = optimized_forward(model)
+    forward = optimized_forward(_inner(model))
     return None if forward is None else forward.latest_plan
 
 
 def restore(model: ModuleT) -> ModuleT:
     """Take the rewrite back: the model runs its own forward again. Does nothing otherwise."""
-    forward = optimized_forward(model)
+    forward = optimized_forward(_inner(model))
     if forward is not None:
         forward.uninstall()
     return model
+
+
+def _inner(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _request(

@@ -62,6 +62,8 @@ class Capture:
         parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
         gradient_bytes: Bytes of the gradients of all parameters that require one.
         parameter_keys: Storages of the parameters.
+        gradient_order: Those of parameters, in the order in which eager autograd is done with their
+            gradients.
         held_keys: Storages of what the step returns to its caller.
         eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
             above ``parameters + buffers + inputs``.
@@ -78,6 +80,7 @@ class Capture:
     inputs_bytes: int
     gradient_bytes: int
     parameter_keys: frozenset[int]
+    gradient_order: tuple[int, ...]
     held_keys: frozenset[int]
     eager_peak_bytes: int
     foreign_ops: tuple[str, ...]
@@ -134,6 +137,10 @@ def capture(
             for name, parameter in module.named_parameters(remove_duplicate=False):
                 if parameter.grad is not None:
                     fakes[name].grad = torch.empty_like(fakes[name])
+        arrivals: list[int] = []
+        for fake in fakes.values():
+            if fake.requires_grad and fake.is_leaf:
+                fake.register_post_accumulate_grad_hook(lambda p: arrivals.extend(_keys_of(p)))
         older_gradients = [fake.grad for fake in fakes.values()]
         tracker = LiveBytes(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()), older_gradients)),
@@ -149,6 +156,7 @@ def capture(
                 torch.autograd.backward(*backward_roots(loss))
         _require_gradient(loss)
         eager_peak_bytes = tracker.peak_bytes
+        gradient_order = tuple(dict.fromkeys(arrivals))
         del output, loss, older_gradients
         for fake in fakes.values():
             fake.grad = None
@@ -193,6 +201,7 @@ def capture(
         inputs_bytes=distinct_bytes(tree_leaves((args, dict(kwargs)))),
         gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
         parameter_keys=frozenset(own),
+        gradient_order=gradient_order,
         held_keys=held_keys,
         eager_peak_bytes=eager_peak_bytes,
         foreign_ops=foreign,

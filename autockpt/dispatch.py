@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from autockpt.budget import Budget, format_bytes
+from autockpt.distributed import DataParallel
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
@@ -51,6 +52,7 @@ class OptimizedForward:
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
         self._is_installed = True
+        self._parallel: DataParallel | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         module = copy.deepcopy(self._module, memo)
@@ -86,7 +88,7 @@ class OptimizedForward:
             or not torch.is_grad_enabled()
         ):
             return self.original(*args, **kwargs)
-        key = (self._accumulates(), _layout(args, kwargs))
+        key = self._key(args, kwargs)
         step = self._steps.get(key)
         if step is None:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
@@ -134,29 +136,58 @@ class OptimizedForward:
         Raises:
             AutockptError: See ``optimize``; the module is as it was.
         """
-        key = (self._accumulates(), _layout(args, kwargs))
         with self._lock:
+            key = self._key(args, kwargs)
             if key not in self._steps:
-                if key not in self._planned:
+                if self._parallel is not None:
+                    self._steps[key] = self._agreed(self._parallel, key, args, kwargs)
+                elif key not in self._planned:
                     self._steps[key] = self._prepared(key, args, kwargs)
                 else:
-                    planned = self._planned[key]
-                    self._steps[key] = (
-                        self.original
-                        if planned is None
-                        else PlannedStep(self.original, planned.regions)
-                    )
+                    self._steps[key] = self._step(self._planned[key])
             return self._steps[key]
 
-    def _accumulates(self) -> bool:
-        """Whether gradients of an earlier backward are still there."""
-        return any(p.grad is not None for p in self._module.parameters())
+    def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a plan is made for: whether gradients are added to standing ones, and the inputs."""
+        self._parallel = DataParallel.around(self._module, self._parallel)
+        if self._parallel is None:
+            accumulates = any(p.grad is not None for p in self._module.parameters())
+            return accumulates, (_layout(args, kwargs), None)
+        is_view = self._parallel.buckets_are_gradients
+        accumulates = is_view or any(p.grad is not None for p in self._module.parameters())
+        return accumulates, (_layout(args, kwargs), is_view)
+
+    def _step(self, planned: Planned | None) -> Callable[..., Any]:
+        if planned is None:
+            return self.original
+        in_order = self._parallel is not None
+        return PlannedStep(self.original, planned.regions, in_order=in_order)
+
+    def _agreed(
+        self,
+        parallel: DataParallel,
+        key: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Callable[..., Any]:
+        """Follow the plan that one rank makes for all that have these inputs."""
+        made: list[Callable[..., Any]] = []
+
+        def plan() -> tuple[Planned | None, Plan | None]:
+            if key not in self._planned:
+                with parallel.out_of_the_way(self._module):
+                    made.append(self._prepared(key, args, kwargs))
+            return self._planned[key], self.latest_plan
+
+        question = (key, str(self._request.budget), self._num_stale)
+        self._planned[key], self.latest_plan = parallel.ranks.agree(question, plan)
+        return made[0] if made else self._step(self._planned[key])
 
     def _prepared(
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         accumulates, layout = key
-        if not accumulates:
+        if not accumulates and self._parallel is None:
             return self._followed(key, args, kwargs)
         try:
             return self._followed(key, args, kwargs, in_pieces=True)
@@ -198,6 +229,7 @@ class OptimizedForward:
             request,
             accumulates=accumulates,
             in_pieces=in_pieces,
+            buckets_bytes=0 if self._parallel is None else self._parallel.buckets_bytes,
         )
         if not accumulates:
             self._budget_bytes = planner.budget_bytes
@@ -216,11 +248,11 @@ class OptimizedForward:
         elif self._verify and acts_on_parameters(self._module):
             note = "not verified: a step changes parameters by itself (hooks, max_norm)"
             plan = dataclasses.replace(plan, notes=(*plan.notes, note))
-            step = PlannedStep(self.original, planned.regions)
+            step = self._step(planned)
         elif self._verify:
             plan, planned, step = self._verified(planner, planned, args, kwargs)
         else:
-            step = PlannedStep(self.original, planned.regions)
+            step = self._step(planned)
         self.latest_plan = plan
         self._planned[key] = planned
         return step
@@ -266,7 +298,7 @@ class OptimizedForward:
         for number in range(_MAX_CORRECTIONS + 1):
             if number:
                 planned = planner.plan(held_back_bytes=held_back_bytes)
-            step = PlannedStep(self.original, planned.regions)
+            step = self._step(planned)
             got = dataclasses.replace(eager, forward=step).record(warm_up=True)
             differing = () if expected is None else differences(expected, got)
             if differing:

@@ -125,6 +125,24 @@ class VerificationError(AutockptError, RuntimeError):
         )
 
 
+class PeerError(AutockptError, RuntimeError):
+    """Planning failed on another rank of a distributed run.
+
+    Attributes:
+        rank: The rank that failed; None where that is not known.
+        reason: What it raised.
+    """
+
+    def __init__(self, *, rank: int | None, reason: str) -> None:
+        self.rank = rank
+        self.reason = reason
+        who = "another rank" if rank is None else f"rank {rank}"
+        super().__init__(
+            f"{who} failed while planning: {reason.rstrip('.')}. All ranks follow one plan, so "
+            f"none goes on; see the output of {who} for the cause."
+        )
+
+
 class DoubleBackwardError(AutockptError, RuntimeError):
     """Gradients of gradients were asked of an optimized model."""
 

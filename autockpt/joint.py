@@ -339,6 +339,9 @@ def fingerprint(graph: fx.Graph) -> str:
     def describe(argument: Any) -> str:
         if isinstance(argument, fx.Node):
             return f"%{numbers[argument]}"
+        if isinstance(argument, torch.device):
+            # Every rank of a distributed run has a device of its own.
+            return argument.type
         # Another value of a scale or a probability is the same graph to a plan.
         return "float" if isinstance(argument, float) else repr(argument)
 
@@ -346,7 +349,7 @@ def fingerprint(graph: fx.Graph) -> str:
         numbers[node] = number
         arguments = fx.node.map_aggregate((node.args, dict(sorted(node.kwargs.items()))), describe)
         values = [
-            (tuple(t.shape), tuple(t.stride()), str(t.dtype), str(t.device))
+            (tuple(t.shape), tuple(t.stride()), str(t.dtype), t.device.type)
             for t in tensors_of(node.meta.get("val"))
         ]
         target = "" if node.op in ("placeholder", "output", "get_attr") else str(node.target)

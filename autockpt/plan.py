@@ -23,12 +23,15 @@ class FixedBytes:
         buffers_bytes: Buffers.
         optimizer_bytes: State that the optimizer keeps between steps.
         inputs_bytes: The batch.
+        communication_bytes: What several devices need to act as one: buckets in which gradients are
+            reduced.
     """
 
     parameters_bytes: int
     buffers_bytes: int
     optimizer_bytes: int
     inputs_bytes: int
+    communication_bytes: int = 0
 
     def __post_init__(self) -> None:
         _check_not_negative(self)
@@ -36,7 +39,7 @@ class FixedBytes:
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.parameters_bytes + self.buffers_bytes + self.optimizer_bytes + self.inputs_bytes
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 
 from autockpt.align import signatures
 from autockpt.budget import Budget
-from autockpt.capture import Capture, capture
+from autockpt.capture import Capture, CapturedGraph, capture
 from autockpt.fakes import distinct_bytes
 from autockpt.layout import Dimensions
 from autockpt.lower import Lowered, lower
@@ -58,6 +58,7 @@ class Planner:
         accumulates: bool = False,
         in_pieces: bool = False,
         varying: Dimensions = frozenset(),
+        buckets_bytes: int = 0,
     ) -> None:
         """Capture, profile and lower.
 
@@ -70,6 +71,7 @@ class Planner:
             accumulates: Whether gradients of an earlier backward stand beside this step's.
             in_pieces: Cut the graphs so that gradients are let go on the way.
             varying: Dimensions of inputs that may be smaller when the plan is followed.
+            buckets_bytes: What data parallelism holds beside the gradients to reduce them.
         """
         self._request = request
         self.accumulates = accumulates
@@ -90,9 +92,9 @@ class Planner:
         lowered = lower(self._capture, costs, request.optimizer, accumulates=accumulates)
         older = [p.grad for p in module.parameters() if accumulates]
         self.older_gradients_bytes = distinct_bytes(older)
-        self._lowered = dataclasses.replace(
-            lowered, fixed_bytes=lowered.fixed_bytes + self.older_gradients_bytes
-        )
+        self._buckets_bytes = buckets_bytes
+        beside_bytes = self.older_gradients_bytes + buckets_bytes
+        self._lowered = dataclasses.replace(lowered, fixed_bytes=lowered.fixed_bytes + beside_bytes)
         self.baseline_peak_bytes = _baseline_peak_bytes(
             self._capture,
             self._lowered,
@@ -136,6 +138,7 @@ class Planner:
                 signatures=signatures(graph.joint),
                 absent_tangents=graph.joint.absent_tangents,
                 order=order,
+                arrivals=_arrivals(graph, self._capture.gradient_order),
             )
             for graph, order in zip(self._capture.graphs, orders, strict=True)
             if graph.has_backward and not graph.is_outside
@@ -166,6 +169,7 @@ class Planner:
                 buffers_bytes=captured.buffers_bytes,
                 optimizer_bytes=self._request.optimizer.state_bytes,
                 inputs_bytes=captured.inputs_bytes,
+                communication_bytes=self._buckets_bytes,
             ),
             older_gradients_bytes=self.older_gradients_bytes,
             gradients_bytes=captured.gradient_bytes,
@@ -176,6 +180,12 @@ class Planner:
             rung="whole",
             notes=_notes(captured),
         )
+
+
+def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions of a graph's parameters among its tensors, in the order of their gradients."""
+    positions = {key: at for at, (key,) in enumerate(filter(None, graph.input_keys))}
+    return tuple(positions[key] for key in gradient_order if key in positions)
 
 
 def _baseline_peak_bytes(

@@ -115,6 +115,8 @@ def _memory(plan: Plan) -> Padding:
     state = f"{plan.optimizer_name}{assumed}"
     grid.add_row("optimizer state", format_bytes(fixed.optimizer_bytes), state)
     grid.add_row("inputs", format_bytes(fixed.inputs_bytes))
+    if fixed.communication_bytes:
+        grid.add_row("buckets of gradients", format_bytes(fixed.communication_bytes))
     step_bytes = plan.predicted_peak_bytes - fixed.total_bytes
     note = "at the peak: activations, gradients, transients and workspace"
     grid.add_row("the step itself", format_bytes(step_bytes), note)

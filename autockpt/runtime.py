@@ -32,12 +32,17 @@ _MANY_COMPILATIONS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRegion:
-    """How one captured graph runs: which graph it is, and the order of its ops."""
+    """How one captured graph runs: which graph it is, and the order of its ops.
+
+    ``arrivals`` are positions of parameters among its input tensors, in the order in which eager
+    autograd hands over their gradients.
+    """
 
     fingerprint: str
     signatures: tuple[str, ...]
     absent_tangents: frozenset[int]
     order: RegionOrder
+    arrivals: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +61,19 @@ class PlannedRegions:
 class PlannedStep:
     """A forward compiled to follow one plan; call it like the forward."""
 
-    def __init__(self, forward: Callable[..., Any], planned: PlannedRegions) -> None:
+    def __init__(
+        self, forward: Callable[..., Any], planned: PlannedRegions, *, in_order: bool = False
+    ) -> None:
+        """Compile lazily, at the first call.
+
+        Args:
+            forward: The forward.
+            planned: Its plan.
+            in_order: Hand gradients over in eager's order, on which data parallelism's buckets, and
+                with them the order of its sums, depend.
+        """
         self._varying = planned.varying
-        self._backend = _PlanBackend(planned)
+        self._backend = _PlanBackend(planned, in_order=in_order)
         self._compiled = torch_private.compile_forward(forward, self._backend)
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
@@ -81,7 +96,8 @@ class PlannedStep:
 class _PlanBackend:
     """A Dynamo backend that rewrites each graph by its region of the plan."""
 
-    def __init__(self, planned: PlannedRegions) -> None:
+    def __init__(self, planned: PlannedRegions, *, in_order: bool) -> None:
+        self._in_order = in_order
         self._regions = planned.regions
         self._is_exact = not planned.varying
         self._in_pieces = planned.in_pieces
@@ -105,7 +121,8 @@ class _PlanBackend:
                 backward_compiler=region.compile_backward,
                 inference_compiler=lambda module, _: torch_private.boxed(module),
             )
-        return torch_private.with_eager_gradients(compiled)
+        arrivals = region.arrivals if self._in_order else ()
+        return torch_private.with_eager_gradients(compiled, arrivals)
 
     def match(
         self, analyze_with: Callable[[frozenset[int]], JointGraph], num_tangents: int
@@ -156,6 +173,7 @@ class _CompiledRegion:
         self._static_indices: tuple[int, ...] = ()
         self._num_fwd_outputs = 0
         self._expected: frozenset[int] = frozenset()
+        self.arrivals: tuple[int, ...] = ()
         self._saved_names: list[str] = []
         self._num_tangents = 0
         self._others: dict[frozenset[int], Callable[[list[Any]], Any]] = {}
@@ -180,6 +198,7 @@ class _CompiledRegion:
         else:
             region, analysis = found
             self._expected = region.absent_tangents
+            self.arrivals = region.arrivals
             forward, backward = rewrite(analysis, region.order)
         names = [node.name for node in backward.graph.find_nodes(op="placeholder")]
         self._num_tangents = sum("tangents" in name for name in names)

@@ -111,6 +111,7 @@ class StepProblem:
             "buffers": self.fixed.buffers_bytes,
             "optimizer state": self.fixed.optimizer_bytes,
             "inputs": self.fixed.inputs_bytes,
+            "buckets": self.fixed.communication_bytes,
             "gradients of an earlier backward": self.older_gradients_bytes,
             **_at_step(self.graph, schedule, timeline.peak_step),
         }

@@ -168,15 +168,29 @@ def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
     return run
 
 
-def with_eager_gradients(compiled: Callable[..., Any]) -> Callable[..., Any]:
+def with_eager_gradients(
+    compiled: Callable[..., Any], arrivals: tuple[int, ...] = ()
+) -> Callable[..., Any]:
     """Let the compiled backward meet gradients as eager autograd would.
 
     A gradient that does not arrive is ``None``: by itself AOTAutograd's node materializes zeros of
     the output's size, which costs their memory and can change the order of sums. A backward that is
     to be differentiated again is refused at once, not when it is too late to say why.
+
+    Args:
+        compiled: AOTAutograd's callable.
+        arrivals: Positions among the tensors given, in the order in which their gradients are to be
+            handed over: the youngest nodes run first, so each gets a node of its own, the first
+            the last.
     """
 
     def run(*args: Any) -> Any:
+        if arrivals:
+            given = list(args)
+            tensors = [at for at, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+            for at in reversed(arrivals):
+                given[tensors[at]] = given[tensors[at]].view_as(given[tensors[at]])
+            args = tuple(given)
         outputs = compiled(*args)
         seen: list[Any] = []
         for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
@@ -217,11 +231,11 @@ def no_autocast() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reparametrized(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
+def reparametrized(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Let ``module`` hold these tensors as its parameters and buffers for a while."""
     from torch.nn.utils.stateless import _reparametrize_module
 
-    with _reparametrize_module(module, tensors):
+    with _reparametrize_module(module, dict(tensors)):
         yield
 
 
@@ -262,6 +276,8 @@ def tracing_config(
         config.patch(
             ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
             use_numpy_random_stream=True,
+            # DDP's graphs are cut by us, where the plan says.
+            optimize_ddp=False,
             recompile_limit=1_000_000,
             accumulated_recompile_limit=1_000_000,
         ),
@@ -335,3 +351,22 @@ def root_cause(error: BaseException) -> BaseException:
         if inner is None or inner is error:
             return error
         error = inner
+
+
+def rank_store(prefix: str) -> Any:
+    """The key-value store that the ranks of ``torch.distributed`` met over, apart from others."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
+
+
+def active_data_parallel() -> Any:
+    """The DistributedDataParallel whose forward is running, or None."""
+    if not torch.distributed.is_available():
+        return None
+    return torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
+
+
+def inside_data_parallel(wrapper: Any) -> contextlib.AbstractContextManager[None]:
+    """As in the forward of a DistributedDataParallel."""
+    return wrapper._inside_ddp_forward()  # type: ignore[no-any-return]
