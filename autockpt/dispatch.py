@@ -243,9 +243,11 @@ class OptimizedForward:
         assert planned is not None
         plan = planned.plan
         step: Callable[..., Any]
-        if plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes:
+        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
+        moves_parameters = acts_on_parameters(self._module)
+        if fits and (moves_parameters or not self._verify):
             planned, step = None, self.original
-        elif self._verify and acts_on_parameters(self._module):
+        elif self._verify and moves_parameters:
             note = "not verified: a step changes parameters by itself (hooks, max_norm)"
             plan = dataclasses.replace(plan, notes=(*plan.notes, note))
             step = self._step(planned)

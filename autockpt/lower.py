@@ -113,6 +113,7 @@ class _Builder:
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
         self._passed_on: dict[int, None] = {}
+        self._formulas: dict[tuple[int, int | None], list[int]] = {}
         # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
         self._contributions: dict[int, list[int]] = {}
         self._first_users = _first_users(capture)
@@ -331,6 +332,16 @@ class _Builder:
             Origin(kind="optimizer", region=0),
         )
 
+    def _formula(self, region: int, op: JointNode) -> list[int]:
+        """What one backward formula of eager's autograd has made so far, and holds to its end.
+
+        A graph outside of the model runs as eager does, where temporaries of a formula live until
+        it returns.
+        """
+        if op.node.meta.get("partitioner_tag") != "is_backward":
+            return []
+        return self._formulas.setdefault((region, op.node.meta.get("seq_nr")), [])
+
     def _add_node(self, region: int, index: int, op: JointNode, held: frozenset[int]) -> None:
         graph = self._capture.graphs[region]
         joint = graph.joint
@@ -354,6 +365,9 @@ class _Builder:
             for s in joint.node_storages[parent]
             if s in joint.external_storages and (region, s) in self._local
         ]
+        if graph.is_outside:
+            reads += self._formula(region, op)
+            self._formula(region, op).extend(writes)
         is_unused_draw = op.is_random and not op.node.users
         runs_once = (
             not may_run_again(op.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 
@@ -23,6 +24,9 @@ _FULL_STATES = {
     "sgd_momentum": 1,
     "lion": 1,
 }
+
+# Plain numbers that an operator of the step takes become tensors for as long as it runs.
+_NUMBERS_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) 
             "or give the optimizer itself"
         )
     count = _FULL_STATES[name]
-    counters_bytes = 4 * len(trained) if name not in ("sgd", "sgd_momentum", "lion") else 0
+    counters_bytes = _counter(name) * len(trained)
     return OptimizerMemory(
         name=name,
         is_assumed=is_assumed,
@@ -88,7 +92,7 @@ def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
             if state:
                 state_bytes += sum(_bytes(v) for v in state.values() if isinstance(v, torch.Tensor))
             elif parameter.requires_grad:
-                state_bytes += _states_to_come(name, group) * _bytes(parameter)
+                state_bytes += _states_to_come(name, group) * _bytes(parameter) + _counter(name)
     foreach = any(
         group.get("foreach") or (group.get("foreach") is None and not group.get("fused"))
         for group in groups
@@ -101,6 +105,11 @@ def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
         state_bytes=state_bytes,
         step_bytes=0 if fused else _step_bytes(name, trained, foreach=foreach),
     )
+
+
+def _counter(name: str) -> int:
+    """Bytes of the step count that an optimizer keeps for each parameter."""
+    return 0 if name in ("sgd", "sgd_momentum", "lion") else 4
 
 
 def _states_to_come(name: str, group: dict[str, object]) -> int:
@@ -116,14 +125,18 @@ def _states_to_come(name: str, group: dict[str, object]) -> int:
 
 
 def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) -> int:
-    """Temporaries of a step: of all parameters at once with foreach, of the largest without.
+    """Temporaries of a step: of all parameters at once with foreach, of one by one without.
 
     Adam's step holds a denominator and one more temporary of the parameter's size at its height;
-    SGD's at most a decayed gradient. The others are taken for Adam's kin.
+    SGD's at most a decayed gradient. The others are taken for Adam's kin. In the loop over single
+    parameters the last temporary of one lives until the next one's has been made.
     """
     sizes = [_bytes(p) for p in trained]
     num_temporaries = 1 if name.startswith("sgd") else 2
-    return num_temporaries * (sum(sizes) if foreach else max(sizes, default=0))
+    if foreach:
+        return num_temporaries * sum(sizes)
+    looped = (left + num_temporaries * size for left, size in pairwise([0, *sizes]))
+    return max(looped, default=0) + _NUMBERS_BYTES
 
 
 def _foreach_by_default(trained: list[torch.nn.Parameter]) -> bool:

@@ -193,8 +193,8 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> Workspa
                 call = _call(missing[key])
                 with torch.profiler.record_function(f"{_SPAN}{position}"):
                     result = call()
-                returned[position] = _output_bytes(result)
                 held_bytes[position] = _new_bytes(missing[key], result)
+                returned[position] = _output_bytes(missing[key], result)
                 del result, call
     events = session.profiler.kineto_results.events()
     spans = sorted(
@@ -238,27 +238,39 @@ def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> Work
                 module.synchronize(device)
                 peak_bytes = module.max_memory_allocated(device) - before_bytes
                 held_bytes = module.memory_allocated(device) - before_bytes
-                workspace[key] = (max(0, peak_bytes - held_bytes), _output_bytes(result))
+                workspace[key] = (max(0, peak_bytes - held_bytes), _output_bytes(node, result))
                 del result, call
     return workspace
 
 
-def _output_bytes(result: Any) -> tuple[int, ...]:
-    return tuple(t.untyped_storage().nbytes() for t in tensors_of(result))
+def _returned(node: fx.Node, result: Any) -> list[tuple[Any, torch.Tensor]]:
+    """What a call returned beside every tensor that was recorded for the node.
+
+    A backward that is not asked for a gradient may return none where the fake one returned it.
+    """
+    leaves = zip(tree_leaves(result), tree_leaves(node.meta.get("val")), strict=True)
+    return [(real, fake) for real, fake in leaves if isinstance(fake, torch.Tensor)]
+
+
+def _storage_bytes(value: Any) -> int:
+    return value.untyped_storage().nbytes() if isinstance(value, torch.Tensor) else 0
+
+
+def _output_bytes(node: fx.Node, result: Any) -> tuple[int, ...]:
+    return tuple(_storage_bytes(real) for real, _ in _returned(node, result))
 
 
 def _new_bytes(node: fx.Node, result: Any) -> int:
     """Bytes of the storages that a call returned and that were not its inputs."""
-    recorded = tensors_of(node.meta.get("val"))
     inputs = {
         t.untyped_storage()._cdata
         for parent in node.all_input_nodes
         for t in tensors_of(parent.meta.get("val"))
     }
     made = {
-        t.untyped_storage()._cdata: t.untyped_storage().nbytes()
-        for t, fake in zip(tensors_of(result), recorded, strict=True)
-        if fake.untyped_storage()._cdata not in inputs
+        real.untyped_storage()._cdata: _storage_bytes(real)
+        for real, fake in _returned(node, result)
+        if isinstance(real, torch.Tensor) and fake.untyped_storage()._cdata not in inputs
     }
     return sum(made.values())
 

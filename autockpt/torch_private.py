@@ -232,11 +232,24 @@ def no_autocast() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reparametrized(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let ``module`` hold these tensors as its parameters and buffers for a while."""
-    from torch.nn.utils.stateless import _reparametrize_module
+    """Let ``module`` hold these tensors as its parameters and buffers for a while, by name.
 
-    with _reparametrize_module(module, dict(tensors)):
+    Not ``torch.nn.utils.stateless``: where one submodule stands at two places it takes its own
+    replacement for the original, and leaves that behind.
+    """
+    registries = [
+        (f"{prefix}." if prefix else "", registry, dict(registry))
+        for prefix, inner in module.named_modules()
+        for registry in (inner._parameters, inner._buffers)
+    ]
+    try:
+        for prefix, registry, before in registries:
+            registry.update({n: tensors.get(prefix + n, t) for n, t in before.items()})
         yield
+    finally:
+        for _, registry, before in registries:
+            registry.clear()
+            registry.update(before)
 
 
 @contextlib.contextmanager
