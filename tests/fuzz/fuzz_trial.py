@@ -1,0 +1,279 @@
+"""A trial of a program: trained eagerly and optimized, and everything compared to the bit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fuzz_programs import Program, batch, build, loss_of
+from torch.utils._pytree import tree_leaves
+
+import autockpt
+from autockpt.fakes import distinct_bytes
+from autockpt.measure import measure_peak_bytes
+from autockpt.random_state import random_states, same_states
+from autockpt.verify import same_bits
+
+_TIME_LIMIT_S = 0.2
+# An unverified plan promises what it predicts; verified ones are held to the byte.
+_PREDICTION_TOLERANCE = 0.05
+# Verification corrects a plan by what it measured above its prediction, and names a new least.
+_MAX_BUDGETS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of a trial.
+
+    ``passed`` and ``refused`` (a clear error, and the model trained on as eager) are well;
+    ``invalid`` is a program that eager PyTorch itself cannot train.
+    """
+
+    kind: str
+    detail: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        return self.kind not in ("passed", "refused", "invalid")
+
+
+class TrialError(Exception):
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def run_trial(program: Program) -> Verdict:
+    """Train a program eagerly and optimized, and judge."""
+    torch._dynamo.reset()
+    try:
+        eager = build(program)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = copy.deepcopy(eager)
+            eager_peak_bytes = _Training(program, copy.deepcopy(eager)).peak_bytes(0)
+            expected = _Training(program, eager).run()
+    except Exception as error:  # noqa: BLE001 - any program that eager cannot train
+        return Verdict(kind="invalid", detail=f"{type(error).__name__}: {error}")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            refusal = _optimized(program, model, eager_peak_bytes, expected)
+        said = [w for w in caught if "autockpt" in w.filename or "plan" in str(w.message)]
+        if said:
+            return Verdict(kind="warning", detail=str(said[0].message))
+    except TrialError as failure:
+        return Verdict(kind=failure.kind, detail=str(failure))
+    except Exception as error:  # noqa: BLE001 - a crash is what is looked for
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+        return Verdict(kind="crash", detail=f"{type(error).__name__} at {where}: {error}")
+    return Verdict(kind="refused", detail=refusal) if refusal else Verdict(kind="passed")
+
+
+def _optimized(
+    program: Program, model: torch.nn.Module, eager_peak_bytes: int, expected: dict[str, Any]
+) -> str:
+    """Train optimized; an empty text, or the error by which the program was refused."""
+    training = _Training(program, model)
+    fixed_bytes = training.resting_bytes() + training.gradient_bytes()
+    beyond_bytes = eager_peak_bytes - training.gradient_bytes()
+    budget = max(1, fixed_bytes + int(program.share * beyond_bytes))
+    if program.share == 0:
+        budget = 1
+    refusal, got = "", None
+    for attempt in range(_MAX_BUDGETS):
+        try:
+            with training.context():
+                training.optimize(budget)
+            # A plan made at the first call may fail there as well.
+            got = training.run()
+        except autockpt.BudgetError as error:
+            if attempt == _MAX_BUDGETS - 1 or error.minimum_peak_bytes <= budget:
+                raise TrialError(
+                    "budget", f"the least that was named does not do: {error}"
+                ) from error
+            budget = error.minimum_peak_bytes
+            continue
+        except autockpt.VerificationError as error:
+            kind = "verified difference" if error.differing else "verified budget"
+            raise TrialError(kind, str(error)) from error
+        except autockpt.AutockptError as error:
+            refusal = f"{type(error).__name__}: {error}"
+            if "forward" in model.__dict__:
+                raise TrialError("after error", "the model was not restored") from error
+            got = training.run()
+        break
+    differing = _differing(expected, got)
+    if differing:
+        kind = "after error" if refusal else "difference"
+        raise TrialError(kind, f"{len(differing)} of {len(expected)}: {', '.join(differing[:4])}")
+    if not refusal:
+        training.check_budget(budget)
+    return refusal
+
+
+class _Training:
+    """A model and its training run."""
+
+    def __init__(self, program: Program, model: torch.nn.Module) -> None:
+        self._program = program
+        self._model = model
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def context(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._program.autocast)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        if self._program.optimizer == "adamw":
+            return torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        return torch.optim.SGD(self._model.parameters(), lr=1e-2)
+
+    def optimize(self, budget: int) -> None:
+        program = self._program
+        args, kwargs = batch(program, 0) if program.sampled else ((), {})
+        is_outside = program.output in ("values", "value")
+        autockpt.optimize(
+            self._model,
+            budget,
+            sample_args=args,
+            sample_kwargs=kwargs,
+            loss_fn=loss_of if program.names_loss and is_outside else None,
+            optimizer=program.optimizer,
+            time_limit_s=_TIME_LIMIT_S,
+            verify=program.verify,
+        )
+
+    def _step(self, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        args, kwargs = inputs
+        with self.context():
+            output = self._model(*args, **kwargs)
+            loss = loss_of(output)
+        loss.backward()
+        return output, loss
+
+    def run(self) -> dict[str, Any]:
+        """All that a few steps give."""
+        torch.manual_seed(self._program.seed + 1)
+        self._optimizer = optimizer = self._new_optimizer()
+        record: dict[str, Any] = {}
+        for number in range(self._program.num_steps):
+            inputs = batch(self._program, number)
+            optimizer.zero_grad(set_to_none=True)
+            output, loss = self._step(inputs)
+            leaves = [output.__dict__ if hasattr(output, "hidden") else output, loss, inputs]
+            for index, leaf in enumerate(tree_leaves(leaves)):
+                if isinstance(leaf, torch.Tensor):
+                    record[f"step {number} output {index}"] = leaf.detach().clone()
+                    if leaf.is_leaf and leaf.grad is not None:
+                        record[f"step {number} gradient of input {index}"] = leaf.grad.clone()
+            for name, parameter in self._model.named_parameters():
+                gradient = parameter.grad
+                record[f"step {number} gradient {name}"] = (
+                    None if gradient is None else gradient.clone()
+                )
+            optimizer.step()
+        for name, tensor in self._model.state_dict().items():
+            record[f"state {name}"] = tensor.detach().clone()
+        for index, state in enumerate(optimizer.state.values()):
+            for key, value in state.items():
+                record[f"optimizer {key} {index}"] = value.clone()
+        record["random states"] = random_states(torch.device("cpu"))
+        return record
+
+    def gradient_bytes(self) -> int:
+        return distinct_bytes([p for p in self._model.parameters() if p.requires_grad])
+
+    def resting_bytes(self) -> int:
+        """Parameters, buffers, a batch, and an optimizer's state as a plan counts it."""
+        state = 0
+        if self._program.optimizer == "adamw":
+            trained = [p for p in self._model.parameters() if p.requires_grad]
+            state = sum(2 * p.numel() * p.element_size() + 4 for p in trained)
+        resting = [*self._model.parameters(), *self._model.buffers(), batch(self._program, 0)]
+        return distinct_bytes(tree_leaves(resting)) + state
+
+    def peak_bytes(self, number: int) -> int:
+        """Measured peak of a step above what rests; leaves no gradients."""
+        inputs = batch(self._program, number)
+        self._model.zero_grad(set_to_none=True)
+        kept: list[Any] = []
+
+        def step() -> None:
+            kept.append(self._step(inputs))
+            if self._optimizer is not None:
+                self._optimizer.step()
+
+        peak = measure_peak_bytes(step)
+        self._model.zero_grad(set_to_none=True)
+        return peak
+
+    def check_budget(self, budget: int) -> None:
+        """Hold the plan's own measurement, and one of ours, against the budget."""
+        plan = autockpt.get_plan(self._model)
+        assert plan is not None
+        if plan.predicted_peak_bytes > budget and plan.recompute_ns:
+            raise TrialError("budget", f"predicted {plan.predicted_peak_bytes} over {budget}")
+        if plan.measured_peak_bytes is not None and plan.measured_peak_bytes > budget:
+            raise TrialError("budget", f"measured {plan.measured_peak_bytes} over {budget}")
+        is_outside = self._program.output in ("values", "value")
+        if is_outside and not self._program.names_loss:
+            return  # What the loss outside needs cannot be known.
+        total_bytes = self.resting_bytes() + self.peak_bytes(1)
+        tolerance_bytes = 0 if self._program.verify else int(_PREDICTION_TOLERANCE * budget)
+        if total_bytes > budget + tolerance_bytes:
+            raise TrialError(
+                "budget",
+                f"a step was measured at {total_bytes}, {total_bytes - budget} over {budget} "
+                f"(predicted {plan.predicted_peak_bytes}, measured {plan.measured_peak_bytes})",
+            )
+
+
+def _differing(expected: dict[str, Any], got: dict[str, Any]) -> list[str]:
+    return [
+        name
+        for name in expected.keys() | got.keys()
+        if name not in expected or name not in got or not _same(expected[name], got[name])
+    ]
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, tuple):
+        return same_states(left, right)
+    return same_bits(left, right)
+
+
+def shrunk(program: Program, verdict: Verdict) -> Iterator[Program]:
+    """Ever smaller programs that fail in the same way; the last is the smallest found."""
+    plain = {
+        field.name: field.default
+        for field in dataclasses.fields(Program)
+        if field.default is not dataclasses.MISSING and field.name not in ("verify", "share")
+    }
+    progress = True
+    while progress:
+        progress = False
+        candidates = [
+            dataclasses.replace(program, nodes=program.nodes[:i] + program.nodes[i + 1 :])
+            for i in reversed(range(len(program.nodes)))
+        ]
+        candidates += [
+            dataclasses.replace(program, inputs=tuple(k for k in program.inputs if k != kind))
+            for kind in program.inputs
+            if len(program.inputs) > 1
+        ]
+        candidates += [
+            dataclasses.replace(program, **{name: value})
+            for name, value in plain.items()
+            if getattr(program, name) != value
+        ]
+        for candidate in candidates:
+            if run_trial(candidate).kind == verdict.kind:
+                program, progress = candidate, True
+                yield program
+                break
