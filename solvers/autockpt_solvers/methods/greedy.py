@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
 
 _MAX_REPLAYS = 200
+_EFFORT = 300_000  # ops that the replays look at when storages are kept again
 
 
 class _Dropper:
@@ -162,7 +163,8 @@ def _give_back(
     """Keeps again what was dropped, latest (dearest) first, where the plan still fits."""
     kept = _kept_after(steps, count)
     cost = orders.evaluate(orders.just_in_time(kept))[1]
-    for step in list(reversed(steps[1 : count + 1]))[:_MAX_REPLAYS]:
+    num_replays = min(_MAX_REPLAYS, _EFFORT // len(orders.reads))
+    for step in list(reversed(steps[1 : count + 1]))[:num_replays]:
         if time.monotonic() > deadline:
             break
         kept.add(step_storage := next(iter(step)))

@@ -156,6 +156,13 @@ class Orders:
                 peak = live + workspace[op]
         return peak, recompute
 
+    def best(self, orders: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
+        """Of valid orders, the cheapest that fits `room` bytes, if any, and the leanest."""
+        judged = [(*self.evaluate(order), k) for k, order in enumerate(orders)]
+        fitting = [(recompute, peak, k) for peak, recompute, k in judged if peak <= room]
+        chosen = [min(entries)[2] for entries in (fitting, judged) if entries]
+        return [orders[k] for k in dict.fromkeys(chosen)]
+
     def baseline(self) -> list[int]:
         """The order in which nothing runs twice; what only the backward needs is made for it."""
         required = self.graph.is_required

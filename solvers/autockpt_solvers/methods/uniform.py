@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.cuts import crossing_bytes, crossing_storages, narrow_places
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import Schedule, with_frees
+from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -41,21 +41,26 @@ class _Cutter:
         self.forward = self.orders.forward_order()
         self.cuts = narrow_places(crossing_bytes(self.orders, self.forward))
 
-    def schedule(self, spacing: int, offset: int) -> Schedule:
+    def order(self, spacing: int) -> list[int]:
         """Keeps what crosses every `spacing`-th cut."""
-        kept = crossing_storages(self.orders, self.forward, self.cuts[offset::spacing])
-        return with_frees(self.orders.graph, self.orders.just_in_time(kept))
+        kept = crossing_storages(self.orders, self.forward, self.cuts[spacing - 1 :: spacing])
+        return self.orders.just_in_time(kept)
 
 
 def solve_uniform(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers one schedule per spacing of the cuts."""
+    """Offers the spacings of the cuts that no other one beats in both peak and time."""
     del time_limit_s, seed
     cutter = _Cutter(problem)
-    return Attempt(
-        schedules=tuple(
-            cutter.schedule(spacing, spacing - 1) for spacing in spacings(len(cutter.cuts))
-        )
-    )
+    orders = [cutter.order(spacing) for spacing in spacings(len(cutter.cuts))]
+    best: list[list[int]] = []
+    least: int | None = None
+    for (_, peak), order in sorted(
+        ((cutter.orders.evaluate(order)[::-1], order) for order in orders), key=lambda e: e[0]
+    ):
+        if least is None or peak < least:
+            least = peak
+            best.append(order)
+    return Attempt(schedules=tuple(with_frees(problem.graph, order) for order in best))
 
 
 def solve_sqrt(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -63,4 +68,4 @@ def solve_sqrt(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     del time_limit_s, seed
     cutter = _Cutter(problem)
     spacing = max(1, math.isqrt(len(cutter.cuts)))
-    return Attempt(schedules=(cutter.schedule(spacing, spacing - 1),))
+    return Attempt(schedules=(with_frees(problem.graph, cutter.order(spacing)),))

@@ -2,8 +2,9 @@
 
 A dynamic programme over cuts and over the bytes that earlier windows keep. When a window's turn
 comes, the earlier windows' bytes still stand, and so does what the backward holds by then: with
-its own peak they must fit. The same holds in its forward pass. Kept bytes are rounded up to a
-quantum, so what is found always fits.
+its own peak they must fit. The same holds in its forward pass. States with nearly equal kept bytes
+share a bucket, where the best one stays; its bytes are carried along exactly, so what is found
+always fits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.ilp.option import Option
     from autockpt_solvers.methods.ilp.window import Window, WindowKind
 
-_STATES = 4096
+_BUCKETS = 768
+
+_Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+_Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,6 @@ def compose(
     end: int,
     *,
     first: int = 0,
-    states: int = _STATES,
 ) -> Plan | None:
     """The cheapest plan within `room` bytes, or None.
 
@@ -63,40 +66,13 @@ def compose(
         room: Bytes the graph may use.
         end: Segment after the last to cover.
         first: First segment to cover.
-        states: Number of quanta the room is divided into.
 
     Returns:
         The plan.
     """
     if room < 0:
         return None
-    quantum = max(1, -(-room // states))
-    count = room // quantum + 1
-    cost = [np.full(count, np.inf) for _ in range(end + 1 - first)]
-    cost[0][0] = 0.0
-    # Per cut and state: the window, option and state it came from.
-    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(end + 1 - first)]
-    by_start = sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end))
-    for w in by_start:
-        window = windows[w]
-        source, target = cost[window.start - first], cost[window.end - first]
-        for k, option in enumerate(options[window.kind]):
-            peak = window.peak_bytes(option)
-            kept = -(-option.kept_bytes // quantum)
-            top = min((room - peak) // quantum + 1, count - kept)
-            if top <= 0:
-                continue
-            candidate = source[:top] + option.cost_ns
-            better = np.flatnonzero(candidate < target[kept : kept + top])
-            if better.size:
-                target[kept + better] = candidate[better]
-                origin[window.end - first][:, kept + better] = np.stack(
-                    [np.full(better.size, w), np.full(better.size, k), better]
-                )
-    state = int(np.argmin(cost[-1]))
-    if not np.isfinite(cost[-1][state]):
-        return None
-    return _trace(windows, options, origin, first, end, state)
+    return _search(windows, options, room, first, end, is_leanest=False)
 
 
 def leanest(
@@ -106,37 +82,98 @@ def leanest(
     *,
     limit: int,
     first: int = 0,
-    states: int = 2 * _STATES,
 ) -> Plan | None:
-    """The plan with the least peak, of those that peak at `limit` or below.
+    """The plan with the least peak, of those that keep `limit` bytes or less.
 
     Like `compose`, but the value of a state is the highest peak so far instead of the time.
     """
-    quantum = max(1, -(-limit // states))
-    count = limit // quantum + 1
-    worst = [np.full(count, np.inf) for _ in range(end + 1 - first)]
-    worst[0][0] = 0.0
+    return _search(windows, options, limit, first, end, is_leanest=True)
+
+
+def _search(
+    windows: Sequence[Window],
+    options: Mapping[WindowKind, Sequence[Option]],
+    room: int,
+    first: int,
+    end: int,
+    *,
+    is_leanest: bool,
+) -> Plan | None:
+    quantum = max(1, -(-room // _BUCKETS))
+    count = room // quantum + 1
+    # Per cut and bucket: the value of the best state, its kept bytes, and the window, option and
+    # bucket it came from.
+    value = [np.full(count, np.inf) for _ in range(end + 1 - first)]
+    kept = [np.zeros(count) for _ in range(end + 1 - first)]
     origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(end + 1 - first)]
-    held = np.arange(count, dtype=np.float64) * quantum
+    value[0][0] = 0.0
+    tables: dict[WindowKind, tuple[_Floats, ...]] = {}
+    start = -1
     for w in sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end)):
         window = windows[w]
-        source, target = worst[window.start - first], worst[window.end - first]
-        for k, option in enumerate(options[window.kind]):
-            kept = -(-option.kept_bytes // quantum)
-            top = count - kept
-            if top <= 0:
-                continue
-            candidate = np.maximum(source[:top], held[:top] + window.peak_bytes(option))
-            better = np.flatnonzero(candidate < target[kept:])
-            if better.size:
-                target[kept + better] = candidate[better]
-                origin[window.end - first][:, kept + better] = np.stack(
-                    [np.full(better.size, w), np.full(better.size, k), better]
-                )
-    state = int(np.argmin(worst[-1]))
-    if not np.isfinite(worst[-1][state]):
+        if window.kind not in tables:
+            rows = [
+                (o.kept_bytes, o.cost_ns, o.turn_peak_bytes, o.forward_peak_bytes)
+                for o in options[window.kind]
+            ]
+            tables[window.kind] = tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+        keeps, costs, turns, forwards = tables[window.kind]
+        peaks = np.maximum(turns + window.base_bytes, forwards)
+        shift = (keeps // quantum).astype(np.int64)
+        if window.start - first != start:
+            start = window.start - first
+            kept_views, value_views = _views(kept[start], 0.0), _views(value[start], np.inf)
+            most = kept[start].max(initial=0.0, where=np.isfinite(value[start]))
+        # Peaks that fit beside the most that is kept before are as good as none.
+        chosen = _undominated(
+            shift,
+            np.maximum(peaks, 0.0 if is_leanest else room - most),
+            np.zeros_like(costs) if is_leanest else costs,
+        )
+        chosen = chosen[keeps[chosen] <= room]
+        if not chosen.size:
+            continue
+        # Row k: where the states that option k leads to come from.
+        shift = shift[chosen]
+        before = kept_views[count - shift]
+        candidates = value_views[count - shift]
+        after, reached = before + keeps[chosen, None], before + peaks[chosen, None]
+        if is_leanest:
+            candidates = np.maximum(candidates, reached)
+            candidates[after > room] = np.inf
+        else:
+            candidates += costs[chosen, None]
+            candidates[np.maximum(after, reached) > room] = np.inf
+        best = np.argmin(candidates, axis=0)
+        found = np.take_along_axis(candidates, best[None, :], axis=0)[0]
+        target = window.end - first
+        better = np.flatnonzero(found < value[target])
+        picked = best[better]
+        value[target][better] = found[better]
+        kept[target][better] = after[picked, better]
+        origin[target][:, better] = np.stack(
+            [np.full(better.size, w), chosen[picked], better - shift[picked]]
+        )
+    state = int(np.argmin(value[-1]))
+    if not np.isfinite(value[-1][state]):
         return None
     return _trace(windows, options, origin, first, end, state)
+
+
+def _undominated(*criteria: _Floats | _Indices) -> _Indices:
+    """Indices of what nothing equals or beats in all criteria; of equal ones, the first."""
+    table: _Floats = np.stack([c.astype(np.float64) for c in criteria])
+    no_worse = np.all(table[:, :, None] <= table[:, None, :], axis=0)
+    earlier = np.arange(table.shape[1])[:, None] < np.arange(table.shape[1])
+    beaten = np.any(no_worse & (~no_worse.T | earlier), axis=0)
+    return np.flatnonzero(~beaten)
+
+
+def _views(row: _Floats, fill: float) -> _Floats:
+    """Views of the row: number `count - k` is the row moved to the right by `k`."""
+    padded = np.concatenate([np.full(row.size, fill), row])
+    views: _Floats = np.lib.stride_tricks.sliding_window_view(padded, row.size)
+    return views
 
 
 def _trace(

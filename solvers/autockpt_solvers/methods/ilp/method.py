@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autockpt_solvers.problem import Problem
-    from autockpt_solvers.schedule import Schedule
 
 # Heuristics whose plans do not depend on the room, and those that search for it.
 _FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
@@ -73,23 +72,17 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         return offered
 
     fixed = once("fixed", lambda: offers(_FIXED))
-    found = offers(_SEARCHES)
+    found: list[Sequence[int]] = [schedule.compute_order for schedule in offers(_SEARCHES)]
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
-        found.extend(_plans(orders, problem.room_bytes, deadline, seed))
-        offered = (s.compute_order for s in (*fixed, *found))
-        start = min(offered, key=lambda order: _rank(problem, orders, order))
-        better = refine(problem, orders, start, seed=seed, deadline=deadline)
-        found.extend(with_frees(graph, order) for order in better)
-    return Attempt(schedules=tuple(found), fixed=tuple(fixed))
+        found += _plans(orders, problem.room_bytes, deadline, seed)
+        offered = (*(schedule.compute_order for schedule in fixed), *found)
+        start = orders.best(offered, problem.room_bytes)[0]
+        found += refine(problem, orders, start, seed=seed, deadline=deadline)
+    best = orders.best(found, problem.room_bytes)
+    return Attempt(schedules=tuple(with_frees(graph, order) for order in best), fixed=tuple(fixed))
 
 
-def _rank(problem: Problem, orders: Orders, order: Sequence[int]) -> tuple[int, int]:
-    """What an order lacks: bytes over the room first, recompute time second."""
-    peak, recompute = orders.evaluate(order)
-    return max(0, peak - problem.room_bytes), recompute
-
-
-def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[Schedule]:
+def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:
     """The plan for the room, if there is one, and the leanest."""
     limit = orders.evaluate(orders.baseline())[0]
     pool = once("pool", lambda: Pool(orders, deadline))
@@ -99,4 +92,4 @@ def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[Schedu
     pool = pool.copy(deadline)
     plan = pool.plan(room)
     plans = [lean] if plan is None else [polish(pool, plan, room, seed), lean]
-    return [with_frees(orders.graph, plan.order(pool.chain)) for plan in plans]
+    return [plan.order(pool.chain) for plan in plans]

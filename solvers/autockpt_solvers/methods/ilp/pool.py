@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ _MAX_WIDTH_OF_SMALL = 6
 _MAX_OPS = 120
 _SMALL_OPS = 40
 _OVERASK = 0.06
+_ASKS = 3
 _EFFORT = 1_500_000  # steps replayed to find options, all kinds together: two to three seconds
 _MAX_MODEL_VARIABLES = 20_000
 
@@ -39,14 +41,14 @@ class Pool:
         self.deadline = deadline
         count = self.chain.num_segments
         self.windows: list[Window] = []
+        self.kinds: dict[WindowKind, WindowKind] = {}
         for width in range(1, _MAX_WIDTH_OF_SMALL + 1):
             for start in range(count - width + 1):
                 self._add_window(start, start + width)
-        kinds: dict[WindowKind, None] = dict.fromkeys(w.kind for w in self.windows)
-        effort = _EFFORT // max(1, len(kinds))
+        effort = _EFFORT // max(1, len(self.kinds))
         # A third of the time at most: the clock decides only when it must.
         until = time.monotonic() + max(0.0, deadline - time.monotonic()) / 3
-        self.options = {kind: generate(kind, effort=effort, deadline=until) for kind in kinds}
+        self.options = {kind: generate(kind, effort=effort, deadline=until) for kind in self.kinds}
         self.models: dict[WindowKind, WindowModel | None] = {}
 
     def copy(self, deadline: float) -> Pool:
@@ -64,7 +66,10 @@ class Pool:
         most = _MAX_OPS if end - start <= _MAX_WIDTH else _SMALL_OPS
         if regions[start] != regions[end - 1] or (end - start > 1 and num_ops > most):
             return
-        self.windows.append(make_window(chain, start, end))
+        window = make_window(chain, start, end)
+        # Equal kinds are one object: they are looked up often, and comparing them takes time.
+        kind = self.kinds.setdefault(window.kind, window.kind)
+        self.windows.append(dataclasses.replace(window, kind=kind))
 
     def model(self, kind: WindowKind) -> WindowModel | None:
         """The integer program of a kind, or None when it would be too large to be of use."""
@@ -86,20 +91,22 @@ class Pool:
     def plan(self, room: int) -> Plan | None:
         """The cheapest plan that truly fits, using room that the composition counts too carefully.
 
-        The composition rounds up, and takes what a window reads of earlier ones to stand to the
-        end of its turn. So it is asked for a little more than there is, as long as the replay fits.
+        The composition takes what a window reads of earlier ones to stand to the end of its turn.
+        So it is asked for a little more than there is, as long as the replay fits.
         """
         best = self._compose(room)
+        over = 0.0 if best is None else room / max(1, self.replay(best)[0]) - 1
         low, high = 0.0, _OVERASK
-        for _ in range(5):
-            middle = (low + high) / 2
-            plan = self._compose(int(room * (1 + middle)))
+        asked = min(max(over, _OVERASK / 4), _OVERASK / 2)
+        for _ in range(_ASKS):
+            plan = self._compose(int(room * (1 + asked)))
             if plan is not None and self.replay(plan)[0] > room:
-                high = middle
-                continue
-            low = middle
-            if plan is not None and (best is None or plan.cost_ns < best.cost_ns):
-                best = plan
+                high = asked
+            else:
+                low = asked
+                if plan is not None and (best is None or plan.cost_ns < best.cost_ns):
+                    best = plan
+            asked = (low + high) / 2
         return best
 
     def _compose(self, room: int) -> Plan | None:
