@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.schedule import Schedule
 
 # Heuristics whose plans do not depend on the room, and those that search for it.
 _FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
