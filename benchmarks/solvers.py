@@ -1,10 +1,12 @@
-"""Plans of the engine for published instances and for the zoo's graphs, as one table each.
+"""Plans of the engine, proven bounds and rivals on the same graphs, as one page.
 
-    python benchmarks/solvers.py [--instances FOLDER] [--zoo gpt2,resnet50] [--time-limit 60]
-        [--output docs/benchmarks/solvers.md]
+    python benchmarks/solvers.py [--instances FOLDER] [--zoo gpt2,resnet50] [--layers 12,96]
+        [--graphs FOLDER] [--time-limit 60] [--jobs 1] [--output docs/benchmarks/solvers.md]
 
-FOLDER holds graphs in the plain form that `autockpt solve` reads; without it that table is left
-out. Every figure is measured in this run: a schedule counts only after the simulator replayed it.
+`--instances` holds graphs in the plain form that `autockpt solve` reads; without it that table is
+left out. `--graphs` keeps the graphs of models, which take longer to capture than to solve, from
+one run to the next. Every figure is measured in this run: a schedule counts only after the
+simulator replayed it. Every row is made in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +16,18 @@ import datetime as dt
 import importlib.util
 import os
 import platform
-from collections.abc import Iterator
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import ortools
+from export import ZOO, graph_text
+from knapsack import torch_knapsack
 
 from autockpt_solvers import (
     ComputeGraph,
@@ -29,116 +39,253 @@ from autockpt_solvers import (
     with_frees,
 )
 from autockpt_solvers.methods.bound import lower_bound_bytes
+from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
+from autockpt_solvers.methods.ilp.pool import Pool
+from autockpt_solvers.methods.ilp.refine import refine
 from autockpt_solvers.methods.orders import Orders
 
 _SHARES = (0.9, 0.8)
 _ZOO_SHARES = (0.75, 0.5, 0.25, 0.1)
-_RIVALS = ("greedy", "mincut", "uniform", "sqrt", "chain", "revolve")
+_RIVALS: dict[str, str | Callable[..., object]] = {
+    **{name: name for name in ("greedy", "mincut", "uniform", "sqrt", "chain")},
+    "torch's knapsack": torch_knapsack,
+}
+_Row = tuple[str, ...]
+_Made = TypeVar("_Made")
 
 
 def main() -> None:
     """Solve, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--instances", type=Path)
-    parser.add_argument("--zoo", default="gpt2,llama,vit,resnet50,unet")
+    parser.add_argument("--zoo", default=",".join(ZOO))
+    parser.add_argument("--layers", default="gpt2-12,gpt2-24,gpt2-48,gpt2-96,llama-32")
+    parser.add_argument("--graphs", type=Path, default=Path(".graphs"))
     parser.add_argument("--time-limit", type=float, default=60.0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    lines = [*_head(options.time_limit)]
+    lines = list(_head(options.time_limit, options.jobs))
+    limit, jobs = options.time_limit, options.jobs
+
+    def tell(title: str, text: str, columns: _Row, rows: Iterable[_Row]) -> None:
+        for line in ("", f"## {title}", "", text, "", _cells(columns), "|---" * len(columns) + "|"):
+            print(line, flush=True)
+            lines.append(line)
+        for row in rows:
+            print(_cells(row), flush=True)
+            lines.append(_cells(row))
+        if options.output is not None:
+            options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    zoo = {n: _exported(options.graphs, n) for n in options.zoo.split(",") if n}
+    cells = [(name, text, share, limit) for name, text in zoo.items() for share in _ZOO_SHARES]
+    if zoo:
+        results = list(_mapped(_zoo_cell, cells, jobs))
+        tell(*_ZOO_TABLE, (row for row, _ in results))
+        tell(*_LEAST_TABLE, _least_rows([least for _, least in results]))
+        tell(*_STAGES_TABLE, _mapped(_stages_row, [c for c in cells if c[2] <= 0.25], jobs))
+    layers = [(n, _exported(options.graphs, n), limit) for n in options.layers.split(",") if n]
+    if layers:
+        tell(*_SCALE_TABLE, _mapped(_scale_row, layers, 1))
     if options.instances is not None and options.instances.is_dir():
-        lines += _told(_instance_rows(options.instances, options.time_limit))
-    names = [name for name in options.zoo.split(",") if name]
-    if names:
-        lines += [*_told(_zoo_rows(names, options.time_limit))]
-    if options.output is not None:
-        options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        files = sorted(options.instances.glob("*.json"))
+        texts = [(file.stem, file.read_text(encoding="utf-8")) for file in files]
+        cells = [(name, text, share, limit) for name, text in texts for share in _SHARES]
+        tell(*_INSTANCE_TABLE, _mapped(_instance_row, cells, jobs))
 
 
-def _told(rows: Iterator[str]) -> Iterator[str]:
-    """The rows, printed as they come."""
-    for row in rows:
-        print(row, flush=True)
-        yield row
+def _mapped(
+    function: Callable[..., _Made], cells: list[tuple[object, ...]], jobs: int
+) -> Iterator[_Made]:
+    """One process per call, results in order."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        yield from pool.map(function, *zip(*cells, strict=True))
 
 
-def _head(time_limit_s: float) -> Iterator[str]:
+def _cells(row: _Row) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _exported(folder: Path, name: str) -> str:
+    """The graph of a model as text, from the folder if it is there."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(graph_text(name), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
+def _head(time_limit_s: float, jobs: int) -> Iterator[str]:
     compiled = "with" if importlib.util.find_spec("numba") else "without"
     yield "---\norphan: true\n---\n"
     yield "# Solvers"
     yield ""
     yield (
         f"Measured on {dt.datetime.now(tz=dt.UTC).date()} by `python benchmarks/solvers.py`: "
-        f"{os.cpu_count()} cores ({platform.machine()}, shared with other work), "
+        f"{os.cpu_count()} cores ({platform.machine()}, shared with much other work), "
         f"Python {platform.python_version()}, OR-Tools {ortools.__version__}, {compiled} numba; "
-        f"time limit {time_limit_s:.0f} s per solve, one core used by annealing."
+        f"time limit {time_limit_s:.0f} s of wall clock per solve, {jobs} solves at a time. "
+        "Seconds are processor time of the solve, which uses one core."
     )
 
 
-def _instance_rows(folder: Path, time_limit_s: float) -> Iterator[str]:
-    yield ""
-    yield "## Published instances"
-    yield ""
-    yield (
-        "Budget: share of the peak when every op runs once in the file's order. Any op may run "
-        "again, in any order. Increase: time of all runs over time of one run each, less 100%."
-    )
-    yield ""
-    yield "| instance | ops | budget | status | increase % | peak / budget | seconds | method |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for file in sorted(folder.glob("*.json")):
-        graph = read_instance(file.read_text(encoding="utf-8")).graph
-        for share in _SHARES:
-            budget = int(share * _baseline_peak_bytes(graph))
-            problem = Problem(graph=graph, budget_bytes=budget)
-            result = solve(problem, time_limit_s=time_limit_s)
-            status = result.status.value
-            if result.schedule is None:
-                proven = lower_bound_bytes(graph) > budget
-                status += ", proven" if proven else ", not proven"
-            cells = (
-                file.stem,
-                str(len(graph.ops)),
-                f"{share:.0%}",
-                status,
-                _percent(graph, result),
-                f"{result.peak_bytes / budget:.3f}",
-                f"{result.solve_time_s:.1f}",
-                result.method,
-            )
-            yield f"| {' | '.join(cells)} |"
+_INSTANCE_TABLE = (
+    "Published instances",
+    "Budget: share of the peak when every op runs once in the file's order. Any op may run again, "
+    "in any order. Increase: time of all runs over time of one run each, less 100%.",
+    ("instance", "ops", "budget", "status", "increase %", "peak / budget", "seconds", "method"),
+)
 
 
-def _zoo_rows(names: list[str], time_limit_s: float) -> Iterator[str]:
-    yield ""
-    yield "## Graphs of the zoo (small size)"
-    yield ""
-    yield (
-        "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound). "
-        "Increase as above; the bound is for plans that run each backward op once, in order; "
-        "- where a method has no plan that fits."
+def _instance_row(name: str, text: str, share: float, time_limit_s: float) -> _Row:
+    graph = read_instance(text).graph
+    budget = int(share * _baseline_peak_bytes(graph))
+    started = time.process_time()
+    result = solve(Problem(graph=graph, budget_bytes=budget), time_limit_s=time_limit_s)
+    status = result.status.value
+    if result.schedule is None:
+        status += ", proven" if lower_bound_bytes(graph) > budget else ", not proven"
+    return (
+        name,
+        str(len(graph.ops)),
+        f"{share:.0%}",
+        status,
+        _percent(graph, result),
+        f"{result.peak_bytes / budget:.3f}",
+        f"{time.process_time() - started:.1f}",
+        result.method,
     )
-    yield ""
-    rivals = " | ".join(_RIVALS)
-    yield f"| model | ops | f | bound % | auto % | {rivals} | seconds (auto) | method |"
-    yield "|---|---|---|---|---|" + "---|" * (len(_RIVALS) + 2)
-    for name in names:
-        graph = _zoo_graph(name)
-        peak, least = _baseline_peak_bytes(graph), lower_bound_bytes(graph)
-        for share in _ZOO_SHARES:
-            problem = Problem(graph=graph, budget_bytes=int(least + share * (peak - least)))
-            result = solve(problem, time_limit_s=time_limit_s)
-            others = (solve(problem, method=m, time_limit_s=time_limit_s) for m in _RIVALS)
-            cells = (
-                name,
-                str(len(graph.ops)),
-                f"{share:g}",
-                f"{100 * result.lower_bound_ns / graph.total_runtime_ns:.2f}",
-                _percent(graph, result),
-                *(_percent(graph, rival) for rival in others),
-                f"{result.solve_time_s:.1f}",
-                result.method,
-            )
-            yield f"| {' | '.join(cells)} |"
+
+
+_ZOO_TABLE = (
+    "Graphs of the zoo (small size)",
+    "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound). Figures "
+    "are recomputation in % of a step's time. The bound is for plans that run each backward op "
+    "once, in order; gap: `ilp` less the bound; - where a method has no plan that fits.",
+    ("model", "ops", "f", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
+)
+
+
+def _zoo_cell(
+    name: str, text: str, share: float, time_limit_s: float
+) -> tuple[_Row, tuple[str, float, dict[str, float]]]:
+    """A row, and the least f that each method reached on the way."""
+    graph = read_instance(text).graph
+    least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
+    problem = _problem(graph, share)
+    started = time.process_time()
+    ours = solve(problem, method="ilp", time_limit_s=time_limit_s)
+    seconds = time.process_time() - started
+    rivals = {
+        rival: solve(problem, method=method, time_limit_s=time_limit_s)
+        for rival, method in _RIVALS.items()
+    }
+    reached = {
+        method: (result.minimum_peak_bytes - least) / (most - least)
+        for method, result in {"ilp": ours, **rivals}.items()
+    }
+    gap = 100 * (ours.recompute_ns - ours.lower_bound_ns) / graph.total_runtime_ns
+    return (
+        name,
+        str(len(graph.ops)),
+        f"{share:g}",
+        f"{100 * ours.lower_bound_ns / graph.total_runtime_ns:.2f}" if ours.schedule else "-",
+        _percent(graph, ours),
+        f"{gap:.2f}" if ours.schedule else "-",
+        *(_percent(graph, result) for result in rivals.values()),
+        f"{seconds:.1f}",
+    ), (name, share, reached)
+
+
+_LEAST_TABLE = (
+    "Smallest budgets",
+    "The least f at which a method has a plan, of those met while solving for the budgets above.",
+    ("model", "ilp", *_RIVALS),
+)
+
+
+def _least_rows(reached: list[tuple[str, float, dict[str, float]]]) -> Iterator[_Row]:
+    for name in dict.fromkeys(name for name, _, _ in reached):
+        own = [methods for model, _, methods in reached if model == name]
+        yield (name, *(f"{min(m[method] for m in own):.3f}" for method in own[0]))
+
+
+_STAGES_TABLE = (
+    "What each stage brings",
+    "Recomputation in % of a step's time after each stage of `ilp`, searching in the room itself "
+    "(`solve` searches by levels): the best of greedy, mincut, uniform and sqrt; the composition "
+    "of the windows' options by minimum cuts; with leaner options by integer programs and nested "
+    "windows, where room is short; with polish by integer programs; with refinement.",
+    ("model", "f", "heuristics", "composition", "+ nesting", "+ polish", "+ refinement"),
+)
+
+
+def _stages_row(name: str, text: str, share: float, time_limit_s: float) -> _Row:
+    graph = read_instance(text).graph
+    problem, orders = _problem(graph, share), Orders(graph)
+    room, deadline = problem.room_bytes, time.monotonic() + time_limit_s
+    rivals = [
+        solve(problem, method=method, time_limit_s=time_limit_s)
+        for method in ("greedy", "mincut", "uniform", "sqrt")
+    ]
+    found = [r.schedule.compute_order for r in rivals if r.schedule is not None]
+    limit = _baseline_peak_bytes(graph)
+    told = [_cheapest(orders, found, room)]
+    pool = Pool(orders, deadline)
+    lean = pool.leanest(limit)
+    for stage in ("composition", "nesting", "polish"):
+        if stage == "nesting" and is_short(room, pool.replay(lean)[0]):
+            pool, lean = squeeze(pool, limit, 0)
+        plan = pool.plan(room)
+        if stage == "polish" and plan is not None:
+            plan = polish(pool, plan, room, 0)
+        plans = [p for p in (plan, lean) if p is not None]
+        told.append(_cheapest(orders, [p.order(pool.chain) for p in plans], room))
+    found += [p.order(pool.chain) for p in plans]
+    start = orders.best(found, room)[0]
+    found += refine(problem, orders, start, seed=0, deadline=deadline)
+    told.append(_cheapest(orders, found, room))
+    return (name, f"{share:g}", *told)
+
+
+def _cheapest(orders: Orders, found: Iterable[Iterable[int]], room: int) -> str:
+    """The cheapest order that fits, in percent."""
+    judged = [orders.evaluate(tuple(order)) for order in found]
+    costs = [recompute for peak, recompute in judged if peak <= room]
+    return f"{100 * min(costs) / orders.graph.total_runtime_ns:.2f}" if costs else "-"
+
+
+_SCALE_TABLE = (
+    "Scale",
+    "GPT-2 of n layers (batch 4 x 512) and Llama of 7 billion parameters, 32 layers (batch 8 x "
+    "2048), captured on the meta device; f = 0.25. Memory: most that the process held, with the "
+    "graph, Python and OR-Tools.",
+    ("model", "ops", "bound", "ilp", "gap", "seconds", "memory MB"),
+)
+
+
+def _scale_row(name: str, text: str, time_limit_s: float) -> _Row:
+    graph = read_instance(text).graph
+    started = time.process_time()
+    result = solve(_problem(graph, 0.25), method="ilp", time_limit_s=time_limit_s)
+    seconds = time.process_time() - started
+    unit = 1 if sys.platform == "darwin" else 1024
+    total = graph.total_runtime_ns
+    return (
+        name,
+        str(len(graph.ops)),
+        f"{100 * result.lower_bound_ns / total:.2f}",
+        _percent(graph, result),
+        f"{100 * (result.recompute_ns - result.lower_bound_ns) / total:.2f}",
+        f"{seconds:.1f}",
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f}",
+    )
+
+
+def _problem(graph: ComputeGraph, share: float) -> Problem:
+    least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
+    return Problem(graph=graph, budget_bytes=int(least + share * (most - least)))
 
 
 def _percent(graph: ComputeGraph, result: Result) -> str:
@@ -149,23 +296,6 @@ def _percent(graph: ComputeGraph, result: Result) -> str:
 
 def _baseline_peak_bytes(graph: ComputeGraph) -> int:
     return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
-
-
-def _zoo_graph(name: str) -> ComputeGraph:
-    import autockpt
-    from autockpt import zoo
-
-    example = zoo.build(name, "small", device="cpu")
-    plan = autockpt.plan(
-        example.model,
-        "100%",
-        sample_args=example.args,
-        sample_kwargs=dict(example.kwargs),
-        loss_fn=example.loss_fn,
-        method="none",
-    )
-    assert plan.graph is not None
-    return plan.graph
 
 
 if __name__ == "__main__":
