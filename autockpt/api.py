@@ -13,9 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from autockpt import torch_private
 from autockpt.budget import Budget, parse_budget
 from autockpt.dispatch import OptimizedForward, optimized_forward
+from autockpt.ladder import Ladder, planned_rungs
 from autockpt.optimizer_memory import optimizer_memory
 from autockpt.plan import Plan
-from autockpt.planner import Planner, Request
+from autockpt.planner import Request
 from autockpt_solvers.methods.attempt import Method
 from autockpt_solvers.solve import find_method
 
@@ -61,7 +62,8 @@ def optimize(
 
     Raises:
         BudgetError: No plan fits; names the least budget that can be met, and why.
-        CaptureError: The model cannot be captured; says where and why.
+        CaptureError: The model cannot be captured, and lower rungs do not hold either; says where
+            and why.
         NotTrainableError: Nothing in the model requires grad.
         PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step was not bit-equal to eager's.
@@ -146,8 +148,15 @@ def plan(
     forward = model.__dict__.get("forward")
     original = forward.original if isinstance(forward, OptimizedForward) else model.forward
     _check_signature(original, args, kwargs)
+    ladder = Ladder()
     with _in_training(model):
-        return Planner(model, original, args, kwargs, request).plan().plan
+        made = ladder.descend(
+            planned_rungs(
+                lambda kind, **how: kind(model, original, args, kwargs, request, **how),
+                lambda planner: planner.plan().plan,
+            )
+        )
+    return ladder.explained(made)
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt import torch_private
+from autockpt.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_tracing
 from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import PackedSequences, eager_answers
-from autockpt.loss import backward_roots, find_loss
+from autockpt.loss import backward_roots, find_loss, foreign_ops, require_gradient
 from autockpt.pieces import compile_in_pieces
 from autockpt.random_state import kept_random_states
 
@@ -97,6 +99,7 @@ def capture(
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
     accumulates: bool = False,
     in_pieces: bool = False,
+    blocks: tuple[str, ...] = (),
 ) -> Capture:
     """Capture one training step of ``forward``, the forward of ``module``, on these inputs.
 
@@ -109,10 +112,12 @@ def capture(
         loss_fn: Takes the output to a scalar loss, when that happens outside of the model.
         accumulates: Whether gradients that parameters have already are added to.
         in_pieces: Cut each graph, see :mod:`autockpt.pieces`.
+        blocks: Submodules to capture one by one, instead of the forward as a whole.
 
     Raises:
         NotTrainableError: Nothing in the output requires a gradient.
         CaptureError: The forward cannot be captured; says where and why.
+        FailedBlocks: Some of the blocks cannot.
     """
     if not any(p.requires_grad for p in module.parameters()):
         raise NotTrainableError("no parameter requires grad")
@@ -125,6 +130,7 @@ def capture(
     fakes_of = {id(tensor): fakes[name] for name, tensor in tensors.items()}
     fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
     recorder = _Recorder(in_pieces=in_pieces)
+    failed: set[str] = set()
     packed = PackedSequences(tree_leaves((fake_args, fake_kwargs)))
     with (
         kept_random_states(torch.device("cpu")),
@@ -134,8 +140,8 @@ def capture(
         mode,
     ):
         if accumulates:
-            for name, parameter in module.named_parameters(remove_duplicate=False):
-                if parameter.grad is not None:
+            for name, tensor in tensors.items():
+                if tensor.grad is not None:
                     fakes[name].grad = torch.empty_like(fakes[name])
         arrivals: list[int] = []
         for fake in fakes.values():
@@ -154,7 +160,7 @@ def capture(
             loss = find_loss(output, loss_fn)
             with torch_private.no_autocast():
                 torch.autograd.backward(*backward_roots(loss))
-        _require_gradient(loss)
+        require_gradient(loss)
         eager_peak_bytes = tracker.peak_bytes
         gradient_order = tuple(dict.fromkeys(arrivals))
         del output, loss, older_gradients
@@ -166,14 +172,19 @@ def capture(
             torch_private.quiet_warnings(),
         ):
             compiled = torch_private.compile_forward(forward, recorder)
+            if blocks:
+                by_path = compile_blocks(module, blocks, recorder, failed=failed)
+                compiled = functools.partial(run_in_blocks, module, forward, by_path)
             output = compiled(*fake_args, **fake_kwargs)
+            if failed:
+                raise FailedBlocks(failed)
             held = tree_leaves(output)
             if loss_fn is None:
                 loss = find_loss(output, None)
             else:
                 recorder.is_outside = True
                 loss = torch_private.compile_forward(loss_fn, recorder)(output)
-            foreign = _foreign_ops(loss)
+            foreign = foreign_ops(loss)
             with torch_private.no_autocast():
                 torch.autograd.backward(*backward_roots(loss))
         held_keys = frozenset(key for t in [*held, *tree_leaves(loss)] for key in _keys_of(t))
@@ -258,6 +269,7 @@ class _Record:
         self._output_keys: Keys = ()
         self._tangent_keys: Keys = ()
         self._grad_keys: Keys = ()
+        self._has_run = False
         self._has_backward = False
         self._alive: list[Any] = []
 
@@ -287,6 +299,12 @@ class _Record:
         run = torch_private.boxed(graph_module)
 
         def forward(args: list[Any]) -> Any:
+            if self._has_run:
+                raise CaptureError(
+                    where="a loop in the forward",
+                    reason="one graph runs several times in a step, and cannot have several plans",
+                )
+            self._has_run = True
             self._input_keys = tuple(_keys_of(arg) for arg in args)
             self._alive.extend(args)
             outputs = run(args)
@@ -355,11 +373,6 @@ def _overwritten_keys(graphs: tuple[CapturedGraph, ...]) -> set[int]:
     }
 
 
-def _require_gradient(loss: Any) -> None:
-    if not backward_roots(loss)[0]:
-        raise NotTrainableError("no output of its forward requires grad")
-
-
 def _device_of(tensors: Any) -> torch.device:
     for tensor in tensors:
         if tensor.device.type != "cpu":
@@ -368,28 +381,11 @@ def _device_of(tensors: Any) -> torch.device:
     return torch.device("cpu")
 
 
-def _foreign_ops(loss: Any) -> tuple[str, ...]:
-    """Names of autograd nodes that compute something and belong to no captured graph."""
-    own = ("CompiledFunctionBackward", "torch::autograd::AccumulateGrad", "AliasBackward0")
-    names: dict[str, None] = {}
-    seen: set[Any] = set()
-    stack = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, torch.Tensor)]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() not in own and "View" not in node.name():
-            names.setdefault(node.name())
-        stack.extend(parent for parent, _ in node.next_functions)
-    return tuple(names)
-
-
 @contextlib.contextmanager
 def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
     try:
         yield
-    except (CaptureError, NotTrainableError):
+    except (CaptureError, FailedBlocks, NotTrainableError):
         raise
     except Exception as error:
         cause = torch_private.root_cause(error)

@@ -86,7 +86,7 @@ def plan(
     ] = None,
     show_traceback: _Traceback = False,
 ) -> None:
-    """Plans a training step and prints the plan; no step is run."""
+    """Plans a training step and prints the plan; no training step is run."""
     with _errors_told(show_traceback=show_traceback):
         if json is not None and not json.parent.is_dir():
             raise TargetError(f"cannot write {json}: there is no folder {json.parent}")

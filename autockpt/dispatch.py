@@ -9,7 +9,7 @@ import inspect
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from autockpt.budget import Budget, format_bytes
+from autockpt.call_planner import CallPlanner, eager_plan
 from autockpt.distributed import DataParallel
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
+from autockpt.ladder import Ladder, planned_rungs
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
-from autockpt.runtime import PlannedStep
 from autockpt.verify import Step, acts_on_parameters, available_bytes, differences
 
+# A plan, what it takes to follow it again (None for the original forward), and the forward.
+_Followed = tuple[Plan, Planned | None, Callable[..., Any]]
 _MAX_CORRECTIONS = 3
 _MAX_REPLANS = 4
 
@@ -48,6 +51,7 @@ class OptimizedForward:
         self._planned: dict[Any, Planned | None] = {}
         self._steps: dict[Any, Callable[..., Any]] = {}
         self._num_stale = 0
+        self._ladder = Ladder()
         self._budget_bytes: int | None = None
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
@@ -100,7 +104,7 @@ class OptimizedForward:
                 self.uninstall()
                 raise
         output = step(*args, **kwargs)
-        if isinstance(step, PlannedStep) and step.is_stale:
+        if getattr(step, "is_stale", False):
             self._forget(key)
         return output
 
@@ -125,6 +129,8 @@ class OptimizedForward:
     def _forget(self, key: Any) -> None:
         """Plan anew at the next call, a few times: the model's code has taken another path."""
         self._num_stale += 1
+        if self._num_stale == _MAX_REPLANS:
+            self._ladder.give_up("whole", "its code takes another path from call to call")
         if self._num_stale <= _MAX_REPLANS:
             with self._lock:
                 self._steps.pop(key, None)
@@ -161,7 +167,7 @@ class OptimizedForward:
         if planned is None:
             return self.original
         in_order = self._parallel is not None
-        return PlannedStep(self.original, planned.regions, in_order=in_order)
+        return planned.follow(self._module, self.original, in_order=in_order)
 
     def _agreed(
         self,
@@ -187,17 +193,11 @@ class OptimizedForward:
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         accumulates, layout = key
-        if not accumulates and self._parallel is None:
-            return self._followed(key, args, kwargs)
+        fell_before = self._ladder.reason
         try:
-            return self._followed(key, args, kwargs, in_pieces=True)
-        except (BudgetError, VerificationError):
-            # Cuts forbid some recomputation, and may not be where gradients add up as in eager.
-            pass
-        try:
-            return self._followed(key, args, kwargs)
+            followed = self._ladder.descend(self._attempts(args, kwargs, accumulates=accumulates))
         except BudgetError as error:
-            if (False, layout) not in self._steps:
+            if not accumulates or (False, layout) not in self._steps:
                 raise
             warnings.warn(
                 f"gradients of an earlier backward stand beside this step's: {error} The plan for "
@@ -206,32 +206,56 @@ class OptimizedForward:
             )
             self._planned[key] = self._planned[False, layout]
             return self._steps[False, layout]
+        plan, planned, step = followed
+        reason = self._ladder.reason
+        plan = self._ladder.explained(plan)
+        if reason and not fell_before:
+            warnings.warn(
+                f"{type(self._module).__name__} runs on a lower rung of the ladder of fallbacks, "
+                f'"{plan.rung}", because the ones above failed. {reason}',
+                stacklevel=4,
+            )
+        self.latest_plan = plan
+        self._planned[key] = planned
+        return step
 
-    def _followed(
-        self,
-        key: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        in_pieces: bool = False,
-    ) -> Callable[..., Any]:
-        """Plan a step and compile it to follow the plan; verify it where that was asked for."""
-        accumulates, _ = key
+    def _attempts(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, accumulates: bool
+    ) -> Iterator[tuple[str, Callable[[], _Followed]]]:
+        """Ways to run a step within the budget, from the best down."""
         request = self._request
         if accumulates and self._budget_bytes is not None:
             # A percentage is of the eager peak of a step alone.
             request = dataclasses.replace(request, budget=Budget(bytes=self._budget_bytes))
-        planner = Planner(
-            self._module,
-            self.original,
-            args,
-            kwargs,
-            request,
-            accumulates=accumulates,
-            in_pieces=in_pieces,
-            buckets_bytes=0 if self._parallel is None else self._parallel.buckets_bytes,
+
+        beside: dict[str, Any] = {
+            "accumulates": accumulates,
+            "buckets_bytes": 0 if self._parallel is None else self._parallel.buckets_bytes,
+        }
+
+        def make(kind: Any, **how: Any) -> Planner | CallPlanner:
+            planner: Planner | CallPlanner = kind(
+                self._module, self.original, args, kwargs, request, **beside, **how
+            )
+            return planner
+
+        def as_it_is() -> _Followed:
+            inputs = (args, dict(kwargs))
+            plan = eager_plan(self._module, self.original, inputs, request, **beside)
+            return plan, None, self.original
+
+        return planned_rungs(
+            make,
+            lambda planner: self._followed(planner, args, kwargs),
+            in_pieces=accumulates or self._parallel is not None,
+            last=as_it_is if self._verify else None,
         )
-        if not accumulates:
+
+    def _followed(
+        self, planner: Planner | CallPlanner, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Followed:
+        """Plan a step and make it follow the plan; verify it where that was asked for."""
+        if not planner.accumulates:
             self._budget_bytes = planner.budget_bytes
         if planner.is_fake:
             raise CaptureError(
@@ -239,29 +263,29 @@ class OptimizedForward:
                 reason="its parameters or inputs are fake or meta tensors, which cannot train",
                 advice="Use autockpt.plan, which needs no data.",
             )
-        planned: Planned | None = planner.plan()
-        assert planned is not None
+        planned = planner.plan()
         plan = planned.plan
-        step: Callable[..., Any]
-        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
         moves_parameters = acts_on_parameters(self._module)
+        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
         if fits and (moves_parameters or not self._verify):
-            planned, step = None, self.original
-        elif self._verify and moves_parameters:
+            return dataclasses.replace(plan, rung="eager"), None, self.original
+        note = ""
+        if not self._verify:
+            note = "not compared with eager: verify=False"
+        elif moves_parameters:
             note = "not verified: a step changes parameters by itself (hooks, max_norm)"
+        if note:
             plan = dataclasses.replace(plan, notes=(*plan.notes, note))
-            step = self._step(planned)
-        elif self._verify:
-            plan, planned, step = self._verified(planner, planned, args, kwargs)
-        else:
-            step = self._step(planned)
-        self.latest_plan = plan
-        self._planned[key] = planned
-        return step
+            return plan, planned, self._step(planned)
+        return self._verified(planner, planned, args, kwargs)
 
     def _verified(
-        self, planner: Planner, planned: Planned, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Plan, Planned | None, Callable[..., Any]]:
+        self,
+        planner: Planner | CallPlanner,
+        planned: Planned,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> _Followed:
         """Hold the plan against real steps; tighten it where more was measured than predicted."""
         plan = planned.plan
         device = torch.device(plan.device)
@@ -290,6 +314,7 @@ class OptimizedForward:
                 note = "eager PyTorch was measured within the budget: nothing to do"
                 untouched = dataclasses.replace(
                     planner.untouched(),
+                    rung="eager",
                     measured_peak_bytes=eager_peak_bytes,
                     notes=(*notes, note),
                 )
@@ -312,7 +337,9 @@ class OptimizedForward:
                     planned.plan, measured_peak_bytes=measured_bytes, notes=notes
                 )
                 return measured, planned, step
-            held_back_bytes += excess_bytes
+            # A plan that differs from its prediction by as much must fit as well.
+            error_bytes = measured_bytes - planned.plan.predicted_peak_bytes
+            held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
         raise VerificationError(
             f"after {_MAX_CORRECTIONS} corrections a step is measured at "
             f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"

@@ -96,6 +96,15 @@ class LiveBytes(TorchDispatchMode):
         self._seen[key] = weakref.ref(storage, gone)
 
 
+def holds_no_data(values: list[Any]) -> bool:
+    """Whether there are fake or meta tensors among these."""
+    return any(
+        isinstance(value, FakeTensor)
+        or (isinstance(value, torch.Tensor) and value.device.type == "meta")
+        for value in values
+    )
+
+
 def distinct_bytes(values: list[Any]) -> int:
     """Bytes of the distinct storages under these tensors; other values count nothing."""
     sizes: dict[int, int] = {}

@@ -37,3 +37,26 @@ def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The tensors that a backward starts from, and the gradients that it starts with."""
     roots = [t for t in tree_leaves(loss) if isinstance(t, torch.Tensor) and t.requires_grad]
     return roots, [torch.ones_like(root) for root in roots]
+
+
+def require_gradient(loss: Any) -> None:
+    """Raise NotTrainableError where a backward has nowhere to start."""
+    if not backward_roots(loss)[0]:
+        raise NotTrainableError("no output of its forward requires grad")
+
+
+def foreign_ops(loss: Any) -> tuple[str, ...]:
+    """Names of autograd nodes that compute something and belong to no captured graph."""
+    own = ("CompiledFunctionBackward", "torch::autograd::AccumulateGrad", "AliasBackward0")
+    names: dict[str, None] = {}
+    seen: set[Any] = set()
+    stack = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, torch.Tensor)]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() not in own and "View" not in node.name():
+            names.setdefault(node.name())
+        stack.extend(parent for parent, _ in node.next_functions)
+    return tuple(names)

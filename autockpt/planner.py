@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from autockpt.align import signatures
+from autockpt.blocks import FailedBlocks, finer_blocks, outermost_blocks
 from autockpt.budget import Budget
 from autockpt.capture import Capture, CapturedGraph, capture
+from autockpt.errors import CaptureError
 from autockpt.fakes import distinct_bytes
 from autockpt.layout import Dimensions
 from autockpt.lower import Lowered, lower
+from autockpt.module_checkpoint import CheckpointedCalls, CheckpointedStep
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.plan import FixedBytes, Plan
 from autockpt.profile import profile
 from autockpt.rewrite import region_orders
-from autockpt.runtime import PlannedRegion, PlannedRegions
+from autockpt.runtime import PlannedRegion, PlannedRegions, PlannedStep
 from autockpt.step_problem import StepProblem
 from autockpt_solvers import Problem, simulate
 from autockpt_solvers.methods.attempt import Method
 from autockpt_solvers.solve import solve
+
+FollowedStep = PlannedStep | CheckpointedStep
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +47,15 @@ class Planned:
     """A plan and what the runtime needs to follow it."""
 
     plan: Plan
-    regions: PlannedRegions
+    program: PlannedRegions | CheckpointedCalls
+
+    def follow(
+        self, module: torch.nn.Module, forward: Callable[..., Any], *, in_order: bool
+    ) -> FollowedStep:
+        """The forward of a module made to follow the plan; see `PlannedStep`."""
+        if isinstance(self.program, CheckpointedCalls):
+            return CheckpointedStep(module, forward, self.program)
+        return PlannedStep(module, forward, self.program, in_order=in_order)
 
 
 class Planner:
@@ -59,6 +73,7 @@ class Planner:
         in_pieces: bool = False,
         varying: Dimensions = frozenset(),
         buckets_bytes: int = 0,
+        in_blocks: bool = False,
     ) -> None:
         """Capture, profile and lower.
 
@@ -72,12 +87,14 @@ class Planner:
             in_pieces: Cut the graphs so that gradients are let go on the way.
             varying: Dimensions of inputs that may be smaller when the plan is followed.
             buckets_bytes: What data parallelism holds beside the gradients to reduce them.
+            in_blocks: Capture the largest submodules that can be, one by one.
         """
         self._request = request
         self.accumulates = accumulates
         self._in_pieces = in_pieces
         self._varying = varying
-        self._capture = capture(
+        captured = functools.partial(
+            capture,
             module,
             forward,
             args,
@@ -86,6 +103,11 @@ class Planner:
             accumulates=accumulates,
             in_pieces=in_pieces,
         )
+        self._blocks: tuple[str, ...] = ()
+        if in_blocks:
+            self._capture, self._blocks = _captured_in_blocks(module, captured)
+        else:
+            self._capture = captured()
         self._is_measured = not self._capture.is_fake
         nodes = [op.node for graph in self._capture.graphs for op in graph.joint.ops]
         costs = profile(nodes, self._capture.device, measure=self._is_measured)
@@ -106,6 +128,12 @@ class Planner:
     def is_fake(self) -> bool:
         """Whether model or inputs hold no data."""
         return self._capture.is_fake
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether one graph holds the whole step, so that no other way to run it takes less."""
+        captured = self._capture
+        return len(captured.graphs) == 1 and not captured.foreign_ops and not self._blocks
 
     @property
     def budget_bytes(self) -> int:
@@ -145,11 +173,12 @@ class Planner:
         )
         return Planned(
             plan=plan,
-            regions=PlannedRegions(
+            program=PlannedRegions(
                 regions=regions,
                 positions_are_counted=self._capture.positions_are_counted,
                 in_pieces=self._in_pieces,
                 varying=self._varying,
+                blocks=self._blocks,
             ),
         )
 
@@ -177,7 +206,7 @@ class Planner:
             cost_source="measured" if self._is_measured else "roofline",
             device=str(captured.device),
             num_graphs=len(captured.graphs),
-            rung="whole",
+            rung="blocks" if self._blocks else "whole",
             notes=_notes(captured),
         )
 
@@ -186,6 +215,19 @@ def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[in
     """Positions of a graph's parameters among its tensors, in the order of their gradients."""
     positions = {key: at for at, (key,) in enumerate(filter(None, graph.input_keys))}
     return tuple(positions[key] for key in gradient_order if key in positions)
+
+
+def _captured_in_blocks(
+    module: torch.nn.Module, captured: Callable[..., Capture]
+) -> tuple[Capture, tuple[str, ...]]:
+    """Capture the outermost submodules, taking those apart that fail, until all are graphs."""
+    blocks = outermost_blocks(module)
+    while blocks:
+        try:
+            return captured(blocks=blocks), blocks
+        except FailedBlocks as failed:
+            blocks = finer_blocks(module, blocks, failed.paths)
+    raise CaptureError(where=type(module).__name__, reason="none of its blocks is one graph")
 
 
 def _baseline_peak_bytes(

@@ -92,7 +92,8 @@ def _cost(plan: Plan) -> Padding:
             f"+{plan.overhead:.1%} of the step's operation time "
             f"({_time(plan.recompute_ns)} on {_time(plan.baseline_step_ns)})",
         )
-        grid.add_row("lower bound", f"+{plan.lower_bound:.1%}{_standing(plan)}")
+        holds_for = " (of checkpointing these calls)" if plan.rung == "checkpoint" else ""
+        grid.add_row("lower bound", f"+{plan.lower_bound:.1%}{holds_for}{_standing(plan)}")
     grid.add_row("solved by", f"{plan.method} in {plan.solve_time_s:.1f} s")
     grid.add_row("rung", f"{plan.rung}: {_RUNGS[plan.rung]}")
     return _section("Cost", grid)

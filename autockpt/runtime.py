@@ -9,15 +9,18 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.fx as fx
 from torch.utils._pytree import tree_leaves
 
 from autockpt import torch_private
 from autockpt.align import aligned
+from autockpt.blocks import compile_blocks, run_in_blocks
 from autockpt.errors import CaptureError
 from autockpt.exact import exact_tracing
 from autockpt.joint import JointGraph, analyze
@@ -49,25 +52,33 @@ class PlannedRegion:
 class PlannedRegions:
     """All captured graphs of a step, and how they were captured.
 
-    ``varying`` are dimensions of input tensors that may have other sizes than planned for.
+    ``varying`` are dimensions of input tensors that may have other sizes than planned for;
+    ``blocks`` are submodules that were captured one by one, if the forward was not as a whole.
     """
 
     regions: tuple[PlannedRegion, ...]
     positions_are_counted: bool
     in_pieces: bool
     varying: Dimensions = frozenset()
+    blocks: tuple[str, ...] = ()
 
 
 class PlannedStep:
     """A forward compiled to follow one plan; call it like the forward."""
 
     def __init__(
-        self, forward: Callable[..., Any], planned: PlannedRegions, *, in_order: bool = False
+        self,
+        module: torch.nn.Module,
+        forward: Callable[..., Any],
+        planned: PlannedRegions,
+        *,
+        in_order: bool = False,
     ) -> None:
         """Compile lazily, at the first call.
 
         Args:
-            forward: The forward.
+            module: The module.
+            forward: Its forward.
             planned: Its plan.
             in_order: Hand gradients over in eager's order, on which data parallelism's buckets, and
                 with them the order of its sums, depend.
@@ -75,6 +86,9 @@ class PlannedStep:
         self._varying = planned.varying
         self._backend = _PlanBackend(planned, in_order=in_order)
         self._compiled = torch_private.compile_forward(forward, self._backend)
+        if planned.blocks:
+            blocks = compile_blocks(module, planned.blocks, self._backend)
+            self._compiled = functools.partial(run_in_blocks, module, forward, blocks)
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
     @property

@@ -63,17 +63,32 @@ def may_vary(tensor: torch.Tensor, dimension: int) -> None:
     torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 
-def compile_forward(forward: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
+def compile_forward(
+    forward: Callable[..., Any], backend: Callable[..., Any], *, fullgraph: bool = False
+) -> Callable[..., Any]:
     """Dynamo with our backend on static shapes, its cache and its limits apart from all others.
 
     By itself Dynamo runs eager, silently, once a code object was compiled eight times; that would
     drop the plan.
+
+    Args:
+        forward: What to compile.
+        backend: What compiles its graphs.
+        fullgraph: Raise where Dynamo would split it.
     """
     known = inspect.signature(torch.compile).parameters
     apart = {"recompile_limit": 1_000_000, "isolate_recompiles": True}
     options: dict[str, Any] = {name: v for name, v in apart.items() if name in known}
-    compiled: Callable[..., Any] = torch.compile(forward, backend=backend, dynamic=False, **options)
+    options |= {"dynamic": False, "fullgraph": fullgraph}
+    compiled: Callable[..., Any] = torch.compile(forward, backend=backend, **options)
     return compiled
+
+
+def is_compilation_error(error: Exception) -> bool:
+    """Whether Dynamo raised it: a reason to split a graph, a bug, a backend that failed."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
 
 
 def compile_joint(

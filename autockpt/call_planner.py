@@ -1,0 +1,276 @@
+"""A plan without any capture: the engine chooses which calls of submodules to checkpoint."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autockpt.call_graph import CallGraph, call_graph, frontiers
+from autockpt.calls import Calls, observe
+from autockpt.errors import BudgetError, CaptureError, NotTrainableError
+from autockpt.fakes import distinct_bytes, holds_no_data
+from autockpt.module_checkpoint import CheckpointedCalls
+from autockpt.optimizer_memory import OptimizerMemory
+from autockpt.plan import FixedBytes, Plan
+from autockpt.planner import Planned, Request
+from autockpt.step_problem import StepProblem
+from autockpt.verify import Step, acts_on_parameters
+from autockpt_solvers import Compute, SolveStatus
+
+
+class CallPlanner:
+    """Watches a forward once, then plans for as many budgets as are asked for."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        request: Request,
+        *,
+        accumulates: bool = False,
+        buckets_bytes: int = 0,
+    ) -> None:
+        """Run the forward and measure its calls; the model is left as it was.
+
+        Args:
+            module: The model.
+            forward: Its forward.
+            args: Positional inputs.
+            kwargs: Keyword inputs.
+            request: What is asked.
+            accumulates: Whether gradients of an earlier backward stand beside this step's.
+            buckets_bytes: What data parallelism holds beside the gradients to reduce them.
+
+        Raises:
+            CaptureError: The forward cannot run on these inputs, or none of its calls may run
+                twice.
+            NotTrainableError: Nothing requires a gradient.
+        """
+        self._request = request
+        self.accumulates = accumulates
+        parameters, buffers = list(module.parameters()), list(module.buffers())
+        tensors = [*parameters, *buffers, *tree_leaves((args, dict(kwargs)))]
+        where = type(module).__name__
+        if holds_no_data(tensors):
+            raise CaptureError(
+                where=where,
+                reason="calls of modules are measured by running them, and fake or meta tensors "
+                "cannot be run",
+            )
+        _check_parameters_stay(module)
+        device = _device_of(module)
+        calls = _observed(
+            Step(
+                module=module,
+                forward=forward,
+                args=args,
+                kwargs=kwargs,
+                loss_fn=request.loss_fn,
+                device=device,
+                accumulates=accumulates,
+            )
+        )
+        if not calls.candidates:
+            raise CaptureError(
+                where=where,
+                reason="none of its modules' calls keeps anything and may run twice"
+                + (f" ({'; '.join(calls.obstacles[:3])})" if calls.obstacles else ""),
+            )
+        self._graphs = [
+            call_graph(calls, atoms, module, request.optimizer, accumulates=accumulates)
+            for atoms in frontiers(calls)
+        ]
+        self._calls = calls
+        self.older_gradients_bytes = distinct_bytes([p.grad for p in parameters if accumulates])
+        self._problem = StepProblem(
+            graph=self._graphs[0].graph,
+            budget_bytes=2**62,
+            baseline_peak_bytes=0,
+            fixed=fixed_bytes(module, (args, dict(kwargs)), request.optimizer, buckets_bytes),
+            older_gradients_bytes=self.older_gradients_bytes,
+            gradients_bytes=_gradients_bytes(module),
+            optimizer=request.optimizer,
+            cost_source="measured",
+            device=str(device),
+            num_graphs=0,
+            rung="checkpoint",
+            notes=(),
+        )
+        self.baseline_peak_bytes = self._problem.untouched().predicted_peak_bytes
+        self.budget_bytes = request.budget.resolve(self.baseline_peak_bytes)
+        self._problem = dataclasses.replace(
+            self._problem,
+            baseline_peak_bytes=self.baseline_peak_bytes,
+            budget_bytes=self.budget_bytes,
+        )
+
+    @property
+    def is_fake(self) -> bool:
+        """False: what holds no data is refused."""
+        return False
+
+    @property
+    def is_complete(self) -> bool:
+        """False: what runs outside of the calls is not planned."""
+        return False
+
+    def plan(self, *, held_back_bytes: int = 0) -> Planned:
+        """Solve for the budget, on every way to cut the forward; see `Planner.plan`."""
+        best: tuple[Plan, CallGraph] | None = None
+        least: BudgetError | None = None
+        time_limit_s = self._request.time_limit_s / len(self._graphs)
+        for cut in self._graphs:
+            problem = dataclasses.replace(self._problem, graph=cut.graph)
+            try:
+                plan = problem.plan(
+                    method=self._request.method,
+                    time_limit_s=time_limit_s,
+                    held_back_bytes=held_back_bytes,
+                )
+            except BudgetError as error:
+                if least is None or error.minimum_peak_bytes < least.minimum_peak_bytes:
+                    least = error
+                continue
+            if best is None or plan.recompute_ns < best[0].recompute_ns:
+                best = plan, cut
+        if best is None:
+            assert least is not None
+            raise least
+        plan, cut = best
+        return Planned(plan=plan, program=_checkpointed(plan, cut))
+
+    def untouched(self) -> Plan:
+        """The plan of leaving the model as it is."""
+        return self._problem.untouched()
+
+
+def eager_plan(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    request: Request,
+    *,
+    accumulates: bool,
+    buckets_bytes: int,
+) -> Plan:
+    """The plan of running the model as it is, by a measured step.
+
+    Raises:
+        BudgetError: The step is over the budget.
+        CaptureError: The step fails.
+    """
+    _check_parameters_stay(module)
+    device = _device_of(module)
+    step = Step(
+        module=module,
+        forward=forward,
+        args=inputs[0],
+        kwargs=inputs[1],
+        loss_fn=request.loss_fn,
+        device=device,
+        accumulates=accumulates,
+    )
+    fixed = fixed_bytes(module, inputs, request.optimizer, buckets_bytes)
+    older_bytes = distinct_bytes([p.grad for p in module.parameters() if accumulates])
+    try:
+        record = step.record(warm_up=False)
+    except Exception as error:
+        raise _failing(module, error) from error
+    peak_bytes = fixed.total_bytes + older_bytes + record.peak_bytes
+    budget_bytes = request.budget.resolve(peak_bytes)
+    if peak_bytes > budget_bytes:
+        raise BudgetError(budget_bytes=budget_bytes, minimum_peak_bytes=peak_bytes)
+    return Plan(
+        budget_bytes=budget_bytes,
+        predicted_peak_bytes=peak_bytes,
+        baseline_peak_bytes=peak_bytes,
+        minimum_peak_bytes=peak_bytes,
+        measured_peak_bytes=peak_bytes,
+        baseline_step_ns=0,
+        recompute_ns=0,
+        lower_bound_ns=0,
+        status=SolveStatus.FEASIBLE,
+        method="none",
+        solve_time_s=0.0,
+        fixed=fixed,
+        gradients_bytes=_gradients_bytes(module),
+        optimizer_name=request.optimizer.name,
+        optimizer_assumed=request.optimizer.is_assumed,
+        cost_source="measured",
+        device=str(device),
+        num_graphs=0,
+        rung="eager",
+        rows=(),
+    )
+
+
+def _check_parameters_stay(module: torch.nn.Module) -> None:
+    if acts_on_parameters(module):
+        raise CaptureError(
+            where=type(module).__name__,
+            reason="a step changes its parameters by itself (hooks, max_norm), so that none can be "
+            "run to measure it",
+        )
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            return parameter.device
+    raise NotTrainableError("no parameter requires grad")
+
+
+def _gradients_bytes(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+
+
+def fixed_bytes(
+    module: torch.nn.Module, inputs: Any, optimizer: OptimizerMemory, buckets_bytes: int
+) -> FixedBytes:
+    """What a step of a module on these inputs holds from its beginning to its end."""
+    return FixedBytes(
+        parameters_bytes=distinct_bytes(list(module.parameters())),
+        buffers_bytes=distinct_bytes(list(module.buffers())),
+        optimizer_bytes=optimizer.state_bytes,
+        inputs_bytes=distinct_bytes(tree_leaves(inputs)),
+        communication_bytes=buckets_bytes,
+    )
+
+
+def _observed(step: Step) -> Calls:
+    try:
+        return observe(step)
+    except NotTrainableError:
+        raise
+    except Exception as error:
+        raise _failing(step.module, error) from error
+
+
+def _failing(module: torch.nn.Module, error: Exception) -> CaptureError:
+    return CaptureError(
+        where=type(module).__name__,
+        reason=f"its forward fails on these inputs: {type(error).__name__}: {error}",
+    )
+
+
+def _checkpointed(plan: Plan, cut: CallGraph) -> CheckpointedCalls:
+    assert plan.schedule is not None
+    num_runs = collections.Counter(
+        step.op for step in plan.schedule.steps if isinstance(step, Compute)
+    )
+    chosen = {(call.path, call.number) for op, call in cut.atoms.items() if num_runs[op] > 1}
+    num_calls = collections.Counter(call.path for call in cut.atoms.values())
+    return CheckpointedCalls(
+        is_checkpointed={
+            path: tuple((path, number) in chosen for number in range(count))
+            for path, count in num_calls.items()
+        },
+        written={call.path: call.written for call in cut.atoms.values() if call.written},
+    )

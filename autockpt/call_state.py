@@ -1,0 +1,123 @@
+"""What a call of a submodule does besides returning a value: whether it may run twice.
+
+Buffers that it writes can be put back for the second run; attributes that it changes, inputs that
+it overwrites and objects that it is handed to fill cannot.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import random
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+_PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque)
+_KNOWN = (*_PLAIN, torch.Tensor, torch.layout, torch.memory_format, slice, range, type)
+_MAX_DEPTH = 3
+
+
+class WrittenTensors:
+    """Tells which of these tensors were written since it was last asked.
+
+    The values of buffers are compared, because ``buffer.data.mul_()`` leaves no other trace; of
+    parameters only the version is.
+    """
+
+    def __init__(self, *, buffers: Iterable[torch.Tensor], parameters: Iterable[torch.Tensor]):
+        self._tensors = [*buffers, *parameters]
+        self._versions = [tensor._version for tensor in self._tensors]
+        self._values = [(buffer, buffer.detach().clone()) for buffer in buffers]
+
+    def take(self) -> list[torch.Tensor]:
+        """The tensors written since the last call."""
+        written: dict[int, torch.Tensor] = {}
+        versions = [tensor._version for tensor in self._tensors]
+        for tensor, version, before in zip(self._tensors, versions, self._versions, strict=True):
+            if version != before:
+                written[id(tensor)] = tensor
+        self._versions = versions
+        for buffer, value in self._values:
+            if not torch.equal(buffer, value):
+                value.copy_(buffer)
+                written[id(buffer)] = buffer
+        return list(written.values())
+
+
+class CallWatch:
+    """A call from its beginning on."""
+
+    def __init__(self, module: torch.nn.Module, inputs: Any) -> None:
+        leaves = tree_leaves(inputs)
+        self._module = module
+        self._alive: list[Any] = []
+        self._before = self._attributes()
+        self._inputs = [
+            (weakref.ref(leaf), leaf._version)
+            for leaf in leaves
+            if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
+        ]
+        self._strange = [leaf for leaf in leaves if not isinstance(leaf, _KNOWN)]
+
+    def obstacle(self) -> str:
+        """Why the call that has just ended may not run again; empty where it may."""
+        if self._strange:
+            return f"it is handed a {type(self._strange[0]).__name__}, which may change"
+        if any(m is not self._module and _has_hooks(m) for m in self._module.modules()):
+            return "modules inside it have forward hooks"
+        if self._attributes() != self._before:
+            return "it changes attributes of its modules"
+        return self.written_inputs()
+
+    def written_inputs(self) -> str:
+        """An obstacle where an input was overwritten, in the call or after it; empty otherwise."""
+        for reference, version in self._inputs:
+            tensor = reference()
+            if tensor is not None and tensor._version != version:
+                return "an input of it is overwritten"
+        return ""
+
+    def _attributes(self) -> list[Any]:
+        seen: set[int] = set()
+        return [
+            (name, self._trace(value, seen, 0))
+            for module in self._module.modules()
+            for name, value in module.__dict__.items()
+            if name not in ("_parameters", "_buffers", "_modules", "forward") and "hook" not in name
+        ]
+
+    def _trace(self, value: Any, seen: set[int], depth: int) -> Any:
+        """Something that compares equal as long as the value is the same."""
+        if isinstance(value, _PLAIN):
+            return type(value), value
+        # What is known by its address must not be freed before the comparison.
+        self._alive.append(value)
+        if isinstance(value, torch.Tensor):
+            return id(value), 0 if value.is_inference() else value._version
+        if isinstance(value, torch.Generator):
+            return value.get_state().numpy().tobytes()
+        if isinstance(value, (random.Random, np.random.RandomState)):
+            return repr(value.__getstate__())
+        if isinstance(value, np.random.Generator):
+            return repr(value.bit_generator.state)
+        if id(value) in seen or depth > _MAX_DEPTH:
+            return id(value)
+        seen.add(id(value))
+        content: Iterable[Any] = ()
+        if isinstance(value, _CONTAINERS):
+            content = value
+        elif isinstance(value, dict):
+            content = [*value.keys(), *value.values()]
+        elif not isinstance(value, torch.nn.Module):
+            content = getattr(value, "__dict__", {}).values()
+        return id(value), [self._trace(item, seen, depth + 1) for item in list(content)]
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,503 @@
+"""Models that no tracer follows still train within the budget, on a lower rung, bit for bit."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import io
+import pickle
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training import train
+
+import autockpt
+from autockpt.calls import observe
+from autockpt.measure import measure_peak_bytes
+from autockpt.optimizer_memory import optimizer_memory
+from autockpt.random_state import host_random_states, same_states
+from autockpt.verify import Step, same_bits
+
+WIDTH = 32
+
+
+class Block(nn.Module):
+    """Dropout and BatchNorm: what recomputing gets wrong first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(WIDTH)
+        self.mlp = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH), nn.Dropout(0.1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mlp(self.norm(x))
+
+
+class Stack(nn.Module):
+    """Blocks in a loop that looks at values, which no tracer can follow on tensors without any."""
+
+    block: type[nn.Module] = Block
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(self.block() for _ in range(4))
+        self.head = nn.Linear(WIDTH, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+            if x.abs().mean().item() > 1e6:
+                raise OverflowError
+        return self.head(x).square().mean()
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(WIDTH, WIDTH, num_layers=2, dropout=0.2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.lstm(x[None])[0][0]
+
+
+class Recurrent(Stack):
+    """PyTorch's own recurrent layers, which are never captured."""
+
+    block = _Recurrent
+
+
+class _Sine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return torch.from_numpy(np.sin(x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * torch.from_numpy(np.cos(x.detach().numpy()))
+
+
+class _Foreign(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keep = torch.from_numpy(np.random.rand(*x.shape) > 0.1)
+        return x + random.random() * keep * self.mlp(_Sine.apply(x))
+
+
+class Foreign(Stack):
+    """A library in C, and draws from the generators of numpy and Python."""
+
+    block = _Foreign
+
+
+class _Averaging(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Written behind the version counter, as many averages are, and read after.
+        self.average.data.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+        return super().forward(x) * (1 + self.average)
+
+
+class Averaging(Stack):
+    """A buffer that a forward moves and then reads."""
+
+    block = _Averaging
+
+
+class _Handed(Block):
+    def forward(self, state: dict[str, torch.Tensor]) -> None:
+        state["x"] = super().forward(state["x"])
+        state["calls"] = state.get("calls", 0) + 1
+
+
+class Handed(Stack):
+    """Blocks that fill a dictionary and return nothing."""
+
+    block = _Handed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = {"x": x}
+        for block in self.blocks:
+            block(state)
+            assert state["x"].abs().mean().item() < 1e6
+        assert state["calls"] == len(self.blocks)
+        return self.head(state["x"]).square().mean()
+
+
+class Shared(Stack):
+    """One block four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([self.blocks[0]] * 4)
+
+
+class Disabled(Stack):
+    """Code that its author keeps away from Dynamo."""
+
+    @torch._dynamo.disable(recursive=True)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+class Printing(Stack):
+    """A loop that cannot be traced, around blocks that can."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+            print(end="")  # noqa: T201
+        return self.head(x).square().mean()
+
+
+class Yielding(Stack):
+    """A generator that Dynamo leaves between the blocks."""
+
+    def _stages(self, x: torch.Tensor):
+        for block in self.blocks:
+            x = block(x)
+            torch._dynamo.graph_break()
+            yield x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *_, x = self._stages(x)
+        return self.head(x).square().mean()
+
+
+class _Broken(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        torch._dynamo.graph_break()
+        return x + self.mlp(x)
+
+
+class Breaking(Printing):
+    """Blocks that are not one graph, made of parts that are."""
+
+    block = _Broken
+
+
+BLOCKS = (Printing, Yielding, Breaking)
+KINDS = (Stack, Recurrent, Foreign, Averaging, Handed, Shared, Disabled)
+
+
+def _built(kind: type[nn.Module]) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return kind().train(), torch.randn(512, WIDTH)
+
+
+def _optimized(model: nn.Module, budget: str, x: torch.Tensor, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        autockpt.optimize(
+            model, budget, sample_args=(x,), optimizer="adamw", time_limit_s=2, **options
+        )
+    return [str(warning.message) for warning in caught]
+
+
+def _trained(model: nn.Module, x: torch.Tensor):
+    random.seed(1)
+    np.random.seed(1)
+    record = train(model, (x,))
+    return record, host_random_states()
+
+
+def _assert_same(model: nn.Module, eager: nn.Module, x: torch.Tensor) -> None:
+    expected, expected_states = _trained(eager, x)
+    got, states = _trained(model, x)
+    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+    assert same_states(states, expected_states)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]) -> None:
+    model, x = _built(kind)
+    eager = copy.deepcopy(model)
+    keys = list(model.state_dict())
+    messages = _optimized(model, "65%", x)
+    plan = autockpt.get_plan(model)
+    assert plan.rung == "checkpoint"
+    assert plan.recompute_ns > 0
+    assert len(messages) == 1
+    assert '"checkpoint", because the ones above failed. whole: cannot capture' in messages[0]
+    assert "fell back because of whole: cannot capture" in plan.notes[-1]
+    assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
+    assert list(model.state_dict()) == keys
+    _assert_same(model, eager, x)
+    # No trace of the calls that were made while it trained.
+    assert all("forward" not in m.__dict__ for m in model.modules() if m is not model)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_are_captured_where_the_loop_around_them_cannot_be(kind: type[nn.Module]) -> None:
+    """Blocks that look the same were given one graph, and with it one of their plans, for all."""
+    model, x = _built(kind)
+    eager = copy.deepcopy(model)
+    messages = _optimized(model, "75%", x)
+    plan = autockpt.get_plan(model)
+    assert plan.rung == "blocks"
+    assert plan.num_graphs == 4
+    assert '"blocks", because the ones above failed. whole: cannot capture' in messages[0]
+    assert plan.recompute_ns > 0
+    assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
+    _assert_same(pickle.loads(pickle.dumps(model)), copy.deepcopy(eager), x)
+    _assert_same(model, eager, x)
+
+
+@pytest.mark.parametrize("kind", [Stack, Printing])
+def test_the_budget_binds_and_is_kept(kind: type[nn.Module]) -> None:
+    model, x = _built(kind)
+    eager = copy.deepcopy(model)
+    _optimized(model, "65%", x)
+    plan = autockpt.get_plan(model)
+    beside_bytes = plan.fixed.total_bytes - optimizer_memory(None, []).state_bytes
+
+    def peak_bytes(trained: nn.Module) -> int:
+        return beside_bytes + measure_peak_bytes(lambda: trained(x).backward())
+
+    assert peak_bytes(eager) > plan.budget_bytes >= peak_bytes(model)
+
+
+def test_smaller_modules_are_checkpointed_where_larger_ones_do_not_fit() -> None:
+    """Two halves of the model cannot be run again as wholes; their parts can."""
+
+    class Halves(Stack):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halves = nn.ModuleList(nn.Sequential(*self.blocks[i : i + 2]) for i in (0, 2))
+            del self.blocks
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for half in self.halves:
+                x = half(x)
+                assert x.abs().mean().item() < 1e6
+            return self.head(x).square().mean()
+
+    model, x = _built(Halves)
+    eager = copy.deepcopy(model)
+    _optimized(model, "55%", x)
+    plan = autockpt.get_plan(model)
+    again = {row.module for row in plan.rows if row.recompute_ns}
+    assert again
+    assert not again & {"halves.0", "halves.1"}
+    _assert_same(model, eager, x)
+
+
+def test_autocast_is_what_it_was() -> None:
+    model, x = _built(Stack)
+    eager = copy.deepcopy(model)
+    losses = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _optimized(model, "75%", x)
+    for trained in (model, eager):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.append(trained(x))
+        losses[-1].backward()
+    assert autockpt.get_plan(model).rung == "checkpoint"
+    assert same_bits(*losses)
+    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+
+
+class _Counting(Block):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x) * (1 if self.calls % 2 else -1)
+
+
+class _Overwriting(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(0.5))
+
+
+class _Remembering(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = collections.deque(maxlen=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        self.seen.append(y)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("block", "obstacle"),
+    [
+        (_Counting, "it changes attributes of its modules"),
+        (_Overwriting, "an input of it is overwritten"),
+        (_Remembering, "it changes attributes of its modules"),
+    ],
+)
+def test_a_call_that_leaves_a_trace_does_not_run_twice(
+    block: type[nn.Module], obstacle: str
+) -> None:
+    """Only what such a block is made of runs again."""
+
+    class Tracing(Stack):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * 1.0)
+
+    Tracing.block = block
+    model, x = _built(Tracing)
+    eager = copy.deepcopy(model)
+    step = Step(
+        module=model,
+        forward=model.forward,
+        args=(x,),
+        kwargs={},
+        loss_fn=None,
+        device=x.device,
+        accumulates=False,
+    )
+    assert f"blocks.0: {obstacle}" in observe(step).obstacles
+    _optimized(model, "70%", x)
+    rows = autockpt.get_plan(model).rows
+    again = {row.module.partition(".")[2].partition(".")[2] for row in rows if row.recompute_ns}
+    assert again
+    assert all(name.startswith("mlp") for name in again)
+    _assert_same(model, eager, x)
+
+
+def test_errors_name_every_rung_and_leave_the_model_alone() -> None:
+    model, x = _built(Stack)
+    before = copy.deepcopy(model)
+    with pytest.raises(autockpt.BudgetError) as caught:
+        _optimized(model, "5%", x)
+    assert "Other ways were tried: whole: cannot capture Stack" in str(caught.value)
+    assert "eager: budget" in str(caught.value)
+    assert caught.value.minimum_peak_bytes > caught.value.budget_bytes
+    assert all("forward" not in m.__dict__ for m in model.modules())
+    _assert_same(model, before, x)
+
+
+def test_eager_is_the_last_rung() -> None:
+    """Nothing may run twice, yet the budget is enough for the step as it is."""
+
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.linear(x) * float(x.sum())).square().mean()
+
+    model, x = _built(Opaque)
+    messages = _optimized(model, "100%", x)
+    plan = autockpt.get_plan(model)
+    assert plan.rung == "eager"
+    assert "checkpoint: cannot capture Opaque: none of its modules' calls" in messages[0]
+    assert "eager: the model runs as it is" in str(plan)
+    assert autockpt.Plan.from_json(plan.to_json()) == plan
+    model(x).backward()
+    with pytest.raises(autockpt.CaptureError, match=r"tried: blocks: .*checkpoint: .*eager:"):
+        _optimized(model, "90%", x)
+
+
+def test_a_model_whose_bits_change_when_captured() -> None:
+    """A draw that nobody reads is dropped by the tracer, which moves the generator less."""
+
+    class Wasteful(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand(3)
+            return super().forward(x)
+
+    class Captured(Stack):
+        block = Wasteful
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x).square().mean()
+
+    model, x = _built(Captured)
+    eager = copy.deepcopy(model)
+    messages = _optimized(model, "65%", x)
+    assert "whole: verification failed: a step is not bit-equal" in messages[0]
+    assert autockpt.get_plan(model).rung == "checkpoint"
+    _assert_same(model, eager, x)
+
+
+def test_without_verification_the_plan_says_so() -> None:
+    model, x = _built(Stack)
+    eager = copy.deepcopy(model)
+    _optimized(model, "65%", x, verify=False)
+    plan = autockpt.get_plan(model)
+    assert plan.rung == "checkpoint"
+    assert "not compared with eager: verify=False" in plan.notes
+    assert plan.measured_peak_bytes is None
+    _assert_same(model, eager, x)
+
+
+def test_plan_goes_down_the_ladder_too() -> None:
+    model, x = _built(Stack)
+    before = copy.deepcopy(model)
+    plan = autockpt.plan(model, "65%", sample_args=(x,), time_limit_s=2)
+    assert plan.rung == "checkpoint"
+    assert "checkpoint: nothing is captured; calls of modules are checkpointed" in str(plan)
+    assert "whole: cannot capture Stack" in plan.notes[-1]
+    assert autockpt.Plan.from_json(plan.to_json()) == plan
+    for ours, theirs in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
+        assert same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_follow_the_plan(how: str) -> None:
+    model, x = _built(Stack)
+    eager = copy.deepcopy(model)
+    _optimized(model, "65%", x)
+    if how == "deepcopy":
+        other = copy.deepcopy(model)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(model))
+    else:
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    assert autockpt.get_plan(other) == autockpt.get_plan(model)
+    _assert_same(other, eager, x)
+
+
+@pytest.mark.parametrize("kind", [Stack, Printing])
+def test_gradients_that_accumulate(kind: type[nn.Module]) -> None:
+    model, x = _built(kind)
+    eager = copy.deepcopy(model)
+    _optimized(model, "75%", x)
+    for trained in (model, eager):
+        torch.manual_seed(3)
+        for _ in range(3):
+            trained(x).backward()
+    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+
+
+def test_retain_graph_and_gradients_of_gradients() -> None:
+    """Checkpointed calls run again for every backward; nothing fixed stands in the way."""
+    model, x = _built(Averaging)
+    eager = copy.deepcopy(model)
+    _optimized(model, "65%", x)
+    results = []
+    for trained in (model, eager):
+        torch.manual_seed(3)
+        loss = trained(x)
+        loss.backward(retain_graph=True)
+        loss.backward(retain_graph=True)
+        weight = trained.head.weight
+        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        gradient.square().sum().backward()
+        results.append([*(p.grad for p in trained.parameters()), *trained.buffers()])
+    for ours, theirs in zip(*results, strict=True):
+        assert same_bits(ours, theirs)
