@@ -130,7 +130,8 @@ class OptimizedForward:
         """Plan anew at the next call, a few times: the model's code has taken another path."""
         self._num_stale += 1
         if self._num_stale == _MAX_REPLANS:
-            self._ladder.give_up("whole", "its code takes another path from call to call")
+            for rung in ("whole", "blocks"):
+                self._ladder.give_up(rung, "its code takes another path from call to call")
         if self._num_stale <= _MAX_REPLANS:
             with self._lock:
                 self._steps.pop(key, None)
@@ -207,15 +208,13 @@ class OptimizedForward:
             self._planned[key] = self._planned[False, layout]
             return self._steps[False, layout]
         plan, planned, step = followed
-        reason = self._ladder.reason
-        plan = self._ladder.explained(plan)
-        if reason and not fell_before:
+        if self._ladder.reason and not fell_before:
             warnings.warn(
                 f"{type(self._module).__name__} runs on a lower rung of the ladder of fallbacks, "
-                f'"{plan.rung}", because the ones above failed. {reason}',
+                f'"{plan.rung}", because the ones above failed. {self._ladder.reason}',
                 stacklevel=4,
             )
-        self.latest_plan = plan
+        self.latest_plan = self._ladder.explained(plan)
         self._planned[key] = planned
         return step
 

@@ -430,6 +430,33 @@ def test_a_model_whose_bits_change_when_captured() -> None:
     _assert_same(model, eager, x)
 
 
+@pytest.mark.full
+def test_a_model_that_wanders_checkpoints_calls_in_the_end() -> None:
+    """Every call takes another path, so that no captured graph is there to stay."""
+
+    class Wandering(Stack):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            for number in range(4):
+                x = self.blocks[(number * self.calls) % 4](x)
+            return self.head(x).square().mean()
+
+    model, x = _built(Wandering)
+    eager = copy.deepcopy(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        autockpt.optimize(model, "65%", optimizer="adamw", time_limit_s=2)
+        expected = train(eager, (x,), num_steps=8)
+        got = train(model, (x,), num_steps=8)
+    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+    assert autockpt.get_plan(model).rung == "checkpoint"
+    fell = [str(w.message) for w in caught if "lower rung" in str(w.message)]
+    assert len(fell) == 1
+    assert "its code takes another path from call to call" in fell[0]
+
+
 def test_without_verification_the_plan_says_so() -> None:
     model, x = _built(Stack)
     eager = copy.deepcopy(model)
