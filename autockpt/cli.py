@@ -193,9 +193,11 @@ def solve(
                 raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
         if not graph.is_file():
             raise TargetError(f"there is no file {graph}")
-        solved = solve_file(
-            graph.read_text(encoding="utf-8"), budget, method=method, time_limit_s=time_limit
-        )
+        try:
+            text = graph.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise TargetError(f"{graph} is not a text file: {error}") from error
+        solved = solve_file(text, budget, method=method, time_limit_s=time_limit)
         typer.echo(solved.text())
         if json is not None:
             json.write_text(solved.json(), encoding="utf-8")

@@ -15,7 +15,6 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.bound import lower_bound_bytes
 from autockpt_solvers.methods.orders import Orders
 
 
@@ -27,14 +26,12 @@ class Solved:
         instance: The graph.
         budget_bytes: The budget.
         baseline_peak_bytes: Peak when nothing runs twice.
-        least_peak_bytes: No schedule of the bound's class has a lower peak.
         result: The answer.
     """
 
     instance: Instance
     budget_bytes: int
     baseline_peak_bytes: int
-    least_peak_bytes: int
     result: Result
 
     @property
@@ -60,9 +57,10 @@ class Solved:
         ]
         if result.schedule is None:
             reason = (
-                f"no schedule can be below {self.least_peak_bytes} bytes (proven)"
-                if self.least_peak_bytes > self.budget_bytes
-                else f"this method reaches {result.minimum_peak_bytes} bytes; that is no proof"
+                f"proven: no plan can be below {result.lower_bound_bytes} bytes"
+                if result.lower_bound_bytes > self.budget_bytes
+                else f"this method reaches {result.minimum_peak_bytes} bytes; no proof that none "
+                f"can, but for {result.lower_bound_bytes} bytes"
             )
             lines.append(f"why                {reason}")
         else:
@@ -71,6 +69,7 @@ class Solved:
                 f"lower bound        {self.bound_percent:.3f}%",
                 f"peak               {result.peak_bytes} bytes",
             ]
+        lines.append(f"bounds hold for    {result.bound_class}")
         return "\n".join([*lines, f"seconds            {result.solve_time_s:.1f}"])
 
     def json(self) -> str:
@@ -83,9 +82,10 @@ class Solved:
                 "budget_bytes": self.budget_bytes,
                 "baseline_peak_bytes": self.baseline_peak_bytes,
                 "peak_bytes": result.peak_bytes,
-                "least_peak_bytes": self.least_peak_bytes,
+                "least_peak_bytes": result.lower_bound_bytes,
                 "recompute_ns": result.recompute_ns,
                 "lower_bound_ns": result.lower_bound_ns,
+                "bound_class": result.bound_class,
                 "duration_increase_percent": self.increase_percent,
                 "solve_time_s": result.solve_time_s,
             },
@@ -119,6 +119,5 @@ def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> S
         instance=instance,
         budget_bytes=budget_bytes,
         baseline_peak_bytes=baseline_peak_bytes,
-        least_peak_bytes=lower_bound_bytes(graph),
         result=solve(problem, method=method, time_limit_s=time_limit_s),
     )

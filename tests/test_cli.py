@@ -144,4 +144,42 @@ def test_a_budget_below_every_schedule_is_said_to_be(tmp_path: Path) -> None:
     result = _run("solve", str(file), "--budget", "50%", *_QUICK)
     assert result.exit_code == 1
     assert "infeasible" in result.output
-    assert "no schedule can be below 20 bytes (proven)" in result.output
+    assert "proven: no plan can be below 20 bytes" in result.output
+
+
+def test_a_small_graph_of_free_order_is_solved_with_a_proof(tmp_path: Path) -> None:
+    file = tmp_path / "plain.json"
+    sizes, edges = [40, 5, 80, 5, 1], [[0, 1], [1, 2], [2, 3], [3, 4], [0, 4]]
+    ops = [{"name": str(k), "duration": 3, "output_bytes": size} for k, size in enumerate(sizes)]
+    file.write_text(json.dumps({"ops": ops, "edges": edges}))
+    result = _run("solve", str(file), "--budget", "90B", *_QUICK)
+    assert result.exit_code == 0, result.output
+    assert "status             optimal" in result.output
+    assert "lower bound        20.000%" in result.output
+    assert "bounds hold for    first runs in the graph's order" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, ["--budget", "80%"], "there is no file"),
+        (b"ops: 3", ["--budget", "80%"], "not JSON"),
+        (b"\xff\xfe\x00", ["--budget", "80%"], "is not a text file"),
+        (b'{"format": "autockpt-graph", "version": 9}', ["--budget", "80%"], "version 9 of"),
+        (b"[" * 100_000, ["--budget", "80%"], "not JSON"),
+        (b'{"ops": [], "edges": []}', ["--budget", "much"], "not an amount of memory"),
+        (b'{"ops": [], "edges": []}', ["--budget", "80%", "--method", "best"], "unknown method"),
+        (b'{"ops": [], "edges": []}', ["--budget", "1B", "--time-limit", "0"], "must be above 0"),
+    ],
+)
+def test_what_cannot_be_solved_is_told_in_one_line(
+    tmp_path: Path, content: bytes | None, arguments: list[str], message: str
+) -> None:
+    file = tmp_path / "graph.json"
+    if content is not None:
+        file.write_bytes(content)
+    result = _run("solve", str(file), *arguments)
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert result.output.startswith("error: ")
+    assert len(result.output.strip().splitlines()) == 1

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+_MOST_BYTES = 1 << 53
+_MOST_NS = 1 << 48  # three days; solvers count in fractions of this unit
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
@@ -101,6 +104,7 @@ class ComputeGraph:
 
     def __post_init__(self) -> None:
         self._check_indices()
+        self._check_totals()
         producer, readers = self._link()
         self._check_order()
         is_output = [False] * len(self.storages)
@@ -146,6 +150,21 @@ class ComputeGraph:
                 raise ValueError(f"outputs name storage {storage}; the graph has 0 to {num - 1}")
         if len(set(self.outputs)) != len(self.outputs):
             raise ValueError("outputs name a storage twice; list each output once")
+
+    def _check_totals(self) -> None:
+        """Sums must stay exact in 64-bit integers and in floating point."""
+        num_bytes = sum(s.size_bytes for s in self.storages)
+        num_bytes += max((op.workspace_bytes for op in self.ops), default=0)
+        runtime_ns = sum(op.runtime_ns for op in self.ops)
+        for what, total, most in (
+            ("bytes", num_bytes, _MOST_BYTES),
+            ("ns of run time", runtime_ns, _MOST_NS),
+        ):
+            if total > most:
+                raise ValueError(
+                    f"the graph has {total:.1e} {what} in all; at most {most:.1e} can be counted: "
+                    "use a larger unit"
+                )
 
     def _link(self) -> tuple[list[int], list[list[int]]]:
         producer = [-1] * len(self.storages)

@@ -11,13 +11,12 @@ whatever `backward` says. The op's place in the file is lost to `order`, and kep
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.schedule import Compute
-from autockpt_solvers.serialize import graph_from_json
+from autockpt_solvers.serialize import graph_from_json, parse_json
 
 if TYPE_CHECKING:
     from autockpt_solvers.schedule import Schedule
@@ -64,10 +63,7 @@ def read_instance(text: str) -> Instance:
     Raises:
         ValueError: If it is neither, or no valid graph.
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
+    data = parse_json(text)
     if isinstance(data, dict) and "format" not in data and {"ops", "edges"} <= set(data):
         return _plain(data)
     graph = graph_from_json(text)
@@ -76,15 +72,19 @@ def read_instance(text: str) -> Instance:
 
 def _plain(data: dict[str, Any]) -> Instance:
     entries = data["ops"]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("ops must be a list of objects")
     num = len(entries)
     order = data.get("order", list(range(num)))
-    if sorted(order) != list(range(num)):
+    if not _are_indices(order, num) or len(order) != num or len(set(order)) != num:
         raise ValueError(f"order must name each of the {num} ops once")
+    if not isinstance(data["edges"], list):
+        raise ValueError("edges must be a list of pairs of op indices")  # noqa: TRY004
     place = {number: index for index, number in enumerate(order)}
     reads: list[set[int]] = [set() for _ in range(num)]
     read = set()
     for edge in data["edges"]:
-        if not isinstance(edge, list) or len(edge) != 2 or not set(edge) <= set(place):
+        if not _are_indices(edge, num) or len(edge) != 2:
             raise ValueError(f"edge {edge!r} must be a pair of op indices, 0 to {num - 1}")
         producer, consumer = edge
         reads[place[consumer]].add(place[producer])
@@ -108,3 +108,8 @@ def _plain(data: dict[str, Any]) -> Instance:
     outputs = tuple(index for index in range(num) if index not in read)
     graph = ComputeGraph(ops=tuple(ops), storages=tuple(storages), outputs=outputs)
     return Instance(graph=graph, numbers=tuple(order), is_free=True)
+
+
+def _are_indices(value: object, count: int) -> bool:
+    """Whether it is a list of integers from 0 to `count` - 1."""
+    return isinstance(value, list) and all(type(k) is int and 0 <= k < count for k in value)

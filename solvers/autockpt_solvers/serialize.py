@@ -92,11 +92,17 @@ def schedule_from_json(text: str) -> Schedule:
     return Schedule(steps=tuple(Compute(k) if k >= 0 else Free(-1 - k) for k in steps))
 
 
-def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
+def parse_json(text: str) -> object:
+    """Parses JSON text; whatever is wrong with it is a ValueError."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
+    return data
+
+
+def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
+    data = parse_json(text)
     if not isinstance(data, dict) or data.get("format") != form:
         raise ValueError(f'not a file of format "{form}"')
     if data.get("version") != _VERSION:

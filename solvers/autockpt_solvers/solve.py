@@ -186,7 +186,9 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
         for k, (t, _) in enumerate(replays)
         if t.peak_bytes <= problem.room_bytes
     ]
-    proven_bytes, bytes_class = lower_bound_bytes(problem.graph), BOUND_CLASS
+    has_backward = problem.graph.num_forward < len(problem.graph.ops)
+    own_class = BOUND_CLASS if has_backward else "all plans"
+    proven_bytes, bytes_class = lower_bound_bytes(problem.graph), own_class
     if attempt.lower_bound_bytes > proven_bytes:
         proven_bytes, bytes_class = attempt.lower_bound_bytes, attempt.bound_class
     if not fitting:
@@ -203,7 +205,7 @@ def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: f
             method=name,
         )
     recompute, peak, best = min(fitting)
-    bound_class = BOUND_CLASS
+    bound_class = own_class
     if attempt.bound_class and attempt.lower_bound_ns > bound:
         bound, bound_class = attempt.lower_bound_ns, attempt.bound_class
     optimal = attempt.proven_optimal or recompute <= bound

@@ -153,8 +153,16 @@ class IntervalProgram:
                 self.model.add_hint(end, last[key])
 
 
-def solve_intervals(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+def solve_intervals(
+    problem: Problem, *, time_limit_s: float, seed: int, effort: float = math.inf
+) -> Attempt:
     """Offers the plan of the program, and the heuristics it started from.
+
+    Args:
+        problem: The problem.
+        time_limit_s: Ends the search.
+        seed: Random seed.
+        effort: Ends the search too: deterministic time, in about seconds.
 
     Raises:
         ValueError: If the program would be too large to be of any use.
@@ -170,5 +178,12 @@ def solve_intervals(problem: Problem, *, time_limit_s: float, seed: int) -> Atte
     program = IntervalProgram(staged)
     program.hint(staged.runs_again(best_of(problem, found)))
     return minimise(
-        problem, staged, program, found, bound_class=BOUND_CLASS, deadline=deadline, seed=seed
+        problem,
+        staged,
+        program,
+        found,
+        bound_class=BOUND_CLASS,
+        deadline=deadline,
+        seed=seed,
+        effort=effort,
     )

@@ -49,6 +49,7 @@ def minimise(
     bound_class: str,
     deadline: float,
     seed: int,
+    effort: float = math.inf,
 ) -> Attempt:
     """Asks for the least time within the room; where nothing fits, for the least peak.
 
@@ -60,6 +61,7 @@ def minimise(
         bound_class: The plans that the program's bounds hold for.
         deadline: Time at which the search ends.
         seed: Random seed.
+        effort: Ends the search too: deterministic time, in about seconds.
 
     Returns:
         The schedules, and what is proven.
@@ -71,7 +73,7 @@ def minimise(
     room = program.model.clone()
     room.add(program.peak <= max(-1, problem.room_bytes // program.unit))
     room.minimize(program.cost_ns)
-    solver = _solver(program, deadline, seed)
+    solver = _solver(program, deadline, seed, effort)
     status = solver.solve(room)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         schedules.append(staged.schedule(program.runs_again(solver.value)))
@@ -81,7 +83,7 @@ def minimise(
     else:
         bound_bytes = problem.room_bytes + 1
         program.model.minimize(program.peak)
-        solver = _solver(program, deadline, seed)
+        solver = _solver(program, deadline, seed, effort)
         if solver.solve(program.model) in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             schedules.append(staged.schedule(program.runs_again(solver.value)))
         least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
@@ -94,7 +96,7 @@ def minimise(
     )
 
 
-def _solver(program: Program, deadline: float, seed: int) -> Any:
+def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
@@ -102,5 +104,6 @@ def _solver(program: Program, deadline: float, seed: int) -> Any:
     solver.parameters.num_workers = 1
     solver.parameters.linearization_level = program.linearization_level
     solver.parameters.random_seed = seed
+    solver.parameters.max_deterministic_time = effort
     solver.parameters.max_time_in_seconds = max(0.05, deadline - time.monotonic())
     return solver

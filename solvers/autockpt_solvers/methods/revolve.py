@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.stages import Move
     from autockpt_solvers.problem import Problem
 
-_MAX_STAGES = 256
+_MAX_STAGES = 512
 _MAX_TRIED = 64
 
 
