@@ -59,8 +59,8 @@ class Solved:
             reason = (
                 f"proven: no plan can be below {result.lower_bound_bytes} bytes"
                 if result.lower_bound_bytes > self.budget_bytes
-                else f"this method reaches {result.minimum_peak_bytes} bytes; no proof that none "
-                f"can, but for {result.lower_bound_bytes} bytes"
+                else f"this method reaches {result.minimum_peak_bytes} bytes; that none can be "
+                f"lower is proven for {result.lower_bound_bytes} bytes only"
             )
             lines.append(f"why                {reason}")
         else:

@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from autockpt_solvers import Problem, SolveStatus, simulate, solve, with_frees
+from autockpt_solvers import (
+    Problem,
+    SolveStatus,
+    minimum_budget,
+    simulate,
+    solve,
+    with_frees,
+)
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.revolve import _runs, moves
 from autockpt_solvers.methods.stages import Stages
@@ -54,3 +61,26 @@ def test_revolve_needs_few_snapshots_for_long_chains():
         least = solve(Problem(graph=graph, budget_bytes=1), method="revolve")
         peaks.append(least.minimum_peak_bytes - length)  # each layer leaves one byte of gradient
     assert peaks[1] <= 2 * peaks[0]
+
+
+@pytest.mark.parametrize("power", range(3, 10))
+def test_equal_blocks_train_in_logarithmic_memory(power):
+    # C(2s, s) blocks can be turned back with s snapshots, each block run s times more at most.
+    length = 2**power
+    snapshots = next(s for s in range(1, length) if math.comb(2 * s, s) >= length)
+    graph = chain(length, size=1000)
+    stages = Stages(Orders(graph), length + 1)
+    order = stages.order(moves(0, len(stages.ops), snapshots - 1))
+    timeline = simulate(graph, with_frees(graph, order))
+    # What enters the first block is a snapshot. Beside them stand a block's value, the gradients
+    # above and below it, and what each block leaves.
+    assert timeline.peak_bytes < 1000 * (snapshots + 4)
+    assert snapshots <= power
+    repeats = timeline.recompute_ns / length
+    assert repeats <= snapshots + 1
+
+
+@pytest.mark.parametrize("length", [8, 32])
+def test_nested_windows_train_equal_blocks_in_logarithmic_memory(length):
+    found = minimum_budget(chain(length, size=1000), method="ilp", time_limit_s=60)
+    assert found.peak_bytes < 1000 * (math.log2(length) + 1)

@@ -1,10 +1,13 @@
 """`chain`: the dynamic programme for heterogeneous chains.
 
-Also known as Rotor: Beaumont et al., "Optimal checkpointing for heterogeneous chains" (2019). A
-stretch of stages is turned back either by keeping all that its first stage saves and going on
-behind it, or by running to some stage, keeping only what enters there, turning back the far part
-and then the near one. The table holds the least time per stretch and number of memory slots.
-Guarantee: least time among such plans for the chain's model, memory rounded up to slots.
+Also known as Rotor: Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova, "Optimal checkpointing for
+heterogeneous chains: how to train deep neural networks with limited memory" (INRIA research report
+RR-9302, 2019; ACM Transactions on Mathematical Software, 2024). A stretch of stages is turned back
+either by keeping all that its first stage saves and going on behind it, or by running to some
+stage, keeping only what enters there, turning back the far part and then the near one. The table
+holds the least time per stretch and number of memory slots.
+Guarantee: least time among such (memory-persistent) plans for the chain's model, memory rounded up
+to slots; without that restriction the problem is NP-hard, as they show.
 Complexity: stages^3 x slots, on vectors; stages are merged until there are at most 48.
 Weakness: a stage is kept whole or not at all; skips over stages, and gradients that pile up, are
 not in the model, so several smaller rooms are tried and the simulator has the last word.

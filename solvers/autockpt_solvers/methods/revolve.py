@@ -1,8 +1,10 @@
 """`revolve`: binomial checkpointing of a chain with a number of snapshots.
 
-Griewank and Walther, "Algorithm 799: revolve" (2000). With s snapshots and every stage run again
-at most t times, a chain of C(s + t, s) stages can be turned back; the split that attains this is
-binomial. Here snapshots are the values that enter a stage, and every number of them is tried.
+Griewank and Walther, "Algorithm 799: revolve: an implementation of checkpointing for the reverse or
+adjoint mode of computational differentiation", ACM Transactions on Mathematical Software 26(1),
+2000. With s snapshots and every stage run again at most t times, a chain of C(s + t, s) stages can
+be turned back; the split that attains this is binomial. Here snapshots are the values that enter a
+stage, and every number of them is tried.
 Guarantee: for equal stages without skips, least stage runs for that number of snapshots.
 Complexity: quadratic in the stages per number of snapshots, at most 64 of which are tried.
 Weakness: it counts stages, not bytes or time; a stage is run again just to be turned back even
