@@ -50,7 +50,10 @@ _RIVALS: dict[str, str | Callable[..., object]] = {
     **{name: name for name in ("greedy", "mincut", "uniform", "sqrt", "chain")},
     "torch's knapsack": torch_knapsack,
 }
+_STAGES_OF = ("gpt2", "bert-base", "resnet50", "unet")
+_TIGHT = 0.25
 _Row = tuple[str, ...]
+_Reached = tuple[str, dict[str, float]]  # a model, and the least f that each method reached
 _Made = TypeVar("_Made")
 
 
@@ -81,10 +84,11 @@ def main() -> None:
     zoo = {n: _exported(options.graphs, n) for n in options.zoo.split(",") if n}
     cells = [(name, text, share, limit) for name, text in zoo.items() for share in _ZOO_SHARES]
     if zoo:
-        results = list(_mapped(_zoo_cell, cells, jobs))
-        tell(*_ZOO_TABLE, (row for row, _ in results))
-        tell(*_LEAST_TABLE, _least_rows([least for _, least in results]))
-        tell(*_STAGES_TABLE, _mapped(_stages_row, [c for c in cells if c[2] <= 0.25], jobs))
+        reached: list[_Reached] = []
+        tell(*_ZOO_TABLE, _noted(_mapped(_zoo_cell, cells, jobs), reached))
+        tell(*_LEAST_TABLE, _least_rows(reached))
+        tight = [(n, t, f, limit) for n, t, f, _ in cells if f <= _TIGHT and n in _STAGES_OF]
+        tell(*_STAGES_TABLE, _mapped(_stages_row, tight, jobs))
     layers = [(n, _exported(options.graphs, n), limit) for n in options.layers.split(",") if n]
     if layers:
         tell(*_SCALE_TABLE, _mapped(_scale_row, layers, 1))
@@ -167,9 +171,7 @@ _ZOO_TABLE = (
 )
 
 
-def _zoo_cell(
-    name: str, text: str, share: float, time_limit_s: float
-) -> tuple[_Row, tuple[str, float, dict[str, float]]]:
+def _zoo_cell(name: str, text: str, share: float, time_limit_s: float) -> tuple[_Row, _Reached]:
     """A row, and the least f that each method reached on the way."""
     graph = read_instance(text).graph
     least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
@@ -195,7 +197,7 @@ def _zoo_cell(
         f"{gap:.2f}" if ours.schedule else "-",
         *(_percent(graph, result) for result in rivals.values()),
         f"{seconds:.1f}",
-    ), (name, share, reached)
+    ), (name, reached)
 
 
 _LEAST_TABLE = (
@@ -205,9 +207,16 @@ _LEAST_TABLE = (
 )
 
 
-def _least_rows(reached: list[tuple[str, float, dict[str, float]]]) -> Iterator[_Row]:
-    for name in dict.fromkeys(name for name, _, _ in reached):
-        own = [methods for model, _, methods in reached if model == name]
+def _noted(results: Iterable[tuple[_Row, _Reached]], reached: list[_Reached]) -> Iterator[_Row]:
+    """The rows as they come; what methods reached is put aside."""
+    for row, least in results:
+        reached.append(least)
+        yield row
+
+
+def _least_rows(reached: list[_Reached]) -> Iterator[_Row]:
+    for name in dict.fromkeys(name for name, _ in reached):
+        own = [methods for model, methods in reached if model == name]
         yield (name, *(f"{min(m[method] for m in own):.3f}" for method in own[0]))
 
 
