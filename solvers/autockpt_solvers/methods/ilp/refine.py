@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _LONGER = 4  # an order may have this many times the ops
-_WALKS = (0.25, 0.25, 0.5)  # shares of the steps
-_WORK = 200_000_000  # reads and runs that all walks together look at: some seconds
+_WALKS = ((0.4, 1e-3), (0.3, 4e-4), (0.3, 1.5e-4))  # shares of the steps, first temperatures
+_WORK = 400_000_000  # reads and runs that all walks together look at: some seconds
 _WORK_INTERPRETED = 1_000_000
 _STEPS_PER_OP = 1000
-_HOT, _COLD = 3e-4, 6e-6  # temperatures, in the time of one step of training
+_COOLING = 0.02  # last temperature over first; temperatures are in times of a training step
 _LIGHT, _HEAVY = 0.06, 20.0  # what a run over by the whole room weighs, in the same time
-_CLOSE = 1e-3  # time above the bound, in the same, that is not worth a walk
+_CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
 
 
 def refine(
@@ -61,8 +61,8 @@ def refine(
     num_steps = refiner.num_steps()
     if not refiner.decided.any():
         return []
-    for share in _WALKS:
-        refiner.run(refiner.best_order or start, int(num_steps * share), deadline)
+    for share, hot in _WALKS:
+        refiner.run(refiner.best_order or start, int(num_steps * share), deadline, hot=hot)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -111,7 +111,7 @@ class Refiner:
         self.state = np.array([1 + seed % 2147483646], dtype=np.int64)
         self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
         total = max(1.0, float(sum(orders.runtime)))
-        self.scale = (total, float(self.room), _HOT, _COLD, _LIGHT, _HEAVY)
+        self.units = (total, float(self.room))
 
     def num_steps(self) -> int:
         """Steps of all walks together; they depend on the graph only."""
@@ -177,14 +177,18 @@ class Refiner:
                 last[storage] = row
         return keep, hold
 
-    def run(self, order: Sequence[int], steps: int, deadline: float) -> None:
+    def run(
+        self, order: Sequence[int], steps: int, deadline: float, *, hot: float = _WALKS[0][1]
+    ) -> None:
         """One walk from hot to cold, from an order that runs.
 
         Args:
             order: Where to start; if the tables cannot say it, nothing is done.
             steps: Number of steps.
             deadline: Ends the walk early.
+            hot: First temperature.
         """
+        scale = (*self.units, hot, hot * _COOLING, _LIGHT, _HEAVY)
         keep, hold = self.encode(order)
         tables = (keep, hold, self.arrays, self.ranks)
         if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
@@ -200,7 +204,7 @@ class Refiner:
                 self.found,
                 self.room,
                 span,
-                self.scale,
+                scale,
             )
             if self.found[0] == 0 or time.monotonic() > deadline:
                 return
