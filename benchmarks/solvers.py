@@ -1,7 +1,8 @@
 """Plans of the engine, proven bounds and rivals on the same graphs, as one page.
 
-    python benchmarks/solvers.py [--instances FOLDER] [--zoo gpt2,resnet50] [--layers 12,96]
-        [--graphs FOLDER] [--time-limit 60] [--jobs 1] [--output docs/benchmarks/solvers.md]
+    python benchmarks/solvers.py [--instances FOLDER] [--zoo gpt2,resnet50] [--shares 0.5,0.1]
+        [--layers gpt2-12,gpt2-96] [--graphs FOLDER] [--time-limit 60] [--jobs 1]
+        [--output docs/benchmarks/solvers.md]
 
 `--instances` holds graphs in the plain form that `autockpt solve` reads; without it that table is
 left out. `--graphs` keeps the graphs of models, which take longer to capture than to solve, from
@@ -45,7 +46,6 @@ from autockpt_solvers.methods.ilp.refine import refine
 from autockpt_solvers.methods.orders import Orders
 
 _SHARES = (0.9, 0.8)
-_ZOO_SHARES = (0.75, 0.5, 0.25, 0.1)
 _RIVALS: dict[str, str | Callable[..., object]] = {
     **{name: name for name in ("greedy", "mincut", "uniform", "sqrt", "chain")},
     "torch's knapsack": torch_knapsack,
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--instances", type=Path)
     parser.add_argument("--zoo", default=",".join(ZOO))
+    parser.add_argument("--shares", default="0.75,0.5,0.25,0.1")
     parser.add_argument("--layers", default="gpt2-12,gpt2-24,gpt2-48,gpt2-96,llama-32")
     parser.add_argument("--graphs", type=Path, default=Path(".graphs"))
     parser.add_argument("--time-limit", type=float, default=60.0)
@@ -82,7 +83,8 @@ def main() -> None:
             options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     zoo = {n: _exported(options.graphs, n) for n in options.zoo.split(",") if n}
-    cells = [(name, text, share, limit) for name, text in zoo.items() for share in _ZOO_SHARES]
+    shares = [float(share) for share in options.shares.split(",")]
+    cells = [(name, text, share, limit) for name, text in zoo.items() for share in shares]
     if zoo:
         reached: list[_Reached] = []
         tell(*_ZOO_TABLE, _noted(_mapped(_zoo_cell, cells, jobs), reached))
