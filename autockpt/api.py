@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from autockpt import torch_private
+from autockpt import torch_ranks
 from autockpt.budget import Budget, parse_budget
 from autockpt.dispatch import OptimizedForward, optimized_forward
+from autockpt.distributed import refuse_spread
 from autockpt.ladder import Ladder, planned_rungs
 from autockpt.optimizer_memory import optimizer_memory
 from autockpt.plan import Plan
@@ -73,7 +74,7 @@ def optimize(
     In every case of an error the model is as it was.
     """
     if isinstance(model, DistributedDataParallel):
-        with torch_private.inside_data_parallel(model):
+        with torch_ranks.inside_data_parallel(model):
             optimize(
                 model.module,
                 budget,
@@ -148,6 +149,7 @@ def plan(
     forward = model.__dict__.get("forward")
     original = forward.original if isinstance(forward, OptimizedForward) else model.forward
     _check_signature(original, args, kwargs)
+    refuse_spread(model)
     ladder = Ladder()
     with _in_training(model):
         made = ladder.descend(

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from autockpt.budget import Budget, format_bytes
 from autockpt.call_planner import CallPlanner, eager_plan
-from autockpt.distributed import DataParallel
-from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
+from autockpt.distributed import Parallel, parallel_around, refuse_spread
+from autockpt.errors import BudgetError, CaptureError, VerificationError
 from autockpt.ladder import Ladder, planned_rungs
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
@@ -56,7 +56,7 @@ class OptimizedForward:
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
         self._is_installed = True
-        self._parallel: DataParallel | None = None
+        self._parallel: Parallel | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         module = copy.deepcopy(self._module, memo)
@@ -99,7 +99,7 @@ class OptimizedForward:
                 return self.original(*args, **kwargs)
             try:
                 step = self.prepare(args, kwargs)
-            except AutockptError:
+            except Exception:
                 # Whoever catches this trains on with the model as it was.
                 self.uninstall()
                 raise
@@ -143,6 +143,7 @@ class OptimizedForward:
         Raises:
             AutockptError: See ``optimize``; the module is as it was.
         """
+        refuse_spread(self._module)
         with self._lock:
             key = self._key(args, kwargs)
             if key not in self._steps:
@@ -156,26 +157,24 @@ class OptimizedForward:
 
     def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a plan is made for: whether gradients are added to standing ones, and the inputs."""
-        self._parallel = DataParallel.around(self._module, self._parallel)
-        if self._parallel is None:
-            accumulates = any(p.grad is not None for p in self._module.parameters())
-            return accumulates, (_layout(args, kwargs), None)
-        is_view = self._parallel.buckets_are_gradients
+        self._parallel = parallel = parallel_around(self._module, self._parallel)
+        is_view = parallel is not None and parallel.buckets_are_gradients
         accumulates = is_view or any(p.grad is not None for p in self._module.parameters())
-        return accumulates, (_layout(args, kwargs), is_view)
+        trained = tuple(p.requires_grad for p in self._module.parameters())
+        return accumulates, (_layout(args, kwargs), trained, parallel is not None, is_view)
 
     def _step(self, planned: Planned | None) -> Callable[..., Any]:
         if planned is None:
             return self.original
-        in_order = self._parallel is not None
-        return planned.follow(self._module, self.original, in_order=in_order)
+        return planned.follow(self._module, self.original, in_order=self._reduces_on_the_way)
+
+    @property
+    def _reduces_on_the_way(self) -> bool:
+        """Whether gradients are sent off while the backward still runs."""
+        return self._parallel is not None and self._parallel.reduces_on_the_way
 
     def _agreed(
-        self,
-        parallel: DataParallel,
-        key: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, parallel: Parallel, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         """Follow the plan that one rank makes for all that have these inputs."""
         made: list[Callable[..., Any]] = []
@@ -246,7 +245,7 @@ class OptimizedForward:
         return planned_rungs(
             make,
             lambda planner: self._followed(planner, args, kwargs),
-            in_pieces=accumulates or self._parallel is not None,
+            in_pieces=accumulates or self._reduces_on_the_way,
             last=as_it_is if self._verify else None,
         )
 

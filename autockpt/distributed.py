@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from autockpt import torch_private
-from autockpt.errors import AutockptError, PeerError
+from autockpt import torch_private, torch_ranks
+from autockpt.errors import AutockptError, CaptureError, PeerError
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Ranks:
         number = _num_groups[members]
         _num_groups[members] += 1
         name = "-".join(map(str, members))
-        self._store = torch_private.rank_store(f"autockpt/{name}/{number}")
+        self._store = torch_ranks.rank_store(f"autockpt/{name}/{number}")
         self._members = members
         self._rank = dist.get_rank()
         self._have_met = False
@@ -120,20 +120,63 @@ class Ranks:
         return pickle.loads(zlib.decompress(b"".join(parts)))  # noqa: S301 - from our own ranks
 
 
+def parallel_around(module: torch.nn.Module, known: Parallel | None) -> Parallel | None:
+    """What makes several ranks train this module right now; ``known`` where it is still that."""
+    group = torch_ranks.sharding_group(module)
+    if group is not None:
+        return known if isinstance(known, Sharded) else Sharded(group)
+    wrapper = torch_ranks.active_data_parallel()
+    if wrapper is None:
+        return None
+    if isinstance(known, DataParallel) and known.wrapper is wrapper:
+        return known
+    is_inside = any(m is module for m in wrapper.module.modules())
+    return DataParallel(wrapper) if is_inside else None
+
+
+def refuse_spread(module: torch.nn.Module) -> None:
+    """Raise before anything is tried: a step of such a module would wait for other ranks.
+
+    Raises:
+        CaptureError: Some parameters are DTensors.
+    """
+    if any(torch_ranks.is_distributed_tensor(p) for p in module.parameters()):
+        raise CaptureError(
+            where=type(module).__name__,
+            reason="some of its parameters are DTensors, spread over ranks",
+            advice="With fully_shard, optimize each block, with a budget of its own, before or "
+            "after it is sharded: a block's parameters are whole while it runs. Tensor parallel "
+            "modules cannot be optimized.",
+        )
+
+
+class Sharded:
+    """What ``fully_shard`` on a module means for its plans.
+
+    While the module runs its parameters are whole and plain, gathered before and let go after, so
+    it is planned as on one device; all ranks follow one plan.
+    """
+
+    buckets_are_gradients = False
+    buckets_bytes = 0
+    reduces_on_the_way = False
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.ranks = Ranks(group)
+
+    def out_of_the_way(self, _: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Steps that planning tries run on inputs of their own, to which no reduction is tied."""
+        return contextlib.nullcontext()
+
+
 class DataParallel:
     """What a DistributedDataParallel around a module means for its plans."""
+
+    reduces_on_the_way = True
 
     def __init__(self, wrapper: Any) -> None:
         self.wrapper = wrapper
         self.ranks = Ranks(wrapper.process_group)
-
-    @classmethod
-    def around(cls, module: torch.nn.Module, known: DataParallel | None) -> DataParallel | None:
-        """The one in whose forward this module runs right now, ``known`` where it is that."""
-        wrapper = torch_private.active_data_parallel()
-        if wrapper is None or (known is not None and known.wrapper is wrapper):
-            return None if wrapper is None else known
-        return cls(wrapper) if any(m is module for m in wrapper.module.modules()) else None
 
     @property
     def buckets_are_gradients(self) -> bool:
@@ -170,3 +213,6 @@ class DataParallel:
         substitutes = {name: stand_ins[id(parameter)] for name, parameter in named.items()}
         with torch_private.reparametrized(module, substitutes):
             yield
+
+
+Parallel = DataParallel | Sharded

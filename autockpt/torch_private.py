@@ -379,22 +379,3 @@ def root_cause(error: BaseException) -> BaseException:
         if inner is None or inner is error:
             return error
         error = inner
-
-
-def rank_store(prefix: str) -> Any:
-    """The key-value store that the ranks of ``torch.distributed`` met over, apart from others."""
-    from torch.distributed import distributed_c10d
-
-    return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
-
-
-def active_data_parallel() -> Any:
-    """The DistributedDataParallel whose forward is running, or None."""
-    if not torch.distributed.is_available():
-        return None
-    return torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
-
-
-def inside_data_parallel(wrapper: Any) -> contextlib.AbstractContextManager[None]:
-    """As in the forward of a DistributedDataParallel."""
-    return wrapper._inside_ddp_forward()  # type: ignore[no-any-return]
