@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import functools
@@ -14,21 +15,42 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_leaves
 
-from autockpt.budget import Budget, format_bytes
+from autockpt.buckets import Bucket, Buckets
+from autockpt.budget import Budget
 from autockpt.call_planner import CallPlanner, eager_plan
 from autockpt.distributed import Parallel, parallel_around, refuse_spread
 from autockpt.errors import BudgetError, CaptureError, VerificationError
 from autockpt.ladder import Ladder, planned_rungs
+from autockpt.layout import Layout, layout_of, resized
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
-from autockpt.verify import Step, acts_on_parameters, available_bytes, differences
+from autockpt.trial import Followed, Trial
 
-# A plan, what it takes to follow it again (None for the original forward), and the forward.
-_Followed = tuple[Plan, Planned | None, Callable[..., Any]]
-_MAX_CORRECTIONS = 3
 _MAX_REPLANS = 4
+# What has been decided and goes with a copy.
+_KEPT = ("_planned", "_buckets", "_budget_bytes", "_ladder", "latest_plan")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What a plan is made for: whether gradients are added to standing ones, and the inputs.
+
+    ``is_view`` says that gradients live in the buckets that data parallelism reduces, ``trained``
+    which parameters take gradients.
+    """
+
+    accumulates: bool
+    is_parallel: bool
+    is_view: bool
+    trained: tuple[bool, ...]
+    layout: Layout
+
+    @property
+    def apart_from_sizes(self) -> tuple[Any, ...]:
+        """What inputs that share plans have in common."""
+        return self.accumulates, self.trained
 
 
 class OptimizedForward:
@@ -48,10 +70,12 @@ class OptimizedForward:
         self._request = request
         self._verify = verify
         # By layout of inputs: the plan, None where the original forward runs; and what runs.
-        self._planned: dict[Any, Planned | None] = {}
-        self._steps: dict[Any, Callable[..., Any]] = {}
+        self._planned: dict[_Key, Planned | None] = {}
+        self._steps: dict[_Key, Callable[..., Any]] = {}
         self._num_stale = 0
         self._ladder = Ladder()
+        # Which of the plans serve which sizes.
+        self._buckets: dict[Any, Buckets] = collections.defaultdict(Buckets)
         self._budget_bytes: int | None = None
         self._lock = threading.RLock()
         self.latest_plan: Plan | None = None
@@ -74,14 +98,23 @@ class OptimizedForward:
             own = False
         if not own:
             return getattr, (self._module, "forward")
-        state = (self._request, self._verify, self._planned, self.latest_plan)
-        return _restored, (self._module, *state)
+        return _restored, (self._module, self._request, self._verify, self._kept())
 
     def _moved_to(self, module: torch.nn.Module, original: Callable[..., Any]) -> OptimizedForward:
         moved = OptimizedForward(module, original, self._request, verify=self._verify)
-        moved._planned = dict(self._planned)
-        moved.latest_plan = self.latest_plan
+        moved._take_over(self._kept())
         return moved
+
+    def _kept(self) -> dict[str, Any]:
+        """What has been decided so far, to go with a copy."""
+        kept = {name: copy.copy(getattr(self, name)) for name in _KEPT}
+        for key, buckets in self._buckets.items():
+            kept["_buckets"][key] = buckets.copy()
+        return kept
+
+    def _take_over(self, kept: dict[str, Any]) -> None:
+        for name, value in kept.items():
+            setattr(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward: by its plan when training, as it was otherwise."""
@@ -126,16 +159,23 @@ class OptimizedForward:
             if self._module.forward != self.original:
                 self._module.__dict__["forward"] = self.original
 
-    def _forget(self, key: Any) -> None:
+    def _forget(self, key: _Key) -> None:
         """Plan anew at the next call, a few times: the model's code has taken another path."""
-        self._num_stale += 1
-        if self._num_stale == _MAX_REPLANS:
-            for rung in ("whole", "blocks"):
-                self._ladder.give_up(rung, "its code takes another path from call to call")
-        if self._num_stale <= _MAX_REPLANS:
-            with self._lock:
-                self._steps.pop(key, None)
-                self._planned.pop(key, None)
+        with self._lock:
+            step = self._steps.get(key)
+            same = [other for other, its_step in self._steps.items() if its_step is step]
+            if any(self._buckets[other.apart_from_sizes].forget(other) for other in same):
+                # Sizes were left open, and a graph depends on them: these are planned exactly.
+                forgotten = same
+            else:
+                self._num_stale += 1
+                if self._num_stale == _MAX_REPLANS:
+                    for rung in ("whole", "blocks"):
+                        self._ladder.give_up(rung, "its code takes another path from call to call")
+                forgotten = [key] if self._num_stale <= _MAX_REPLANS else []
+            for other in forgotten:
+                self._steps.pop(other, None)
+                self._planned.pop(other, None)
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
         """Plan, compile and verify for inputs of this layout, unless that was done before.
@@ -147,21 +187,24 @@ class OptimizedForward:
         with self._lock:
             key = self._key(args, kwargs)
             if key not in self._steps:
-                if self._parallel is not None:
-                    self._steps[key] = self._agreed(self._parallel, key, args, kwargs)
-                elif key not in self._planned:
-                    self._steps[key] = self._prepared(key, args, kwargs)
-                else:
-                    self._steps[key] = self._step(self._planned[key])
+                self._steps[key] = (
+                    self._served(key) or self._prepared(key, args, kwargs)
+                    if self._parallel is None
+                    else self._agreed(self._parallel, key, args, kwargs)
+                )
             return self._steps[key]
 
-    def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What a plan is made for: whether gradients are added to standing ones, and the inputs."""
+    def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Key:
         self._parallel = parallel = parallel_around(self._module, self._parallel)
         is_view = parallel is not None and parallel.buckets_are_gradients
-        accumulates = is_view or any(p.grad is not None for p in self._module.parameters())
-        trained = tuple(p.requires_grad for p in self._module.parameters())
-        return accumulates, (_layout(args, kwargs), trained, parallel is not None, is_view)
+        parameters = list(self._module.parameters())
+        return _Key(
+            accumulates=is_view or any(p.grad is not None for p in parameters),
+            is_parallel=parallel is not None,
+            is_view=is_view,
+            trained=tuple(p.requires_grad for p in parameters),
+            layout=layout_of(args, kwargs),
+        )
 
     def _step(self, planned: Planned | None) -> Callable[..., Any]:
         if planned is None:
@@ -174,7 +217,7 @@ class OptimizedForward:
         return self._parallel is not None and self._parallel.reduces_on_the_way
 
     def _agreed(
-        self, parallel: Parallel, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, parallel: Parallel, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         """Follow the plan that one rank makes for all that have these inputs."""
         made: list[Callable[..., Any]] = []
@@ -189,158 +232,128 @@ class OptimizedForward:
         self._planned[key], self.latest_plan = parallel.ranks.agree(question, plan)
         return made[0] if made else self._step(self._planned[key])
 
+    def _served(self, key: _Key) -> Callable[..., Any] | None:
+        """What runs by a plan that is there already."""
+        if key not in self._planned:
+            serving = self._buckets[key.apart_from_sizes].serving(key.layout)
+            if serving is None:
+                return None
+            key = serving
+        if key not in self._steps:
+            self._steps[key] = self._step(self._planned[key])
+        return self._steps[key]
+
     def _prepared(
-        self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
-        accumulates, layout = key
+        buckets = self._buckets[key.apart_from_sizes]
+        followed, sizes = None, key.layout.sizes
+        for bucket in self._candidates(key):
+            try:
+                followed = self._ladder.descend(self._attempts(key, args, kwargs, bucket))
+            except (BudgetError, CaptureError, VerificationError):
+                buckets.fail(key.layout, bucket)
+                continue
+            sizes = bucket.sizes
+            buckets.add(key.layout, key, bucket)
+            break
+        if followed is None:
+            try:
+                followed = self._exactly(key, args, kwargs)
+            except BudgetError as error:
+                alone = dataclasses.replace(key, accumulates=False)
+                if not key.accumulates or alone not in self._steps:
+                    raise
+                warnings.warn(
+                    f"gradients of an earlier backward stand beside this step's: {error} The plan "
+                    "for a step without them is followed, and the budget is exceeded by their "
+                    "size.",
+                    stacklevel=4,
+                )
+                self._planned[key] = self._planned.get(alone)
+                return self._steps[alone]
+        self.latest_plan = followed.plan
+        self._planned[key] = followed.planned
+        if followed.planned is None:
+            buckets.add_untouched(key.layout, key, sizes)
+        if not key.accumulates:
+            self._budget_bytes = max(self._budget_bytes or 0, followed.plan.budget_bytes)
+        return followed.step
+
+    def _candidates(self, key: _Key) -> list[Bucket]:
+        """Sizes to plan for with some of them left open; none where there is no capture.
+
+        Ranks agree about layouts: theirs are planned exactly.
+        """
+        # A percentage is of what a step peaks at that really comes.
+        rounds_up = self._request.budget.percent is None
+        found = self._buckets[key.apart_from_sizes].candidates(key.layout, rounds_up=rounds_up)
+        return [] if key.is_parallel or self._ladder.has_given_up("whole") else found
+
+    def _exactly(self, key: _Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Followed:
+        """A step planned for inputs of exactly this layout."""
         fell_before = self._ladder.reason
-        try:
-            followed = self._ladder.descend(self._attempts(args, kwargs, accumulates=accumulates))
-        except BudgetError as error:
-            if not accumulates or (False, layout) not in self._steps:
-                raise
-            warnings.warn(
-                f"gradients of an earlier backward stand beside this step's: {error} The plan for "
-                "a step without them is followed, and the budget is exceeded by their size.",
-                stacklevel=4,
-            )
-            self._planned[key] = self._planned[False, layout]
-            return self._steps[False, layout]
-        plan, planned, step = followed
-        if self._ladder.reason and not fell_before:
+        followed = self._ladder.descend(self._attempts(key, args, kwargs))
+        reason = self._ladder.reason
+        plan = self._ladder.explained(followed.plan)
+        if reason and not fell_before:
             warnings.warn(
                 f"{type(self._module).__name__} runs on a lower rung of the ladder of fallbacks, "
-                f'"{plan.rung}", because the ones above failed. {self._ladder.reason}',
-                stacklevel=4,
+                f'"{plan.rung}", because the ones above failed. {reason}',
+                stacklevel=5,
             )
-        self.latest_plan = self._ladder.explained(plan)
-        self._planned[key] = planned
-        return step
+        return dataclasses.replace(followed, plan=plan)
 
     def _attempts(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, accumulates: bool
-    ) -> Iterator[tuple[str, Callable[[], _Followed]]]:
-        """Ways to run a step within the budget, from the best down."""
-        request = self._request
-        if accumulates and self._budget_bytes is not None:
-            # A percentage is of the eager peak of a step alone.
-            request = dataclasses.replace(request, budget=Budget(bytes=self._budget_bytes))
-
-        beside: dict[str, Any] = {
-            "accumulates": accumulates,
-            "buckets_bytes": 0 if self._parallel is None else self._parallel.buckets_bytes,
-        }
-
-        def make(kind: Any, **how: Any) -> Planner | CallPlanner:
-            planner: Planner | CallPlanner = kind(
-                self._module, self.original, args, kwargs, request, **beside, **how
-            )
-            return planner
-
-        def as_it_is() -> _Followed:
-            inputs = (args, dict(kwargs))
-            plan = eager_plan(self._module, self.original, inputs, request, **beside)
-            return plan, None, self.original
-
-        return planned_rungs(
-            make,
-            lambda planner: self._followed(planner, args, kwargs),
-            in_pieces=accumulates or self._reduces_on_the_way,
-            last=as_it_is if self._verify else None,
-        )
-
-    def _followed(
-        self, planner: Planner | CallPlanner, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> _Followed:
-        """Plan a step and make it follow the plan; verify it where that was asked for."""
-        if not planner.accumulates:
-            self._budget_bytes = planner.budget_bytes
-        if planner.is_fake:
-            raise CaptureError(
-                where=type(self._module).__name__,
-                reason="its parameters or inputs are fake or meta tensors, which cannot train",
-                advice="Use autockpt.plan, which needs no data.",
-            )
-        planned = planner.plan()
-        plan = planned.plan
-        moves_parameters = acts_on_parameters(self._module)
-        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
-        if fits and (moves_parameters or not self._verify):
-            return dataclasses.replace(plan, rung="eager"), None, self.original
-        note = ""
-        if not self._verify:
-            note = "not compared with eager: verify=False"
-        elif moves_parameters:
-            note = "not verified: a step changes parameters by itself (hooks, max_norm)"
-        if note:
-            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
-            return plan, planned, self._step(planned)
-        return self._verified(planner, planned, args, kwargs)
-
-    def _verified(
         self,
-        planner: Planner | CallPlanner,
-        planned: Planned,
+        key: _Key,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-    ) -> _Followed:
-        """Hold the plan against real steps; tighten it where more was measured than predicted."""
-        plan = planned.plan
-        device = torch.device(plan.device)
-        eager = Step(
+        bucket: Bucket | None = None,
+    ) -> Iterator[tuple[str, Callable[[], Followed]]]:
+        """Ways to run a step within the budget, from the best down."""
+        request = self._request
+        alone = self._buckets[dataclasses.replace(key, accumulates=False).apart_from_sizes]
+        is_known = key.accumulates or alone.is_within_known(key.layout)
+        if is_known and self._budget_bytes is not None:
+            # A percentage is of the eager peak of the largest step, alone.
+            request = dataclasses.replace(request, budget=Budget(bytes=self._budget_bytes))
+        beside: dict[str, Any] = {
+            "accumulates": key.accumulates,
+            "buckets_bytes": 0 if self._parallel is None else self._parallel.buckets_bytes,
+        }
+        sized, varying = (args, kwargs), {}
+        if bucket is not None:
+            sized = resized(args, kwargs, key.layout, bucket.sizes)
+            varying = {"varying": bucket.varying}
+        trial = Trial(
             module=self._module,
             forward=self.original,
             args=args,
             kwargs=kwargs,
-            loss_fn=self._request.loss_fn,
-            device=device,
-            accumulates=planner.accumulates,
+            loss_fn=request.loss_fn,
+            is_exact=bucket is None,
+            verify=self._verify,
+            follow_plan=self._step,
         )
-        expected = None
-        standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
-        notes = plan.notes
-        if plan.baseline_peak_bytes < available_bytes(device):
-            try:
-                expected = eager.record(warm_up=False)
-            except Exception as error:
-                raise CaptureError(
-                    where=type(self._module).__name__,
-                    reason=f"its own forward fails on these inputs: {error}",
-                ) from error
-            eager_peak_bytes = standing_bytes + expected.peak_bytes
-            if eager_peak_bytes <= plan.budget_bytes:
-                note = "eager PyTorch was measured within the budget: nothing to do"
-                untouched = dataclasses.replace(
-                    planner.untouched(),
-                    rung="eager",
-                    measured_peak_bytes=eager_peak_bytes,
-                    notes=(*notes, note),
-                )
-                return untouched, None, self.original
-        else:
-            notes = (*notes, "not compared with eager, which does not fit in the free memory")
-        held_back_bytes = 0
-        for number in range(_MAX_CORRECTIONS + 1):
-            if number:
-                planned = planner.plan(held_back_bytes=held_back_bytes)
-            step = self._step(planned)
-            got = dataclasses.replace(eager, forward=step).record(warm_up=True)
-            differing = () if expected is None else differences(expected, got)
-            if differing:
-                raise VerificationError("a step is not bit-equal to eager's", differing=differing)
-            measured_bytes = standing_bytes + got.peak_bytes
-            excess_bytes = measured_bytes - plan.budget_bytes
-            if excess_bytes <= 0:
-                measured = dataclasses.replace(
-                    planned.plan, measured_peak_bytes=measured_bytes, notes=notes
-                )
-                return measured, planned, step
-            # A plan that differs from its prediction by as much must fit as well.
-            error_bytes = measured_bytes - planned.plan.predicted_peak_bytes
-            held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
-        raise VerificationError(
-            f"after {_MAX_CORRECTIONS} corrections a step is measured at "
-            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
+
+        def make(kind: Any, **how: Any) -> Planner | CallPlanner:
+            planner: Planner | CallPlanner = kind(
+                self._module, self.original, *sized, request, **beside, **varying, **how
+            )
+            return planner
+
+        def as_it_is() -> Followed:
+            inputs = (args, dict(kwargs))
+            plan = eager_plan(self._module, self.original, inputs, request, **beside)
+            return Followed(plan=plan, planned=None, step=self.original)
+
+        return planned_rungs(
+            make,
+            trial.follow,
+            in_pieces=key.accumulates or self._reduces_on_the_way,
+            whole_alone=bucket is not None,
+            last=as_it_is if self._verify else None,
         )
 
 
@@ -354,44 +367,9 @@ def optimized_forward(module: torch.nn.Module) -> OptimizedForward | None:
 
 
 def _restored(
-    module: torch.nn.Module,
-    request: Request,
-    verify: bool,
-    planned: dict[Any, Planned | None],
-    latest_plan: Plan | None,
+    module: torch.nn.Module, request: Request, verify: bool, kept: dict[str, Any]
 ) -> OptimizedForward:
     original = type(module).forward.__get__(module)
     forward = OptimizedForward(module, original, request, verify=verify)
-    forward._planned = planned
-    forward.latest_plan = latest_plan
+    forward._take_over(kept)
     return forward
-
-
-def _layout(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a plan depends on in the inputs: layouts of tensors, values of everything else."""
-    leaves, structure = tree_flatten((args, dict(kwargs)))
-    described: list[Any] = []
-    first: dict[int, int] = {}
-    for number, leaf in enumerate(leaves):
-        if isinstance(leaf, torch.Tensor) and first.setdefault(id(leaf), number) != number:
-            # One tensor passed twice is one input of the graph.
-            described.append(first[id(leaf)])
-        elif isinstance(leaf, torch.Tensor):
-            described.append(
-                (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad)
-                if leaf.layout is torch.strided
-                else (leaf.shape, leaf.layout, leaf.dtype, leaf.device, leaf.requires_grad)
-            )
-        else:
-            # A float changes no shape; the plan is followed whatever its value.
-            described.append(leaf if _is_plain(leaf) else type(leaf))
-    autocast = tuple(
-        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled())
-        for kind in ("cpu", "cuda")
-        if torch.is_autocast_enabled(kind)
-    )
-    return (tuple(described), str(structure), autocast)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, str))

@@ -36,6 +36,10 @@ class Ladder:
         """Not to try a rung again."""
         self._given_up[rung] = reason
 
+    def has_given_up(self, rung: str) -> bool:
+        """Whether a rung is not tried any more."""
+        return rung in self._given_up
+
     def explained(self, plan: Plan) -> Plan:
         """The plan with the reason among its notes."""
         if not self.reason:
@@ -77,6 +81,7 @@ def planned_rungs(
     use: Callable[[Planner | CallPlanner], _T],
     *,
     in_pieces: bool = False,
+    whole_alone: bool = False,
     last: Callable[[], _T] | None = None,
 ) -> Iterator[tuple[str, Callable[[], _T]]]:
     """The rungs, those that have a planner with what to do with it.
@@ -88,6 +93,7 @@ def planned_rungs(
         use: What to do with a planner.
         in_pieces: Try graphs cut into pieces first. Cuts forbid some recomputation, and may not be
             where gradients add up as in eager.
+        whole_alone: Try nothing but the highest rung.
         last: What to do on the lowest rung, with the model as it is.
     """
     is_hopeless = False
@@ -104,7 +110,7 @@ def planned_rungs(
     if in_pieces:
         yield "whole", lambda: attempt(Planner, in_pieces=True)
     yield "whole", lambda: attempt(Planner)
-    if is_hopeless:
+    if is_hopeless or whole_alone:
         return
     yield "blocks", lambda: attempt(Planner, in_blocks=True)
     yield "checkpoint", lambda: attempt(CallPlanner)

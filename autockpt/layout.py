@@ -90,13 +90,13 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
             exact.append(first[id(leaf)])
             family.append(exact[-1])
             continue
-        kind = (leaf.dtype, leaf.device, leaf.requires_grad, leaf.layout)
+        kind = tuple(map(str, (leaf.dtype, leaf.device, leaf.requires_grad, leaf.layout)))
         strides = leaf.stride() if leaf.layout is torch.strided else ()
         order = _memory_format(leaf)
         has_family = has_family and order is not None
         exact.append((leaf.shape, strides, kind))
         # Tracers treat a size of 0 or 1 as a constant.
-        family.append((order, kind, tuple(size if size <= 1 else None for size in leaf.shape)))
+        family.append((str(order), kind, tuple(size if size <= 1 else None for size in leaf.shape)))
         sizes.append(tuple(leaf.shape))
         numbers.append(number)
     autocast = tuple(

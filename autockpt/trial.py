@@ -1,0 +1,160 @@
+"""A plan on trial: its step beside eager's, bit by bit, its measured peak against the budget."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from autockpt.budget import format_bytes
+from autockpt.call_planner import CallPlanner
+from autockpt.errors import CaptureError, VerificationError
+from autockpt.plan import Plan
+from autockpt.planner import Planned, Planner
+from autockpt.verify import Step, acts_on_parameters, available_bytes, differences
+
+_MAX_CORRECTIONS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """A plan, what it takes to follow it again (None for the original forward), the forward."""
+
+    plan: Plan
+    planned: Planned | None
+    step: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Makes a module follow a plan, and tries it on real inputs.
+
+    Attributes:
+        module: The model.
+        forward: Its own forward.
+        args: Positional inputs of a real step; no larger than what is planned for.
+        kwargs: Keyword inputs.
+        loss_fn: See ``optimize``.
+        is_exact: Whether plans are for inputs of exactly these sizes.
+        verify: Whether to try at all.
+        follow_plan: Makes the module's forward follow a plan.
+    """
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    loss_fn: Callable[[Any], torch.Tensor] | None
+    is_exact: bool
+    verify: bool
+    follow_plan: Callable[[Planned], Callable[..., Any]]
+
+    def follow(self, planner: Planner | CallPlanner) -> Followed:
+        """Plan a step and make the module follow the plan; verify it where that was asked for.
+
+        Raises:
+            BudgetError: No plan fits.
+            CaptureError: The model cannot be run on these inputs, or not by a plan.
+            VerificationError: The step is not bit-equal to eager's, or takes more than the budget.
+        """
+        if planner.is_fake:
+            raise CaptureError(
+                where=type(self.module).__name__,
+                reason="its parameters or inputs are fake or meta tensors, which cannot train",
+                advice="Use autockpt.plan, which needs no data.",
+            )
+        planned = planner.plan()
+        plan = planned.plan
+        moves_parameters = acts_on_parameters(self.module)
+        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
+        if fits and (moves_parameters or not (self.verify and self.is_exact)):
+            plan = dataclasses.replace(plan, rung="eager")
+            return Followed(plan=plan, planned=None, step=self.forward)
+        note = ""
+        if not self.verify:
+            note = "not compared with eager: verify=False"
+        elif moves_parameters:
+            note = "not verified: a step changes parameters by itself (hooks, max_norm)"
+        if note:
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+            step = self.follow_plan(planned)
+            return Followed(plan=plan, planned=planned, step=step)
+        return self._verified(planner, planned)
+
+    def _verified(self, planner: Planner | CallPlanner, planned: Planned) -> Followed:
+        """Hold the plan against real steps; tighten it where more was measured than predicted."""
+        plan = planned.plan
+        device = torch.device(plan.device)
+        eager = Step(
+            module=self.module,
+            forward=self.forward,
+            args=self.args,
+            kwargs=self.kwargs,
+            loss_fn=self.loss_fn,
+            device=device,
+            accumulates=planner.accumulates,
+        )
+        expected = None
+        standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
+        notes = plan.notes
+        if plan.baseline_peak_bytes < available_bytes(device):
+            try:
+                expected = eager.record(warm_up=False)
+            except Exception as error:
+                raise CaptureError(
+                    where=type(self.module).__name__,
+                    reason=f"its own forward fails on these inputs: {error}",
+                ) from error
+            eager_peak_bytes = standing_bytes + expected.peak_bytes
+            if self.is_exact and eager_peak_bytes <= plan.budget_bytes:
+                note = "eager PyTorch was measured within the budget: nothing to do"
+                untouched = dataclasses.replace(
+                    planner.untouched(),
+                    rung="eager",
+                    measured_peak_bytes=eager_peak_bytes,
+                    notes=(*notes, note),
+                )
+                return Followed(plan=untouched, planned=None, step=self.forward)
+        else:
+            notes = (*notes, "not compared with eager, which does not fit in the free memory")
+        held_back_bytes = 0
+        for number in range(_MAX_CORRECTIONS + 1):
+            if number:
+                planned = planner.plan(held_back_bytes=held_back_bytes)
+            step = self.follow_plan(planned)
+            with self._prepared_for_other_graphs():
+                got = dataclasses.replace(eager, forward=step).record(warm_up=True)
+            if not self.is_exact and getattr(step, "is_stale", False):
+                raise CaptureError(
+                    where=type(self.module).__name__,
+                    reason="its graph is another one when sizes of inputs are left open",
+                )
+            differing = () if expected is None else differences(expected, got)
+            if differing:
+                raise VerificationError("a step is not bit-equal to eager's", differing=differing)
+            measured_bytes = standing_bytes + got.peak_bytes
+            excess_bytes = measured_bytes - plan.budget_bytes
+            if excess_bytes <= 0:
+                measured = dataclasses.replace(
+                    planned.plan, measured_peak_bytes=measured_bytes, notes=notes
+                )
+                return Followed(plan=measured, planned=planned, step=step)
+            # A plan that differs from its prediction by as much must fit as well.
+            error_bytes = measured_bytes - planned.plan.predicted_peak_bytes
+            held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
+        raise VerificationError(
+            f"after {_MAX_CORRECTIONS} corrections a step is measured at "
+            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
+        )
+
+    @contextlib.contextmanager
+    def _prepared_for_other_graphs(self) -> Iterator[None]:
+        """With sizes left open an unknown graph is no surprise: other plans are tried then."""
+        with warnings.catch_warnings():
+            if not self.is_exact:
+                warnings.filterwarnings("ignore", message="a graph of the model is not in its plan")
+            yield
