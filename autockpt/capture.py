@@ -153,6 +153,7 @@ def capture(
         )
         with (
             _explained(module, "its forward fails on these inputs"),
+            unchanged_attributes(module),
             packed.watched(),
             tracker,
         ):
