@@ -220,10 +220,10 @@ def test_full_backward_hooks_on_the_module() -> None:
 
 
 def test_full_backward_hooks_inside_of_the_module() -> None:
-    """They cannot be traced: either something else than a capture is found, or it is said."""
+    """They cannot be traced: calls of modules are checkpointed instead, or it is said."""
     program = _with_backward_hooks("submodule")
     model = blocks()
-    optimized = autockpt.optimize(copy.deepcopy(model), "75%", **OPTIONS)
+    optimized = autockpt.optimize(copy.deepcopy(model), "90%", **OPTIONS)
     torch.manual_seed(3)
     expected = program(model, batch())
     torch.manual_seed(3)
@@ -232,7 +232,7 @@ def test_full_backward_hooks_inside_of_the_module() -> None:
             warnings.simplefilter("ignore", UserWarning)
             got = program(optimized, batch())
     except autockpt.AutockptError as error:
-        assert "BackwardHook" in str(error)  # noqa: PT017 - not the only good end
+        assert "cannot capture" in str(error)  # noqa: PT017 - not the only good end
     else:
         assert differing(expected, got) == []
 
