@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _LONGER = 4  # an order may have this many times the ops
-_WALKS = ((0.4, 1e-3), (0.3, 4e-4), (0.3, 1.5e-4))  # shares of the steps, first temperatures
-_WORK = 400_000_000  # reads and runs that all walks together look at: some seconds
+_HOT, _WARM = 1e-3, 2e-4  # first temperatures, in times of a training step
+_STARTS = 3  # hot walks from the start, before a warm one from the best plan met
+_WORK = 600_000_000  # reads and runs that all walks together look at: some seconds
 _WORK_INTERPRETED = 1_000_000
 _STEPS_PER_OP = 1000
-_COOLING = 0.02  # last temperature over first; temperatures are in times of a training step
+_COOLING = 0.02  # last temperature over first
 _LIGHT, _HEAVY = 0.06, 20.0  # what a run over by the whole room weighs, in the same time
 _CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
+_FAR = 2e-2  # the same, that is worth all steps; less is worth fewer
 
 
 def refine(
@@ -53,16 +55,21 @@ def refine(
     """
     peak, recompute = orders.evaluate(start)
     total = problem.graph.total_runtime_ns
+    worth = 1.0
     if peak <= problem.room_bytes:
         left = max(0.1, deadline - time.monotonic())
-        if recompute - lower_bound_ns(problem, time_limit_s=left / 4) <= _CLOSE * total:
+        gain = recompute - lower_bound_ns(problem, time_limit_s=left / 4)
+        if gain <= _CLOSE * total:
             return []
+        worth = min(1.0, gain / (_FAR * total))
     refiner = Refiner(orders, problem.room_bytes, seed)
     num_steps = refiner.num_steps()
     if not refiner.decided.any():
         return []
-    for share, hot in _WALKS:
-        refiner.run(refiner.best_order or start, int(num_steps * share), deadline, hot=hot)
+    steps = int(num_steps * worth) // (_STARTS + 1)
+    for _ in range(_STARTS):
+        refiner.run(start, steps, deadline, hot=_HOT)
+    refiner.run(refiner.best_order or start, steps, deadline, hot=_WARM)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -177,9 +184,7 @@ class Refiner:
                 last[storage] = row
         return keep, hold
 
-    def run(
-        self, order: Sequence[int], steps: int, deadline: float, *, hot: float = _WALKS[0][1]
-    ) -> None:
+    def run(self, order: Sequence[int], steps: int, deadline: float, *, hot: float = _HOT) -> None:
         """One walk from hot to cold, from an order that runs.
 
         Args:
