@@ -165,7 +165,14 @@ def test_parameters_frozen_and_thawed_on_the_way() -> None:
         third = train(model, x, 2)
         return {f"{n} {k}": v for n, r in enumerate((first, second, third)) for k, v in r.items()}
 
-    compare(blocks(), batch(), program)
+    # A percentage is of the largest step: with frozen layers the model fits as it is.
+    model = blocks()
+    optimized = copy.deepcopy(model)
+    torch.manual_seed(3)
+    expected = program(model, batch())
+    torch.manual_seed(3)
+    got = program(autockpt.optimize(optimized, "75%", **OPTIONS), batch())
+    assert differing(expected, got) == []
 
 
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])

@@ -45,7 +45,7 @@ def test_the_bound_is_near_what_is_reached_on_equal_layers():
     for budget in range(minimum.peak_bytes + 40, minimum.peak_bytes + 400, 90):
         result = solve(Problem(graph=graph, budget_bytes=budget))
         assert 0 < result.lower_bound_ns <= result.recompute_ns
-        assert result.gap < 0.25
+        assert result.gap < 0.3
 
 
 def test_forced_bytes_count_what_any_schedule_holds():
