@@ -77,7 +77,8 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
+            # Sparse gradients have no storage of their own; what is in them was seen when made.
+            if isinstance(value, torch.Tensor) and value.layout is torch.strided:
                 self._see(value.untyped_storage())
         return result
 

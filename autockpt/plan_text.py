@@ -6,7 +6,6 @@ Records are written as JSON objects by field name, graphs and schedules as the e
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
@@ -24,6 +23,8 @@ from autockpt_solvers import (
 _Record = TypeVar("_Record")
 # Longer lists get a line per item.
 _MAX_ON_A_LINE = 16
+# More bytes or nanoseconds than any machine has; no arithmetic on them may fail.
+_MAX_INT = 2**63 - 1
 
 
 def encode(value: Any) -> Any:
@@ -148,11 +149,13 @@ def _decode_field(data: Any, annotation: str, where: str, decoders: Mapping[str,
 def _int(data: Any, where: str) -> int:
     if type(data) is not int:
         raise _damage(where, "a whole number", data)
+    if abs(data) > _MAX_INT:
+        raise _damage(where, "a whole number below 2**63", data)
     return data
 
 
 def _float(data: Any, where: str) -> float:
-    if type(data) not in (int, float) or not math.isfinite(data):
+    if type(data) not in (int, float) or not abs(data) < _MAX_INT:
         raise _damage(where, "a number", data)
     return float(data)
 

@@ -104,7 +104,7 @@ def _checked(runtime_ns: Any, workspace_bytes: Any, output_bytes: Any) -> NodeCo
     """A row as a cost, or None where something else wrote it."""
     try:
         sizes = json.loads(output_bytes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
     if not isinstance(sizes, list):
         return None

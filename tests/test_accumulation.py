@@ -24,6 +24,7 @@ def backward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     torch.autograd.backward(*backward_roots(find_loss(model(*args, **kwargs), None)))
 
 
+@pytest.mark.row("gradient accumulation", "see the test; no more memory than eager's")
 @pytest.mark.parametrize("name", ["gpt2", "t5", "convnext", "resnet"])
 def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(name: str) -> None:
     """One graph's backward gives its gradients back at its end: beside the older ones, a second

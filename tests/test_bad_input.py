@@ -126,6 +126,7 @@ def test_a_model_that_cannot_be_captured_says_where_and_why() -> None:
     assert "forward" not in model.__dict__
 
 
+@pytest.mark.row("gradients of gradients are refused", "MLP; DoubleBackwardError")
 def test_double_backward_is_a_clear_error(model: nn.Module) -> None:
     autockpt.optimize(model, "80%", sample_args=(X,))
     loss = model(X).square().mean()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import pytest
 import torch
 from tiny_models import build
 from training import train
@@ -18,6 +19,7 @@ def _differing(expected, got):
     return [name for name in expected if not same_bits(expected[name], got[name])]
 
 
+@pytest.mark.row("deepcopy, pickle, torch.save", "module with a graph break")
 def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None:
     tiny = build("control_flow")
     eager = copy.deepcopy(tiny.model)
@@ -34,6 +36,7 @@ def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None
         assert same_bits(ours, theirs)
 
 
+@pytest.mark.row("deepcopy, pickle, torch.save", "module with a graph break")
 def test_a_saved_module_comes_back_with_its_plan(monkeypatch) -> None:
     tiny = build("control_flow")
     eager = copy.deepcopy(tiny.model)
@@ -64,6 +67,7 @@ def test_a_module_whose_loss_cannot_be_pickled_is_saved_as_it_was() -> None:
     )
 
 
+@pytest.mark.row("resumed training", "module with a graph break, plan included")
 def test_resumed_training_is_the_training_that_was_not_interrupted() -> None:
     tiny = build("control_flow")
     autockpt.optimize(tiny.model, "80%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)

@@ -132,6 +132,7 @@ CASES = [
 ]
 
 
+@pytest.mark.row("DistributedDataParallel, two ranks", "gloo; buckets in two orders, accumulation")
 @pytest.mark.parametrize(("order", "as_view", "accumulate"), CASES)
 def test_data_parallel(order: str, as_view: bool, accumulate: int, tmp_path: Path) -> None:
     results = run_ranks(2, tmp_path, _data_parallel, order, as_view, accumulate)

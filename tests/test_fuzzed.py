@@ -94,6 +94,7 @@ def test_an_optimizer_that_has_not_stepped_counts_its_step_counts() -> None:
     assert fresh.state_bytes == optimizer_memory("adamw", model.parameters()).state_bytes
 
 
+@pytest.mark.row("autocast in bf16 on the CPU", "backward after the autocast block")
 def test_autocast_is_off_in_the_backward() -> None:
     """A loop calls backward after its autocast block, and that of scaled_dot_product_attention, in
     float32 there, was traced as if within: its products in bfloat16, without a word."""

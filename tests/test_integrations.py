@@ -76,6 +76,7 @@ def assert_recomputes(model: nn.Module) -> None:
     assert plan.recompute_ns > 0
 
 
+@pytest.mark.row("Hugging Face's Trainer", "GPT-2, float32 and bf16")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_trainer_of_transformers(bf16: bool, tmp_path: Path) -> None:
     """Accumulating, clipping, saving and resuming. Under bf16 the backward runs outside of the
@@ -126,6 +127,7 @@ def test_trainer_of_transformers(bf16: bool, tmp_path: Path) -> None:
         assert differing(expected, got) == []
 
 
+@pytest.mark.row("accelerate", "see the test")
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
 def test_accelerate(mixed_precision: str, tmp_path: Path) -> None:
     """With mixed precision accelerate puts functions of its own around the forward: the plan was
@@ -196,6 +198,7 @@ def _lightning_classifier(*, optimized: bool) -> Any:
     return Classifier()
 
 
+@pytest.mark.row("Lightning's Trainer", "see the test")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_trainer_of_lightning(precision: str, tmp_path: Path) -> None:
     import pytorch_lightning

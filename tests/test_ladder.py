@@ -218,6 +218,7 @@ def _assert_same(model: nn.Module, eager: nn.Module, x: torch.Tensor) -> None:
     assert same_states(states, expected_states)
 
 
+@pytest.mark.row("ladder of fallbacks", "models that cannot be captured, whole or at all")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]) -> None:
     model, x = _built(kind)
@@ -237,6 +238,7 @@ def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]
     assert all("forward" not in m.__dict__ for m in model.modules() if m is not model)
 
 
+@pytest.mark.row("ladder of fallbacks", "models that cannot be captured, whole or at all")
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_blocks_are_captured_where_the_loop_around_them_cannot_be(kind: type[nn.Module]) -> None:
     """Blocks that look the same were given one graph, and with it one of their plans, for all."""
@@ -406,6 +408,7 @@ def test_eager_is_the_last_rung() -> None:
         _optimized(model, "90%", x)
 
 
+@pytest.mark.row("ladder of fallbacks", "models that cannot be captured, whole or at all")
 def test_a_model_whose_bits_change_when_captured() -> None:
     """A draw that nobody reads is dropped by the tracer, which moves the generator less."""
 
@@ -498,6 +501,7 @@ def test_copies_follow_the_plan(how: str) -> None:
     _assert_same(other, eager, x)
 
 
+@pytest.mark.row("gradient accumulation", "checkpointed calls")
 @pytest.mark.parametrize("kind", [Stack, Printing])
 def test_gradients_that_accumulate(kind: type[nn.Module]) -> None:
     model, x = _built(kind)

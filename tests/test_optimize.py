@@ -60,6 +60,9 @@ def budget_at(share: float, tiny: Tiny, eager_peak_bytes: int) -> int:
     return resting_bytes(tiny) + gradients + int(share * beyond)
 
 
+@pytest.mark.row(
+    "models of model libraries", "GPT-2, BERT, Llama, T5, ViT, ResNet, ConvNeXt, U-Net"
+)
 @pytest.mark.parametrize(("name", "share"), CASES)
 def test_bits_and_budget(name: str, share: float) -> None:
     tiny = build(name)
@@ -120,6 +123,7 @@ def test_without_samples_the_first_training_call_plans() -> None:
     assert plan.measured_peak_bytes <= plan.budget_bytes
 
 
+@pytest.mark.row("loss outside of the model, several losses", "classifier")
 def test_a_loss_outside_of_the_model_is_part_of_the_plan() -> None:
     class Classifier(nn.Module):
         def __init__(self) -> None:
@@ -150,6 +154,7 @@ def test_a_loss_outside_of_the_model_is_part_of_the_plan() -> None:
     assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
 
 
+@pytest.mark.row("state_dict keys unchanged", "GPT-2")
 def test_the_object_stays_what_it_was() -> None:
     tiny = build("gpt2")
     model = tiny.model
@@ -167,6 +172,7 @@ def test_the_object_stays_what_it_was() -> None:
     assert seen == ["forward"]
 
 
+@pytest.mark.row("eval, no_grad, inference_mode, and training again", "BERT")
 def test_eval_and_no_grad_run_the_original_forward() -> None:
     tiny = build("bert")
     expected_eval = copy.deepcopy(tiny.model).eval()(**tiny.kwargs).loss
@@ -189,6 +195,7 @@ def test_restore_takes_the_rewrite_back() -> None:
     autockpt.restore(tiny.model)
 
 
+@pytest.mark.row("a model optimized twice", "CNN")
 def test_optimizing_again_replaces_the_plan() -> None:
     tiny = build("sequential")
     original = tiny.model.forward
@@ -225,6 +232,7 @@ def test_a_second_layout_of_inputs_gets_its_own_plan() -> None:
         assert differing(train(eager, (), kwargs), train(tiny.model, (), kwargs)) == []
 
 
+@pytest.mark.row("two optimized models with different budgets", "GPT-2")
 def test_two_models_of_one_class_keep_their_own_budgets() -> None:
     tiny = build("gpt2")
     first, second = copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)

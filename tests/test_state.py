@@ -143,6 +143,7 @@ def test_planning_leaves_every_generator_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
+@pytest.mark.row("autocast in bf16 on the CPU", "one layer used three times")
 def test_a_layer_used_twice_under_autocast() -> None:
     """Eager casts its weight once and sums its gradients in low precision; traced, it did not."""
 
@@ -220,6 +221,7 @@ def test_another_float_follows_the_same_plan() -> None:
     assert autockpt.get_plan(model) is first
 
 
+@pytest.mark.row("graph breaks and Python control flow", "a branch that changes")
 def test_another_path_is_said_and_planned_at_the_next_call() -> None:
     class Branches(_Body):
         def __init__(self) -> None:

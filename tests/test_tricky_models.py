@@ -126,6 +126,7 @@ def _differing(expected, got):
     return [name for name in expected if not same_bits(expected[name], got[name])]
 
 
+@pytest.mark.row("in-place ops and views", "six modules on which recomputing could go wrong")
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("tight", [False, True])
 def test_same_bits(kind: type[nn.Module], tight: bool) -> None:
@@ -141,6 +142,7 @@ def test_same_bits(kind: type[nn.Module], tight: bool) -> None:
     assert _differing(expected, train(model, (x,))) == []
 
 
+@pytest.mark.row("two forwards before one backward", "CNN with BatchNorm and dropout")
 def test_two_forwards_before_one_backward() -> None:
     tiny = build("sequential")
     eager = copy.deepcopy(tiny.model)
@@ -155,6 +157,7 @@ def test_two_forwards_before_one_backward() -> None:
         assert same_bits(ours, theirs)
 
 
+@pytest.mark.row("retain_graph=True", "GPT-2")
 def test_retain_graph_gives_the_gradients_twice() -> None:
     tiny = build("gpt2")
     eager = copy.deepcopy(tiny.model)
@@ -168,6 +171,7 @@ def test_retain_graph_gives_the_gradients_twice() -> None:
         assert same_bits(ours.grad, theirs.grad)
 
 
+@pytest.mark.row("part of the model optimized", "BERT's encoder")
 def test_a_submodule_of_a_model() -> None:
     tiny = build("bert")
     eager = copy.deepcopy(tiny.model)

@@ -1,0 +1,214 @@
+"""Rows of programs: what goes in and comes out, which parts train, how often and in what order."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from both import Body, check, differing, least_budget, steps
+from tiny_models import build
+from torch import nn
+
+import autockpt
+from autockpt.verify import same_bits
+
+X = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
+
+
+@dataclasses.dataclass
+class Result:
+    loss: torch.Tensor
+    hidden: torch.Tensor
+    extra: torch.Tensor | None = None
+
+
+class Returns(Body):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(
+        self, x: torch.Tensor, *, scale: float = 1.0, mode: str = "mean", flag: bool = True
+    ):
+        hidden = self.body(x) * scale
+        loss = hidden.square().mean() if mode == "mean" else hidden.square().sum()
+        if self.kind == "dataclass":
+            return Result(loss=loss, hidden=hidden)
+        if self.kind == "dict":
+            return {"loss": loss, "hidden": [hidden, None], "number": 3 if flag else 4}
+        return loss
+
+
+@pytest.mark.row("several, dict, dataclass and None outputs", "MLP with keyword-only inputs")
+@pytest.mark.parametrize("kind", ["dataclass", "dict"])
+def test_outputs(kind: str) -> None:
+    check(Returns(kind), X)
+
+
+@pytest.mark.row("keyword-only and non-tensor inputs", "a float, a text and a bool")
+def test_inputs() -> None:
+    check(Returns("loss"), X, scale=0.5, mode="sum", flag=False)
+
+
+@pytest.mark.row("inputs that require grad", "MLP; the gradient of the input is compared as well")
+def test_inputs_that_require_grad() -> None:
+    check(Returns("dict"), X.clone().requires_grad_())
+
+
+class Tied(Body):
+    """One weight at two places, one frozen, one that no step uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        self.head = nn.Linear(64, 50, bias=False)
+        self.head.weight = self.embed.weight
+        self.layers[1].requires_grad_(False)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.embed(ids))).logsumexp(-1).mean()
+
+
+@pytest.mark.row("tied, frozen and unused parameters", "an embedding that is the head")
+def test_tied_frozen_unused() -> None:
+    check(Tied(), torch.randint(0, 50, (32, 8), generator=torch.Generator().manual_seed(0)))
+
+
+class Adapted(Body):
+    """Frozen layers with low-rank adapters beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers.requires_grad_(False)
+        self.down = nn.ModuleList(nn.Linear(64, 4, bias=False) for _ in self.layers)
+        self.up = nn.ModuleList(nn.Linear(4, 64, bias=False) for _ in self.layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer, down, up in zip(self.layers, self.down, self.up, strict=True):
+            x = torch.tanh(nn.functional.gelu(layer(x) + up(down(x))))
+        return x.square().mean()
+
+
+@pytest.mark.row("LoRA-like adapters", "frozen layers with low-rank adapters")
+def test_adapters() -> None:
+    check(Adapted(), X)
+
+
+class Head(Body):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+@pytest.mark.row("loss outside of the model, several losses", "two losses added in loss_fn")
+def test_losses_outside() -> None:
+    check(Head(), X, loss_fn=lambda y: y.square().mean() + 0.1 * y.abs().sum(-1).mean())
+
+
+def _pair(model: nn.Module, budget: str = "") -> tuple[nn.Module, nn.Module]:
+    """A model and its optimized twin, by itself near the least budget."""
+    twin = copy.deepcopy(model)
+    options = {"sample_args": (X,), "optimizer": "adamw", "time_limit_s": 0.5, "method": "greedy"}
+    autockpt.optimize(twin, budget or int(1.02 * least_budget(model, **options)), **options)
+    assert autockpt.get_plan(twin).recompute_ns > 0
+    return model, twin
+
+
+def _same_gradients(left: nn.Module, right: nn.Module) -> bool:
+    pairs = zip(left.parameters(), right.parameters(), strict=True)
+    return all(same_bits(a.grad, b.grad) for a, b in pairs)
+
+
+@pytest.mark.row("the model called twice in a step", "siamese, and a GAN's two players")
+def test_siamese() -> None:
+    eager, model = _pair(Head())
+    for each in (eager, model):
+        for _ in range(2):
+            each.zero_grad()
+            (each(X) - each(X.flip(0))).square().mean().backward()
+    assert _same_gradients(eager, model)
+
+
+@pytest.mark.row("the model called twice in a step", "siamese, and a GAN's two players")
+def test_gan() -> None:
+    torch.manual_seed(0)
+    # A player may step beside gradients that the other's backward left: room for them too.
+    generators, judges = _pair(Head(), "96%"), _pair(Head(), "96%")
+    for maker, judge in zip(generators, judges, strict=True):
+        torch.manual_seed(1)
+        optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-3) for m in (maker, judge)]
+        for _ in range(2):
+            made = maker(X)
+            optimizers[1].zero_grad()
+            (judge(made.detach()).mean() - judge(X).mean()).backward()
+            optimizers[1].step()
+            optimizers[0].zero_grad()
+            (-judge(made).mean()).backward()
+            optimizers[0].step()
+    for left, right in (generators, judges):
+        pairs = zip(left.parameters(), right.parameters(), strict=True)
+        assert all(same_bits(a, b) for a, b in pairs)
+        assert _same_gradients(left, right)
+
+
+@pytest.mark.row("two optimized models with different budgets", "one class, one process")
+def test_two_models_in_one_step() -> None:
+    first, second = _pair(Head(), "90%"), _pair(Head())
+    for one, other in zip(first, second, strict=True):
+        other(one(X)).square().mean().backward()
+    assert _same_gradients(*first)
+    assert _same_gradients(*second)
+
+
+@pytest.mark.row("a model optimized twice", "the second plan replaces the first")
+def test_optimized_twice() -> None:
+    model = Returns("loss")
+    expected = steps(copy.deepcopy(model), (X,), {}, lambda o: o)
+    autockpt.optimize(
+        model, "90%", sample_args=(X,), optimizer="adamw", time_limit_s=0.5, method="greedy"
+    )
+    autockpt.optimize(
+        model, "80%", sample_args=(X,), optimizer="adamw", time_limit_s=0.5, method="greedy"
+    )
+    assert differing(expected, steps(model, (X,), {}, lambda o: o)) == []
+
+
+@pytest.mark.row("eval, no_grad, inference_mode, and training again", "MLP, CNN with BatchNorm")
+def test_modes() -> None:
+    eager, model = _pair(Head())
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert torch.equal(eager(X), model(X))
+    eager.eval(), model.eval()
+    assert torch.equal(eager(X), model(X))
+    eager.train(), model.train()
+    for each in (eager, model):
+        each(X).square().mean().backward()
+    assert _same_gradients(eager, model)
+
+
+@pytest.mark.row("Hugging Face generate, and training again", "GPT-2")
+def test_generate() -> None:
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(
+        tiny.model, "85%", sample_kwargs=tiny.kwargs, time_limit_s=0.5, method="greedy"
+    )
+    tokens = []
+    for model in (eager, tiny.model):
+        torch.manual_seed(1)
+        model(**tiny.kwargs).loss.backward()
+        model.eval()
+        prompt = tiny.kwargs["input_ids"][:, :4]
+        options = {
+            "max_new_tokens": 4,
+            "do_sample": True,
+            "attention_mask": torch.ones_like(prompt),
+        }
+        tokens.append(model.generate(prompt, **options))
+        model.train().zero_grad()
+        model(**tiny.kwargs).loss.backward()
+    assert torch.equal(*tokens)
+    assert _same_gradients(eager, tiny.model)
