@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autockpt_solvers import Problem, with_frees
+from autockpt_solvers import Problem
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.network import KeepNetwork
 from autockpt_solvers.methods.orders import Orders
@@ -46,7 +46,7 @@ def torch_knapsack(problem: Problem, *, time_limit_s: float, seed: int) -> Attem
                 capacity -= sizes[row] // unit
         found.append(orders.just_in_time(_cut(orders, saved)))
     best = orders.best(found, problem.room_bytes)
-    return Attempt(schedules=tuple(with_frees(graph, order) for order in best))
+    return Attempt(orders=tuple(best))
 
 
 def _knapsack(sizes: list[int], values: list[int]) -> np.ndarray:

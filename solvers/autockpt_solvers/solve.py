@@ -6,7 +6,7 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.attempt import EVERY_PLAN, Attempt
 from autockpt_solvers.methods.bound import BOUND_CLASS, lower_bound_bytes, lower_bound_ns
 from autockpt_solvers.methods.levels import least_by_levels, solve_by_levels
 from autockpt_solvers.methods.orders import Orders
@@ -16,6 +16,8 @@ from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.simulate import simulate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.methods.attempt import Method
 
@@ -33,6 +35,7 @@ _METHODS = {
     "intervals": ("intervals", "solve_intervals"),
     "ilp": ("ilp", "solve_ilp"),
     "local": ("local", "solve_local"),
+    "moments": ("moments", "solve_moments"),
 }
 # Their answers depend on the room in ways that a larger one need not improve.
 _SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut")
@@ -97,9 +100,10 @@ def solve(
         raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
     started = time.monotonic()
     name, function = find_method(method)
-    baseline = with_frees(problem.graph, Orders(problem.graph).baseline())
-    if simulate(problem.graph, baseline).peak_bytes <= problem.room_bytes:
-        attempt = Attempt(schedules=(baseline,), proven_optimal=True)
+    orders = Orders(problem.graph)
+    baseline = orders.baseline()
+    if orders.evaluate(baseline)[0] <= problem.room_bytes:
+        attempt = Attempt(orders=(baseline,), proven_optimal=True)
         name = "none" if name == "auto" else name
         bound = 0
     else:
@@ -108,7 +112,7 @@ def solve(
         else:
             attempt = _asked(method, problem, time_limit_s, seed)
         left = max(0.5, time_limit_s - (time.monotonic() - started))
-        bound = lower_bound_ns(problem, time_limit_s=left)
+        bound = _bound_ns(problem, attempt, left, seed)
     return _judge(problem, name, attempt, bound, started)
 
 
@@ -128,18 +132,20 @@ def minimum_budget(
         a schedule for that budget and none for one byte less, unless a time limit interferes.
     """
     _, function = find_method(method)
-    baseline = with_frees(graph, Orders(graph).baseline())
+    orders = Orders(graph)
     bound = lower_bound_bytes(graph)
-    found: list[tuple[int, Schedule]] = [(simulate(graph, baseline).peak_bytes, baseline)]
+    found: list[Sequence[int]] = [orders.baseline()]
+    floor = 0
     if _is_searched_by_levels(method, graph):
-        least, schedule = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
-        found += [(least, schedule)] if schedule is not None else []
+        floor, order = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
+        found += [order] if order is not None else []
     else:
-        problem = Problem(graph=graph, budget_bytes=bound)
-        attempt = _asked(method, problem, time_limit_s, seed)
-        offered = (*attempt.fixed, *attempt.schedules)
-        found += [(simulate(graph, schedule).peak_bytes, schedule) for schedule in offered]
-    least, schedule = min(found, key=lambda pair: pair[0])
+        attempt = _asked(method, Problem(graph=graph, budget_bytes=bound), time_limit_s, seed)
+        found += [*attempt.fixed, *attempt.orders]
+    leanest = min(found, key=lambda order: orders.evaluate(order)[0])
+    schedule = with_frees(graph, leanest)
+    # A search by levels answers from a level's room on, even where its plan needs less.
+    least = max(simulate(graph, schedule).peak_bytes, floor)
     return MinimumBudget(peak_bytes=least, lower_bound_bytes=bound, schedule=schedule)
 
 
@@ -161,33 +167,50 @@ def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: in
             "with a Schedule, or None where it finds nothing"
         ) from error
     if isinstance(answer, Schedule):
-        return Attempt(schedules=(answer,))
+        simulate(problem.graph, answer)
+        return Attempt(orders=(answer.compute_order,))
     if answer is None:
-        return Attempt(schedules=())
+        return Attempt(orders=())
     if not isinstance(answer, Attempt):
         raise MethodError(
             f"method {name!r} returned {type(answer).__name__}; it must return a Schedule, an "
             "Attempt, or None"
         )
+    if not isinstance(method, str):
+        for order in (*answer.fixed, *answer.orders):
+            simulate(problem.graph, with_frees(problem.graph, order))
     return answer
 
 
+def _bound_ns(problem: Problem, attempt: Attempt, time_limit_s: float, seed: int) -> int:
+    """What no plan of the graph's own class goes below; see `_judge` for the class."""
+    if _has_backward(problem.graph):
+        return lower_bound_ns(problem, time_limit_s=time_limit_s)
+    if attempt.bound_class == EVERY_PLAN:
+        return attempt.lower_bound_ns
+    from autockpt_solvers.methods.moments import search
+
+    return search(problem, time_limit_s=time_limit_s, seed=seed).bound_ns
+
+
+def _has_backward(graph: ComputeGraph) -> bool:
+    return graph.num_forward < len(graph.ops)
+
+
 def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: float) -> Result:
-    """Replays what the method offers and keeps the best that fits."""
-    replays = [(simulate(problem.graph, s), s) for s in (*attempt.fixed, *attempt.schedules)]
-    minimum = min((t.peak_bytes for t, _ in replays), default=None)
-    if minimum is None:
-        minimum = simulate(
-            problem.graph, with_frees(problem.graph, Orders(problem.graph).baseline())
-        ).peak_bytes
+    """Replays the best that the method offers, and the leanest, and keeps the best that fits."""
+    graph, orders = problem.graph, Orders(problem.graph)
+    offered = (*attempt.fixed, *attempt.orders) or (orders.baseline(),)
+    schedules = [with_frees(graph, order) for order in orders.best(offered, problem.room_bytes)]
+    replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
+    minimum = min(timeline.peak_bytes for timeline, _ in replays)
     name = attempt.method or name
     fitting = [
         (t.recompute_ns, t.peak_bytes, k)
         for k, (t, _) in enumerate(replays)
         if t.peak_bytes <= problem.room_bytes
     ]
-    has_backward = problem.graph.num_forward < len(problem.graph.ops)
-    own_class = BOUND_CLASS if has_backward else "all plans"
+    own_class = BOUND_CLASS if _has_backward(problem.graph) else EVERY_PLAN
     proven_bytes, bytes_class = lower_bound_bytes(problem.graph), own_class
     if attempt.lower_bound_bytes > proven_bytes:
         proven_bytes, bytes_class = attempt.lower_bound_bytes, attempt.bound_class

@@ -53,10 +53,10 @@ def test_interpreted_and_compiled_walks_are_the_same():
     script = (
         "import sys\n"
         "if sys.argv[1] == 'interpreted': sys.modules['numba'] = None\n"
-        "from autockpt_solvers.methods import annealing, local\n"
+        "from autockpt_solvers.methods import compiling, local\n"
         "from autockpt_solvers.methods.orders import Orders\n"
         "from tests.solvers.graphs import blocks\n"
-        "assert annealing.IS_COMPILED is (sys.argv[1] == 'compiled')\n"
+        "assert compiling.IS_COMPILED is (sys.argv[1] == 'compiled')\n"
         "walker = local.Walker(blocks(3), Orders(blocks(3)).baseline(), 300, 1, 1.0)\n"
         "walker.steps = 4 * 2048\n"
         "walker.run(1000)\n"

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
+
+EVERY_PLAN = "all plans"  # a bound's class, where it holds without exception
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """The schedules a method offers.
+    """The plans a method offers, as compute orders; `with_frees` makes schedules of them.
 
     Attributes:
-        schedules: Candidates; `solve` keeps the one that fits and recomputes least.
+        orders: Candidates; `solve` keeps the one that fits and recomputes least.
         fixed: Candidates too: those that the method offers whatever the room.
         proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
         method: Who made them, where that is not the method that was asked for.
@@ -24,8 +28,8 @@ class Attempt:
         bound_class: The plans that these two bounds hold for; empty when the method proves nothing.
     """
 
-    schedules: tuple[Schedule, ...]
-    fixed: tuple[Schedule, ...] = ()
+    orders: tuple[Sequence[int], ...]
+    fixed: tuple[Sequence[int], ...] = ()
     proven_optimal: bool = False
     method: str = ""
     lower_bound_ns: int = 0

@@ -23,7 +23,6 @@ import numpy as np
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.stages import Stages
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +103,7 @@ def solve_chain(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     deadline = time.monotonic() + time_limit_s
     stages = Stages(Orders(problem.graph), _MAX_STAGES)
     if not stages.is_chain or problem.room_bytes <= 0:
-        return Attempt(schedules=())
+        return Attempt(orders=())
     table = Table(stages, problem.room_bytes)
     whole = (0, table.num)
     found = []
@@ -115,5 +114,5 @@ def solve_chain(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         plan = table.moves(*whole, slots)
         if tuple(plan) not in seen:
             seen.add(tuple(plan))
-            found.append(with_frees(problem.graph, stages.order(plan)))
-    return Attempt(schedules=tuple(found))
+            found.append(stages.order(plan))
+    return Attempt(orders=tuple(found))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.program import minimise
-from autockpt_solvers.methods.staged import Staged, best_of, heuristic_schedules
+from autockpt_solvers.methods.staged import Staged, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,7 +177,7 @@ def solve_exact(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
             f"method 'exact' needs {count} variables for this graph of {staged.num} ops; it takes "
             f"at most {_MAX_VARIABLES} (some 150 ops): use 'ilp', or 'intervals' for up to 500 ops"
         )
-    found = heuristic_schedules(problem, time_limit_s=time_limit_s / 4, seed=seed)
+    found = heuristic_orders(problem, time_limit_s=time_limit_s / 4, seed=seed)
     program = StageProgram(staged)
     program.hint(staged.runs_again(best_of(problem, found)))
     return minimise(

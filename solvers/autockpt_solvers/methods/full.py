@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -24,4 +23,4 @@ def solve_full(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the schedule with the fewest saved bytes."""
     del time_limit_s, seed
     order = Orders(problem.graph).just_in_time(())
-    return Attempt(schedules=(with_frees(problem.graph, order),))
+    return Attempt(orders=(order,))

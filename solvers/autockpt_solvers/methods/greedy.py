@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -142,7 +141,7 @@ def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     if first is None:
         leanest = min(peaks, key=lambda k: (peaks[k], k))
         order = orders.just_in_time(_kept_after(steps, leanest))
-        return Attempt(schedules=(with_frees(problem.graph, order),))
+        return Attempt(orders=(order,))
     while first > 0 and peak(first - 1) <= problem.room_bytes:
         first -= 1
     kept = _give_back(orders, steps, first, problem.room_bytes, deadline)
@@ -150,7 +149,7 @@ def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
         peak(k)
     leanest = min(peaks, key=lambda k: (peaks[k], k))
     found = [orders.just_in_time(kept), orders.just_in_time(_kept_after(steps, leanest))]
-    return Attempt(schedules=tuple(with_frees(problem.graph, order) for order in found))
+    return Attempt(orders=tuple(found))
 
 
 def _give_back(

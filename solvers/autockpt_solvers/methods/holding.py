@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.annealing import compiled, draw, evaluate
+from autockpt_solvers.methods.annealing import draw, evaluate
+from autockpt_solvers.methods.compiling import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.methods.program import minimise
-from autockpt_solvers.methods.staged import Staged, best_of, heuristic_schedules
+from autockpt_solvers.methods.staged import Staged, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +174,7 @@ def solve_intervals(
             f"method 'intervals' takes graphs of at most {_MAX_OPS} ops, and this one has "
             f"{staged.num}: use 'ilp'"
         )
-    found = heuristic_schedules(problem, time_limit_s=time_limit_s / 4, seed=seed)
+    found = heuristic_orders(problem, time_limit_s=time_limit_s / 4, seed=seed)
     program = IntervalProgram(staged)
     program.hint(staged.runs_again(best_of(problem, found)))
     return minimise(

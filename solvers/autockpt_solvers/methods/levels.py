@@ -20,16 +20,15 @@ from autockpt_solvers.methods.fill import fill
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.sharing import sharing
 from autockpt_solvers.problem import Problem
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.methods.attempt import Method
-    from autockpt_solvers.schedule import Schedule
 
 _LEVELS = 40
+_WORTH_FILLING = 1.5  # times the cheapest plan's recomputation; dearer ones stay behind it
 
 
 def level_rooms(graph: ComputeGraph) -> list[int]:
@@ -50,7 +49,7 @@ def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, se
         seed: Handed on.
 
     Returns:
-        The schedules, with the name of the method that made the best one.
+        The plans, with the name of the method that made the best one.
     """
     deadline = time.monotonic() + time_limit_s
     rooms = level_rooms(problem.graph)
@@ -83,12 +82,13 @@ def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, se
 @sharing()
 def least_by_levels(
     graph: ComputeGraph, method: Method, *, time_limit_s: float, seed: int
-) -> tuple[int, Schedule | None]:
+) -> tuple[int, Sequence[int] | None]:
     """The least room for which `solve_by_levels` finds a plan, and that plan."""
     deadline = time.monotonic() + time_limit_s
     orders = Orders(graph)
     rooms = level_rooms(graph)
-    least, leanest = rooms[-1], None
+    least = rooms[-1]
+    leanest: Sequence[int] | None = None
     for level, room in enumerate(rooms):
         left = max(0.05, deadline - time.monotonic())
         if room >= least or (level and time.monotonic() > deadline):
@@ -97,8 +97,8 @@ def least_by_levels(
         attempt = method(asked, time_limit_s=left, seed=seed)
         if not isinstance(attempt, Attempt):
             break
-        offered = attempt.schedules if level else (*attempt.fixed, *attempt.schedules)
-        peaks = [(orders.evaluate(s.compute_order)[0], k) for k, s in enumerate(offered)]
+        offered = attempt.orders if level else (*attempt.fixed, *attempt.orders)
+        peaks = [(orders.evaluate(order)[0], k) for k, order in enumerate(offered)]
         peak, k = min(peaks, default=(least, 0))
         # The lowest level's leanest plan serves from its own peak on, others from their level on.
         if peak <= room or (level == 0 and peak < least):
@@ -123,31 +123,27 @@ class _Climber:
         self.method = ""
 
     def take(self, attempt: Attempt, level: int) -> None:
-        """Takes the plan that a search found for a level, and those that no level matters to."""
+        """Takes the plans that a search found for a level, and those that no level matters to."""
         room = self.problem.room_bytes
         # Where nothing fits, what the lowest level reaches is the last resort.
-        free = (*attempt.fixed, *attempt.schedules) if level == 0 else attempt.fixed
+        free = (*attempt.fixed, *attempt.orders) if level == 0 else attempt.fixed
         for peak, cost, order in self._replayed(free):
             if peak <= room:
                 self._offer(cost, peak, order, attempt.method)
-        found = list(self._replayed(attempt.schedules))
+        found = list(self._replayed(attempt.orders))
         fitting = [(c, p, order) for p, c, order in found if p <= min(room, self.rooms[level])]
-        if fitting:
-            # The range of rooms that a plan is filled for must not depend on the room.
-            cap = self.rooms[min(level + 1, len(self.rooms) - 1)]
-            order = fill(
-                self.orders,
-                min(fitting)[2],
-                start=self.rooms[level],
-                cap=cap,
-                room=min(room, cap),
-            )
-            peak, cost = self.orders.evaluate(order)
+        most = min((cost for cost, _, _ in fitting), default=0) * _WORTH_FILLING
+        # The range of rooms that a plan is filled for must not depend on the room.
+        start, cap = self.rooms[level], self.rooms[min(level + 1, len(self.rooms) - 1)]
+        for cost, peak, order in fitting:
             self._offer(cost, peak, order, attempt.method)
+            # The cheapest plan is not always the cheapest once it is filled up.
+            if cost <= most and room > start:
+                full = fill(self.orders, order, start=start, cap=cap, room=min(room, cap))
+                self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
 
-    def _replayed(self, schedules: Iterable[Schedule]) -> Iterable[tuple[int, int, Sequence[int]]]:
-        for schedule in schedules:
-            order = schedule.compute_order
+    def _replayed(self, found: Iterable[Sequence[int]]) -> Iterable[tuple[int, int, Sequence[int]]]:
+        for order in found:
             peak, cost = self.orders.evaluate(order)
             if self.lean is None or (peak, cost) < self.lean[:2]:
                 self.lean = (peak, cost, order)
@@ -170,6 +166,6 @@ class _Climber:
         """What was found."""
         orders = [plan[2] for plan in (self.best, self.lean) if plan is not None]
         return Attempt(
-            schedules=tuple(with_frees(self.problem.graph, order) for order in orders),
+            orders=tuple(orders),
             method=self.method,
         )

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.annealing import IS_COMPILED, anneal, evaluate
+from autockpt_solvers.methods.annealing import anneal, evaluate
 from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,7 @@ def improve(
     time_limit_s: float,
     seed: int,
     effort: float = 1.0,
+    goal_ns: int = 0,
 ) -> Attempt:
     """Offers what annealing from a valid order finds; never worse than that order.
 
@@ -65,14 +66,16 @@ def improve(
         time_limit_s: Ends the search.
         seed: Random seed.
         effort: Share of the usual number of steps.
+        goal_ns: Recompute time that is good enough.
 
     Returns:
         The cheapest order that fits and the one with the lowest peak.
     """
     walker = Walker(problem.graph, start, problem.room_bytes, seed, effort)
+    walker.goal = goal_ns
     walker.run(time_limit_s)
     found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
-    return Attempt(schedules=tuple(with_frees(problem.graph, order) for order in found))
+    return Attempt(orders=tuple(found))
 
 
 class Walker:
@@ -83,6 +86,7 @@ class Walker:
     ) -> None:
         self.arrays = graph_arrays(graph)
         self.room = room_bytes
+        self.goal = 0
         size = len(start) + max(8, min(_REPEATS * len(start), 4000))
         num_regions = 1 + max((op.region for op in graph.ops), default=0)
         self.work = (
@@ -120,6 +124,11 @@ class Walker:
         """The order with the lowest peak."""
         return [int(op) for op in self.lean[: int(self.found[3])]]
 
+    @property
+    def _is_done(self) -> bool:
+        """Whether the best order is as good as the goal."""
+        return 0 <= int(self.found[0]) <= self.goal
+
     def _note(self) -> None:
         """Takes the current order for the best where it is."""
         args = (self.order, self.length, self.arrays, self.work, self.room)
@@ -142,7 +151,7 @@ class Walker:
             if pace:
                 # A walk that is cut off ends hot: rather take all of a shorter one.
                 steps = min(steps, int(left / pace))
-            if left <= 0 or steps < _CHUNK or self.found[0] == 0:
+            if left <= 0 or steps < _CHUNK or self._is_done:
                 return
             if self.found[0] >= 0:
                 self.length = int(self.found[1])
@@ -171,7 +180,7 @@ class Walker:
             if first == 0:
                 started = time.monotonic()  # the first chunk may have been compiled
             first = stop
-            if self.found[0] == 0 or time.monotonic() > deadline:
+            if self._is_done or time.monotonic() > deadline:
                 break
         return (time.monotonic() - started) / max(1, first - _CHUNK)
 

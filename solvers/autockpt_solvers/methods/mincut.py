@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.network import KeepNetwork
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -111,5 +110,5 @@ def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
             high = middle
         else:
             low = middle
-    orders_found = [o for o in (best and best[2], leanest and leanest[1]) if o]
-    return Attempt(schedules=tuple(with_frees(problem.graph, o) for o in orders_found))
+    found = [o for o in (best and best[2], leanest and leanest[1]) if o]
+    return Attempt(orders=tuple(found))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -22,4 +21,4 @@ def solve_none(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the schedule that runs every needed op once."""
     del time_limit_s, seed
     order = Orders(problem.graph).baseline()
-    return Attempt(schedules=(with_frees(problem.graph, order),))
+    return Attempt(orders=(order,))

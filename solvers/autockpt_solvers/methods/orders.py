@@ -5,12 +5,14 @@ Every method builds its answer as a compute order and leaves the frees to `with_
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.methods.tally import Tally
 
 
 class Orders:
@@ -128,33 +130,14 @@ class Orders:
 
     def evaluate(self, order: Sequence[int]) -> tuple[int, int]:
         """Peak bytes and recompute time of an order that is known to be valid, frees included."""
-        reads, writes, sizes = self.reads, self.writes, self.sizes
-        last_use: list[int] = [0] * len(sizes)
-        born: list[int] = [-1] * len(sizes)
-        change = [0] * (len(order) + 1)
-        seen = bytearray(len(reads))
-        recompute = 0
-        for place, op in enumerate(order):
-            for storage in reads[op]:
-                last_use[storage] = place
-            for storage in writes[op]:
-                if born[storage] >= 0:
-                    change[last_use[storage] + 1] -= sizes[storage]
-                born[storage] = last_use[storage] = place
-                change[place] += sizes[storage]
-            if seen[op]:
-                recompute += self.runtime[op]
-            seen[op] = 1
-        for storage, place in enumerate(born):
-            if place >= 0 and not self.graph.is_output[storage]:
-                change[last_use[storage] + 1] -= sizes[storage]
-        live = peak = 0
-        workspace = self.workspace
-        for place, op in enumerate(order):
-            live += change[place]
-            if live + workspace[op] > peak:
-                peak = live + workspace[op]
-        return peak, recompute
+        return self._tally(order)
+
+    @cached_property
+    def _tally(self) -> Tally:
+        # Only what searches needs numba, which takes its time to import.
+        from autockpt_solvers.methods.tally import Tally
+
+        return Tally(self.graph)
 
     def best(self, orders: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
         """Of valid orders, the cheapest that fits `room` bytes, if any, and the leanest."""

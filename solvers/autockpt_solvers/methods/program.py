@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from autockpt_solvers.methods.staged import Run, Staged
     from autockpt_solvers.problem import Problem
-    from autockpt_solvers.schedule import Schedule
 
 
 class Program(Protocol):
@@ -44,7 +43,7 @@ def minimise(
     problem: Problem,
     staged: Staged,
     program: Program,
-    found: Sequence[Schedule],
+    found: Sequence[Sequence[int]],
     *,
     bound_class: str,
     deadline: float,
@@ -57,18 +56,18 @@ def minimise(
         problem: The problem.
         staged: Its graph in stages.
         program: The program.
-        found: Schedules to offer besides.
+        found: Orders to offer besides.
         bound_class: The plans that the program's bounds hold for.
         deadline: Time at which the search ends.
         seed: Random seed.
         effort: Ends the search too: deterministic time, in about seconds.
 
     Returns:
-        The schedules, and what is proven.
+        The orders, and what is proven.
     """
     from ortools.sat.python import cp_model
 
-    schedules = list(found)
+    orders = list(found)
     bound_ns = bound_bytes = 0
     room = program.model.clone()
     room.add(program.peak <= max(-1, problem.room_bytes // program.unit))
@@ -76,7 +75,7 @@ def minimise(
     solver = _solver(program, deadline, seed, effort)
     status = solver.solve(room)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        schedules.append(staged.schedule(program.runs_again(solver.value)))
+        orders.append(staged.compute_order(program.runs_again(solver.value)))
         bound_ns = math.ceil(solver.best_objective_bound - 1e-6)
     elif status == cp_model.UNKNOWN:
         bound_ns = max(0, math.ceil(solver.best_objective_bound - 1e-6))
@@ -85,11 +84,11 @@ def minimise(
         program.model.minimize(program.peak)
         solver = _solver(program, deadline, seed, effort)
         if solver.solve(program.model) in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            schedules.append(staged.schedule(program.runs_again(solver.value)))
+            orders.append(staged.compute_order(program.runs_again(solver.value)))
         least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
         bound_bytes = max(bound_bytes, least)
     return Attempt(
-        schedules=tuple(schedules),
+        orders=tuple(orders),
         lower_bound_ns=bound_ns,
         lower_bound_bytes=bound_bytes,
         bound_class=bound_class,

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.stages import Stages
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.methods.stages import Move
@@ -89,15 +88,14 @@ def solve_revolve(problem: Problem, *, time_limit_s: float, seed: int) -> Attemp
     stages = Stages(Orders(problem.graph), _MAX_STAGES)
     num = len(stages.ops)
     if not stages.is_chain:
-        return Attempt(schedules=())
+        return Attempt(orders=())
     tried = range(num - 1, -1, -1) if num <= _MAX_TRIED else _ladder(num - 1)
     found = []
     for snapshots in tried:
-        order = stages.order(moves(0, num, snapshots))
-        found.append(with_frees(problem.graph, order))
+        found.append(stages.order(moves(0, num, snapshots)))
         if time.monotonic() > deadline:
             break
-    return Attempt(schedules=tuple(found))
+    return Attempt(orders=tuple(found))
 
 
 def _ladder(most: int) -> list[int]:

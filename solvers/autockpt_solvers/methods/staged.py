@@ -16,13 +16,11 @@ from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.uniform import solve_uniform
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from autockpt_solvers.problem import Problem
-    from autockpt_solvers.schedule import Schedule
 
 Run = tuple[int, int]  # stage, place
 
@@ -79,18 +77,18 @@ class Staged:
                     or orders.region[self.order[t]] == orders.region[op]
                 ]
 
-    def schedule(self, again: Iterable[Run]) -> Schedule:
-        """The schedule of a plan: all first runs, and these runs besides."""
+    def compute_order(self, again: Iterable[Run]) -> list[int]:
+        """The compute order of a plan: all first runs, and these runs besides."""
         runs = sorted([*((t, t) for t in range(self.num)), *again])
-        return with_frees(self.problem.graph, [self.order[k] for _, k in runs])
+        return [self.order[k] for _, k in runs]
 
-    def runs_again(self, schedule: Schedule) -> set[Run]:
-        """What a schedule runs again, as far as a plan in stages can say it."""
+    def runs_again(self, order: Sequence[int]) -> set[Run]:
+        """What an order runs again, as far as a plan in stages can say it."""
         place = {op: k for k, op in enumerate(self.order)}
         ran = bytearray(self.num)
         stage = 0
         found = set()
-        for op in schedule.compute_order:
+        for op in order:
             if op not in place:
                 continue
             k = place[op]
@@ -115,22 +113,22 @@ class Staged:
         return before
 
 
-def heuristic_schedules(problem: Problem, *, time_limit_s: float, seed: int) -> list[Schedule]:
+def heuristic_orders(problem: Problem, *, time_limit_s: float, seed: int) -> list[Sequence[int]]:
     """What the quick methods offer, to start from."""
     deadline = time.monotonic() + time_limit_s
-    found = [with_frees(problem.graph, Orders(problem.graph).baseline())]
+    found: list[Sequence[int]] = [Orders(problem.graph).baseline()]
     for heuristic in (solve_full, solve_uniform, solve_mincut, solve_greedy):
         left = max(0.1, deadline - time.monotonic())
-        found.extend(heuristic(problem, time_limit_s=left / 2, seed=seed).schedules)
+        found.extend(heuristic(problem, time_limit_s=left / 2, seed=seed).orders)
     return found
 
 
-def best_of(problem: Problem, schedules: Sequence[Schedule]) -> Schedule:
-    """The cheapest schedule that fits, or the one with the lowest peak."""
+def best_of(problem: Problem, found: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The cheapest order that fits, or the one with the lowest peak."""
     orders = Orders(problem.graph)
 
-    def rank(schedule: Schedule) -> tuple[int, int]:
-        peak, recompute = orders.evaluate(schedule.compute_order)
+    def rank(order: Sequence[int]) -> tuple[int, int]:
+        peak, recompute = orders.evaluate(order)
         return max(0, peak - problem.room_bytes), recompute
 
-    return min(schedules, key=rank)
+    return min(found, key=rank)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.cuts import crossing_bytes, crossing_storages, narrow_places
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -60,7 +59,7 @@ def solve_uniform(problem: Problem, *, time_limit_s: float, seed: int) -> Attemp
         if least is None or peak < least:
             least = peak
             best.append(order)
-    return Attempt(schedules=tuple(with_frees(problem.graph, order) for order in best))
+    return Attempt(orders=tuple(best))
 
 
 def solve_sqrt(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -68,4 +67,4 @@ def solve_sqrt(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     del time_limit_s, seed
     cutter = _Cutter(problem)
     spacing = max(1, math.isqrt(len(cutter.cuts)))
-    return Attempt(schedules=(with_frees(problem.graph, cutter.order(spacing)),))
+    return Attempt(orders=(cutter.order(spacing),))

@@ -40,13 +40,11 @@ from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.revolve import solve_revolve
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
-from autockpt_solvers.schedule import with_frees
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from autockpt_solvers.problem import Problem
-    from autockpt_solvers.schedule import Schedule
 
 # Heuristics whose plans do not depend on the room, and those that search for it.
 _FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
@@ -59,28 +57,24 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         from autockpt_solvers.methods.local import solve_local
 
         answer = solve_local(problem, time_limit_s=time_limit_s, seed=seed)
-        return Attempt(schedules=answer.schedules, method="local")
+        return Attempt(orders=answer.orders, method="local")
     started = time.monotonic()
     deadline = started + time_limit_s
     graph = problem.graph
     orders = Orders(graph)
 
-    def offers(heuristics: Sequence[Callable[..., Attempt]]) -> list[Schedule]:
-        offered: list[Schedule] = []
-        for heuristic in heuristics:
-            limit = max(0.1, (deadline - time.monotonic()) / 5)
-            offered.extend(heuristic(problem, time_limit_s=limit, seed=seed).schedules)
-        return offered
+    def asked(heuristic: Callable[..., Attempt]) -> Attempt:
+        limit = max(0.1, (deadline - time.monotonic()) / 5)
+        return heuristic(problem, time_limit_s=limit, seed=seed)
 
-    fixed = once("fixed", lambda: offers(_FIXED))
-    found: list[Sequence[int]] = [schedule.compute_order for schedule in offers(_SEARCHES)]
+    fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
+    found = [o for h in _SEARCHES for o in orders.best(asked(h).orders, problem.room_bytes)]
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
-        found += _plans(orders, problem.room_bytes, deadline, seed)
-        offered = (*(schedule.compute_order for schedule in fixed), *found)
-        start = orders.best(offered, problem.room_bytes)[0]
-        found += refine(problem, orders, start, seed=seed, deadline=deadline)
-    best = orders.best(found, problem.room_bytes)
-    return Attempt(schedules=tuple(with_frees(graph, order) for order in best), fixed=tuple(fixed))
+        plans = _plans(orders, problem.room_bytes, deadline, seed)
+        start = orders.best((*fixed, *found, *plans), problem.room_bytes)[0]
+        plans += refine(problem, orders, start, seed=seed, deadline=deadline)
+        found += orders.best(plans, problem.room_bytes)
+    return Attempt(orders=tuple(found), fixed=tuple(fixed))
 
 
 def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.annealing import IS_COMPILED
 from autockpt_solvers.methods.bound import lower_bound_ns
+from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.holding import anneal_held, decode
 from autockpt_solvers.methods.local import graph_arrays
 

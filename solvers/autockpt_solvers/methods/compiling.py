@@ -1,0 +1,36 @@
+"""Compiling with numba, where it is installed: loops over arrays get some hundred times faster.
+
+What is compiled runs as it stands too, and gives the same answers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _find_njit() -> Callable[..., Any] | None:
+    """Numba's compiler, where it is installed and fits the other packages."""
+    try:
+        return cast("Callable[..., Any]", import_module("numba").njit)
+    except ImportError:
+        return None
+
+
+_NJIT = _find_njit()
+IS_COMPILED = _NJIT is not None
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
+
+
+def compiled(function: _Function) -> _Function:
+    """Compiles with numba where it is installed."""
+    if _NJIT is None:
+        return function
+    try:
+        return cast("_Function", _NJIT(cache=True)(function))
+    except RuntimeError:  # nowhere to keep the compiled code
+        return cast("_Function", _NJIT(function))
