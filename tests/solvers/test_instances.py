@@ -143,7 +143,7 @@ def test_free_graphs_need_less_in_another_order(method, seed):
     baseline = simulate(graph, with_frees(graph, range(30))).peak_bytes
     problem = Problem(graph=graph, budget_bytes=int(baseline * 0.9))
     result = solve(problem, method=method, time_limit_s=10)
-    assert result.method in ("local", "intervals")
+    assert result.method in ("moments", "local", "intervals")
     assert result.status is not SolveStatus.INFEASIBLE
     assert simulate(graph, result.schedule).peak_bytes <= problem.budget_bytes
 
