@@ -4,101 +4,28 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from programs import OPTIONS, Convolutions, batch, blocks, compare, record, train
 from torch import nn
-from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader
 from training import differing
 
 import autockpt
 
-OPTIONS: dict[str, Any] = {"optimizer": "sgd", "time_limit_s": 2.0}
-Program = Callable[[nn.Module, torch.Tensor], dict[str, Any]]
+
+@pytest.fixture(params=["middle", pytest.param("small", marks=pytest.mark.full)])
+def budget(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
-class Blocks(nn.Module):
-    """Layers with a bottleneck in bytes: plenty to compute again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
-        self.norm = nn.BatchNorm1d(32)
-        self.drop = nn.Dropout(0.1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = x + self.drop(torch.tanh(nn.functional.gelu(layer(x))))
-        return self.norm(x).square().mean()
-
-
-class Convolutions(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(4))
-        self.drop = nn.Dropout2d(0.1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = x + self.drop(torch.tanh(nn.functional.gelu(norm(layer(x)))))
-        return x.square().mean()
-
-
-def batch(dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(512, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-def record(model: nn.Module, losses: list[torch.Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {f"loss {n}": loss.detach() for n, loss in enumerate(losses)}
-    for name, parameter in model.named_parameters():
-        found[f"parameter {name}"] = parameter.detach().clone()
-        found[f"gradient {name}"] = parameter.grad
-    found |= {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}
-    return found | {"random state": torch.get_rng_state()}
-
-
-def train(model: nn.Module, x: torch.Tensor, num_steps: int = 3) -> dict[str, Any]:
-    """A plain loop with clipping, on the parameters that are to be trained."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    losses = []
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        losses.append(model(x))
-        losses[-1].backward()
-        nn.utils.clip_grad_norm_(trained, 0.1)
-        optimizer.step()
-    return record(model, losses)
-
-
-def compare(
-    model: nn.Module, x: torch.Tensor, program: Program = train, budget: str = "75%"
-) -> nn.Module:
-    """Run a program on a model and on its optimized copy; returns the latter."""
-    optimized = copy.deepcopy(model)
-    torch.manual_seed(3)
-    expected = program(model, x)
-    torch.manual_seed(3)
-    got = program(autockpt.optimize(optimized, budget, **OPTIONS), x)
-    assert differing(expected, got) == []
-    plan = autockpt.get_plan(optimized)
-    assert plan is not None
-    assert plan.recompute_ns > 0
-    return optimized
-
-
-def blocks() -> nn.Module:
-    torch.manual_seed(0)
-    return Blocks()
-
-
+@pytest.mark.row(
+    "autocast with a GradScaler", "MLP; scales that overflow, clipping of unscaled gradients"
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_with_a_grad_scaler(dtype: torch.dtype) -> None:
+def test_autocast_with_a_grad_scaler(dtype: torch.dtype, budget: str) -> None:
     def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17, growth_interval=1)
@@ -115,19 +42,23 @@ def test_autocast_with_a_grad_scaler(dtype: torch.dtype) -> None:
             scales[f"scale {step}"] = torch.tensor(scaler.get_scale())
         return record(model, losses) | scales
 
-    compare(blocks(), batch(), program)
+    compare(blocks(), batch(), program, budget, lambda: torch.autocast("cpu", dtype))
 
 
+@pytest.mark.full
+@pytest.mark.row("bf16 and float64 parameters", "residual MLP with BatchNorm")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_parameters_of_other_types(dtype: torch.dtype) -> None:
-    compare(blocks().to(dtype), batch(dtype))
+def test_parameters_of_other_types(dtype: torch.dtype, budget: str) -> None:
+    compare(blocks().to(dtype), batch(dtype), budget=budget)
 
 
-def test_channels_last() -> None:
+@pytest.mark.full
+@pytest.mark.row("channels_last", "residual CNN")
+def test_channels_last(budget: str) -> None:
     torch.manual_seed(0)
     model = Convolutions().to(memory_format=torch.channels_last)
     x = torch.randn(4, 8, 16, 16).to(memory_format=torch.channels_last)
-    compare(model, x)
+    compare(model, x, budget=budget)
 
 
 class Adapter(nn.Module):
@@ -144,13 +75,16 @@ class Adapter(nn.Module):
         return self.base(x) + self.up(self.down(self.drop(x)))
 
 
-def test_adapters_on_a_frozen_model() -> None:
+@pytest.mark.full
+@pytest.mark.row("LoRA-like adapters", "residual MLP, momentum and clipping")
+def test_adapters_on_a_frozen_model(budget: str) -> None:
     model = blocks()
     model.norm.requires_grad_(False)
     model.layers = nn.ModuleList(Adapter(layer) for layer in model.layers)
-    compare(model, batch())
+    compare(model, batch(), budget=budget)
 
 
+@pytest.mark.row("tied, frozen and unused parameters", "frozen and thawed on the way")
 def test_parameters_frozen_and_thawed_on_the_way() -> None:
     """Each has a plan of its own: the first one's graphs do not know the other's."""
 
@@ -175,151 +109,7 @@ def test_parameters_frozen_and_thawed_on_the_way() -> None:
     assert differing(expected, got) == []
 
 
-@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
-def test_parametrized_weights(kind: str) -> None:
-    model = blocks()
-    for layer in model.layers[:3]:
-        getattr(parametrizations, kind)(layer)
-    compare(model, batch())
-
-
-def test_forward_hooks() -> None:
-    """Hooks that look, hooks that change the output, on the module and inside of it."""
-
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        seen: list[torch.Tensor] = []
-        handles = [
-            model.register_forward_pre_hook(lambda _, args: (args[0] * 1.1,)),
-            model.register_forward_hook(lambda _, args, output: output * 0.7),
-            model.layers[1].register_forward_hook(lambda _, args, output: output * 1.3),
-            model.layers[2].register_forward_hook(lambda _, args, o: seen.append(o.detach())),
-        ]
-        result = train(model, x)
-        # Planning runs steps of its own; the last call's is the program's.
-        result["seen"] = seen[-1].clone()
-        for handle in handles:
-            handle.remove()
-        return result
-
-    compare(blocks(), batch(), program)
-
-
-def _with_backward_hooks(where: str) -> Program:
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        seen: list[torch.Tensor] = []
-
-        def hook(_: nn.Module, incoming: Any, outgoing: Any) -> Any:
-            seen.append(outgoing[0].clone())
-            return tuple(None if g is None else g * 0.5 for g in incoming)
-
-        module = model if where == "module" else model.layers[2]
-        handle = module.register_full_backward_hook(hook)
-        x = x.clone().requires_grad_()
-        result = train(model, x) | {"gradient of x": x.grad, "seen": seen[-1]}
-        handle.remove()
-        return result
-
-    return program
-
-
-def test_full_backward_hooks_on_the_module() -> None:
-    compare(blocks(), batch(), _with_backward_hooks("module"))
-
-
-def test_full_backward_hooks_inside_of_the_module() -> None:
-    """They cannot be traced: calls of modules are checkpointed instead, or it is said."""
-    program = _with_backward_hooks("submodule")
-    model = blocks()
-    optimized = autockpt.optimize(copy.deepcopy(model), "90%", **OPTIONS)
-    torch.manual_seed(3)
-    expected = program(model, batch())
-    torch.manual_seed(3)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            got = program(optimized, batch())
-    except autockpt.AutockptError as error:
-        assert "cannot capture" in str(error)  # noqa: PT017 - not the only good end
-    else:
-        assert differing(expected, got) == []
-
-
-def test_hooks_on_parameters_and_on_values() -> None:
-    class Hooked(Blocks):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = torch.tanh(self.layers[0](x))
-            x.register_hook(lambda gradient: gradient * 0.5)
-            return super().forward(x)
-
-    torch.manual_seed(0)
-    model = Hooked()
-
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        handle = model.layers[1].weight.register_hook(lambda gradient: gradient * 2)
-        result = train(model, x)
-        handle.remove()
-        return result
-
-    compare(model, batch(), program)
-
-
-def test_optimizer_steps_in_the_backward() -> None:
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
-
-        def step(parameter: torch.Tensor) -> None:
-            optimizers[parameter].step()
-            parameter.grad = None
-
-        handles = [p.register_post_accumulate_grad_hook(step) for p in model.parameters()]
-        losses = []
-        for _ in range(3):
-            losses.append(model(x))
-            losses[-1].backward()
-        for handle in handles:
-            handle.remove()
-        return record(model, losses)
-
-    compare(blocks(), batch(), program)
-
-
-def test_torch_func_on_another_model() -> None:
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        torch.manual_seed(9)
-        other = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 1))
-        parameters = {k: v.detach() for k, v in other.named_parameters()}
-
-        def loss(parameters: dict[str, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
-            return torch.func.functional_call(other, parameters, (sample,)).square().sum()
-
-        per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        losses, gradients = [], {}
-        for step in range(3):
-            optimizer.zero_grad()
-            losses.append(model(x))
-            gradients |= {f"{step} {k}": v for k, v in per_sample(parameters, x).items()}
-            losses[-1].backward()
-            jacobians = torch.func.jacrev(torch.func.grad(loss))(parameters, x[0])
-            gradients[f"hessian {step}"] = jacobians["0.bias"]["0.bias"]
-            optimizer.step()
-        return record(model, losses) | gradients
-
-    compare(blocks(), batch(), program)
-
-
-def test_functional_call_of_the_model_itself() -> None:
-    def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-        result = train(model, x)
-        values = {k: (v.detach() * 1.5).requires_grad_() for k, v in model.named_parameters()}
-        loss = torch.func.functional_call(model, values, (x,))
-        loss.backward()
-        found = {f"functional {name}": value.grad for name, value in values.items()}
-        return result | found | {"functional loss": loss.detach()}
-
-    compare(blocks(), batch(), program)
-
-
+@pytest.mark.row("deepcopy, pickle, torch.save", "an averaged copy trained beside the model")
 def test_a_moving_average_of_the_model() -> None:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -342,6 +132,7 @@ def test_a_moving_average_of_the_model() -> None:
     compare(blocks(), batch(), program)
 
 
+@pytest.mark.row("threads", "planned in another; others compute meanwhile; loader workers")
 def test_planning_and_training_in_another_thread() -> None:
     def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
         results: list[Any] = []
@@ -362,6 +153,7 @@ def test_planning_and_training_in_another_thread() -> None:
     compare(blocks(), batch(), program)
 
 
+@pytest.mark.row("threads", "planned in another; others compute meanwhile; loader workers")
 def test_other_threads_compute_while_the_model_is_planned() -> None:
     """Tracing swaps kernels for a while; what other threads compute meanwhile stays the same."""
     other = nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.0), nn.Softmax(-1), nn.Linear(32, 4))
@@ -400,6 +192,7 @@ def _doubled(sample: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(sample) * 2
 
 
+@pytest.mark.row("threads", "planned in another; others compute meanwhile; loader workers")
 def test_data_loader_workers() -> None:
     def program(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

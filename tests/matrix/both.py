@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from autockpt.verify import same_bits
 
 Loss = Callable[[Any], torch.Tensor]
 Record = dict[str, Any]
+Budgets = Literal["small", "both"]
 
 
 class Body(nn.Module):
@@ -36,10 +37,17 @@ class Body(nn.Module):
 
 
 def own(inputs: Any) -> Any:
-    """Inputs of one step: copies, as forwards may write into them."""
-    return tree_map(
-        lambda v: v.detach().clone().requires_grad_(v.requires_grad) if _is_tensor(v) else v, inputs
-    )
+    """Inputs of one step: copies, as forwards may write into them; of a tensor passed twice one."""
+    made: dict[int, torch.Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if not _is_tensor(value):
+            return value
+        if id(value) not in made:
+            made[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
+        return made[id(value)]
+
+    return tree_map(copied, inputs)
 
 
 def _is_tensor(value: Any) -> bool:
