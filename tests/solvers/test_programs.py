@@ -30,7 +30,7 @@ def plans(graph, most):
     for chosen in itertools.product(*choices):
         again = [(t, k) for k, stages in enumerate(chosen) for t in stages]
         try:
-            timeline = simulate(graph, staged.schedule(again))
+            timeline = simulate(graph, with_frees(graph, staged.compute_order(again)))
         except ScheduleError as error:
             # A value may be made anew while its op has another one to be kept.
             raise AssertionError(again) from error

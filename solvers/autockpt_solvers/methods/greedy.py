@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -128,8 +129,8 @@ def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     del seed
     deadline = time.monotonic() + time_limit_s
     orders = Orders(problem.graph)
-    steps = drop_order(orders, time.monotonic() + time_limit_s / 2)
-    peaks: dict[int, int] = {}
+    steps = once("drops", lambda: drop_order(orders, time.monotonic() + time_limit_s / 2))
+    peaks: dict[int, int] = once("peaks of drops", dict)
 
     def peak(count: int) -> int:
         if count not in peaks:
@@ -138,16 +139,12 @@ def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
 
     stride = max(1, len(steps) // 40)
     first = next((k for k in range(0, len(steps), stride) if peak(k) <= problem.room_bytes), None)
+    leanest = min(range(0, len(steps), stride), key=lambda k: (peak(k), k))
     if first is None:
-        leanest = min(peaks, key=lambda k: (peaks[k], k))
-        order = orders.just_in_time(_kept_after(steps, leanest))
-        return Attempt(orders=(order,))
+        return Attempt(orders=(orders.just_in_time(_kept_after(steps, leanest)),))
     while first > 0 and peak(first - 1) <= problem.room_bytes:
         first -= 1
     kept = _give_back(orders, steps, first, problem.room_bytes, deadline)
-    for k in range(0, len(steps), stride):
-        peak(k)
-    leanest = min(peaks, key=lambda k: (peaks[k], k))
     found = [orders.just_in_time(kept), orders.just_in_time(_kept_after(steps, leanest))]
     return Attempt(orders=tuple(found))
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.network import KeepNetwork
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -77,20 +78,23 @@ def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     del seed
     deadline = time.monotonic() + time_limit_s
     orders = Orders(problem.graph)
-    network = keep_network(orders)
-    weights = ageing_weights(orders)
+    network = once("network", lambda: keep_network(orders))
+    weights = once("weights", lambda: ageing_weights(orders))
     room = problem.room_bytes
-    seen: dict[frozenset[int], tuple[int, int]] = {}
+    # Per price, the plan with its peak and recompute time: searches in other rooms ask for many
+    # of them again.
+    plans: dict[float, tuple[int, int, list[int]]] = once("plans at prices", dict)
     low, high = 0.0, 1.0
     best: tuple[int, int, list[int]] | None = None
     leanest: tuple[int, list[int]] | None = None
 
     def fits(price: float) -> bool:
         nonlocal best, leanest
-        kept = network.kept([price * weight for weight in weights])
-        order = orders.just_in_time(kept)
-        peak, recompute = orders.evaluate(order)
-        seen[frozenset(kept)] = (peak, recompute)
+        if price not in plans:
+            kept = network.kept([price * weight for weight in weights])
+            order = orders.just_in_time(kept)
+            plans[price] = (*orders.evaluate(order), order)
+        peak, recompute, order = plans[price]
         if leanest is None or peak < leanest[0]:
             leanest = (peak, order)
         if peak <= room and (best is None or recompute < best[0]):

@@ -37,6 +37,11 @@ class Orders:
         ]
         self.forward_rank = self._rank_forward()
         self.backward_ops = list(range(graph.num_forward, len(graph.ops)))
+        self._by_rank = sorted(range(graph.num_forward), key=self.forward_rank.__getitem__)
+        self._forward_reads = [
+            [s for s in self.reads[op] if graph.producer[s] < graph.num_forward]
+            for op in self.backward_ops
+        ]
 
     def _rank_forward(self) -> list[int]:
         graph = self.graph
@@ -63,9 +68,7 @@ class Orders:
             if not wanted[op]:
                 wanted[op] = True
                 stack.extend(self.graph.producer[s] for s in self.reads[op])
-        rank = self.forward_rank
-        chosen = [i for i in range(self.graph.num_forward) if wanted[i]]
-        return sorted(chosen, key=rank.__getitem__)
+        return [op for op in self._by_rank if wanted[op]]
 
     def just_in_time(self, saved: Collection[int], *, once: bool = False) -> list[int]:
         """The order that keeps `saved` and makes everything else again when it is first read.
@@ -97,13 +100,11 @@ class Orders:
         for storage in self.graph.outputs:
             at_hand[storage] = self.graph.producer[storage] < self.graph.num_forward
         tail: list[int] = []
-        for index in self.backward_ops:
-            missing = [s for s in self.reads[index] if not at_hand[s]]
+        for index, reads in zip(self.backward_ops, self._forward_reads, strict=True):
+            missing = [s for s in reads if not at_hand[s]]
             if missing:
                 tail.extend(self._make_again(missing, self.region[index], at_hand, kept))
             tail.append(index)
-            for storage in self.writes[index]:
-                at_hand[storage] = 1
         return tail
 
     def _make_again(

@@ -77,26 +77,39 @@ class Stages:
             sum(orders.runtime[op] for op in ops if orders.rerunnable[op]) for ops in self.ops
         ]
 
+        self._again = [[op for op in ops if orders.rerunnable[op]] for ops in self.ops]
+        self._turns = self._with_what_they_wait_for()
+
     def order(self, moves: Iterable[Move]) -> list[int]:
         """The compute order of a plan that begins by running the stages in their order."""
-        orders, graph = self.orders, self.orders.graph
-        ran = bytearray(len(graph.ops))
+        ran = bytearray(len(self.ops))
         order: list[int] = []
         end = 0
         for kind, stage in moves:
             if kind == "run":
-                for op in self.ops[stage]:
-                    if not ran[op] or orders.rerunnable[op]:
-                        order.append(op)
-                        ran[op] = 1
-                continue
-            for op in self.backward[stage]:
-                order.extend(self._missing(op, ran))
-                order.append(op)
-                ran[op] = 1
+                order += self._again[stage] if ran[stage] else self.ops[stage]
+                ran[stage] = 1
+            elif self._turns[stage]:
+                order += self._turns[stage]
                 end = len(order)
         # Stages before the last one that the backward needs have nothing to be turned back.
         return order[:end]
+
+    def _with_what_they_wait_for(self) -> list[list[int]]:
+        """Per stage, its backward ops, and before each the ops that only the backward needs.
+
+        Stages are turned back from the last to the first, so it is always the same op that waits.
+        """
+        ran = bytearray(len(self.orders.graph.ops))
+        for ops in self.ops:
+            for op in ops:
+                ran[op] = 1
+        turns: list[list[int]] = [[] for _ in self.ops]
+        for stage in reversed(range(len(self.ops))):
+            for op in self.backward[stage]:
+                turns[stage] += [*self._missing(op, ran), op]
+                ran[op] = 1
+        return turns
 
     def _missing(self, op: int, ran: bytearray) -> list[int]:
         """Ops that only the backward needs and that `op` is the first to wait for."""

@@ -36,8 +36,12 @@ class Tally:
 
     def __call__(self, order: Sequence[int]) -> tuple[int, int]:
         """Peak bytes and recompute time of an order that is known to be valid, frees included."""
-        ran = np.array(order, dtype=np.int64) if IS_COMPILED else order
-        peak, recompute = _count(ran, *self.graph, *self.scratch, _array([0] * (len(order) + 1)))
+        if IS_COMPILED:
+            ran: Any = np.array(order, dtype=np.int64)
+            change: Any = np.zeros(len(order) + 1, dtype=np.int64)
+        else:
+            ran, change = order, [0] * (len(order) + 1)
+        peak, recompute = _count(ran, *self.graph, *self.scratch, change)
         return int(peak), int(recompute)
 
 

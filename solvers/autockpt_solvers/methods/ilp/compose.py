@@ -123,6 +123,7 @@ def _search(
         if window.start - first != start:
             start = window.start - first
             kept_views, value_views = _views(kept[start], 0.0), _views(value[start], np.inf)
+            reached = np.flatnonzero(np.isfinite(value[start]))
             most = kept[start].max(initial=0.0, where=np.isfinite(value[start]))
         # Peaks that fit beside the most that is kept before are as good as none.
         chosen = _undominated(
@@ -131,28 +132,31 @@ def _search(
             np.zeros_like(costs) if is_leanest else costs,
         )
         chosen = chosen[keeps[chosen] <= room]
-        if not chosen.size:
+        if not chosen.size or not reached.size:
             continue
-        # Row k: where the states that option k leads to come from.
+        # Row k: where the states that option k leads to come from; columns: buckets they are in.
         shift = shift[chosen]
-        before = kept_views[count - shift]
-        candidates = value_views[count - shift]
-        after, reached = before + keeps[chosen, None], before + peaks[chosen, None]
+        low = int(reached[0] + shift.min())
+        high = min(count, int(reached[-1] + shift.max()) + 1)
+        before = kept_views[:, low:high][count - shift]
+        candidates = value_views[:, low:high][count - shift]
         if is_leanest:
-            candidates = np.maximum(candidates, reached)
-            candidates[after > room] = np.inf
+            candidates = np.maximum(candidates, before + peaks[chosen, None])
+            most_before = room - keeps[chosen]
         else:
             candidates += costs[chosen, None]
-            candidates[np.maximum(after, reached) > room] = np.inf
+            most_before = room - np.maximum(keeps, peaks)[chosen]
+        candidates[before > most_before[:, None]] = np.inf
         best = np.argmin(candidates, axis=0)
         found = np.take_along_axis(candidates, best[None, :], axis=0)[0]
         target = window.end - first
-        better = np.flatnonzero(found < value[target])
+        better = np.flatnonzero(found < value[target][low:high])
         picked = best[better]
-        value[target][better] = found[better]
-        kept[target][better] = after[picked, better]
-        origin[target][:, better] = np.stack(
-            [np.full(better.size, w), chosen[picked], better - shift[picked]]
+        to = better + low
+        value[target][to] = found[better]
+        kept[target][to] = before[picked, better] + keeps[chosen][picked]
+        origin[target][:, to] = np.stack(
+            [np.full(better.size, w), chosen[picked], to - shift[picked]]
         )
     state = int(np.argmin(value[-1]))
     if not np.isfinite(value[-1][state]):
