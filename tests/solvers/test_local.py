@@ -19,7 +19,7 @@ from tests.solvers.graphs import blocks, graphs
 
 
 def judged(graph, order, room):
-    walker = Walker(graph, Orders(graph).baseline(), room, 0, 1.0)
+    walker = Walker(graph, Orders(graph).baseline(), room, 0)
     array = np.zeros(walker.order.size + len(order), dtype=np.int64)
     array[: len(order)] = order
     work = (*walker.work[:3], np.zeros(array.size + 2, dtype=np.int64), walker.work[4])
@@ -57,7 +57,7 @@ def test_interpreted_and_compiled_walks_are_the_same():
         "from autockpt_solvers.methods.orders import Orders\n"
         "from tests.solvers.graphs import blocks\n"
         "assert compiling.IS_COMPILED is (sys.argv[1] == 'compiled')\n"
-        "walker = local.Walker(blocks(3), Orders(blocks(3)).baseline(), 300, 1, 1.0)\n"
+        "walker = local.Walker(blocks(3), Orders(blocks(3)).baseline(), 300, 1)\n"
         "walker.steps = 4 * 2048\n"
         "walker.run(1000)\n"
         "print(walker.found.tolist(), walker.best_order, walker.lean_order)\n"

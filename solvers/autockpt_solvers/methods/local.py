@@ -5,9 +5,11 @@ compute order; a step moves one run, makes a value again right before one of its
 a run. The energy is the recompute time plus the bytes over the room summed over all runs, whose
 weight rises while the temperature falls. Short walks come first and longer ones after them, each
 from the best so far.
+On graphs without a backward pass the inner loop is that of `slot_walk`.
 Guarantee: every order on the way is valid; nothing about the distance to the best plan.
-Complexity: linear in runs and reads per step; the number of steps is fixed by the size of the
-graph, and the time limit cuts it short. Without numba each step takes some hundred times longer.
+Complexity: linear in runs and reads per step, in `slot_walk` in what the moved run touches; the
+number of steps is fixed by the size of the graph, and the time limit cuts it short. Without numba
+each step takes some hundred times longer.
 Weakness: on graphs of many thousand ops the steps do not suffice; backward ops stay in their
 order and run once; equal layers are not seen as such.
 """
@@ -15,6 +17,7 @@ order and run once; equal layers are not seen as such.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +26,8 @@ from autockpt_solvers.methods.annealing import anneal, evaluate
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.slot_walk import walk
+from autockpt_solvers.methods.slots import MOST_RUNS, SPREAD, read, settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +38,11 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
 
 _CHUNK = 2048
-_WALKS = (0.04, 0.12, 0.3, 0.54)  # shares of the steps
 _WORK = 20_000_000_000  # reads and runs that all walks together look at
 _WORK_INTERPRETED = 50_000_000
 _STEPS_PER_OP = 20_000  # on graphs of up to 100 ops; beyond, they grow with the ops
-_HOT = 1.0
-_COLD = 0.02
-_LIGHT = 0.1
-_HEAVY = 3.0
+_SLOT_STEPS = 2_000_000
+_SLOT_STEPS_INTERPRETED = 20_000
 _REPEATS = 4  # runs per op, at most
 
 
@@ -55,7 +57,6 @@ def improve(
     *,
     time_limit_s: float,
     seed: int,
-    effort: float = 1.0,
     goal_ns: int = 0,
 ) -> Attempt:
     """Offers what annealing from a valid order finds; never worse than that order.
@@ -65,24 +66,35 @@ def improve(
         start: A valid order.
         time_limit_s: Ends the search.
         seed: Random seed.
-        effort: Share of the usual number of steps.
         goal_ns: Recompute time that is good enough.
 
     Returns:
         The cheapest order that fits and the one with the lowest peak.
     """
-    walker = Walker(problem.graph, start, problem.room_bytes, seed, effort)
+    graph = problem.graph
+    is_free = graph.num_forward == len(graph.ops) > 0 and len({op.region for op in graph.ops}) == 1
+    kind = SlotWalker if is_free else Walker
+    walker = kind(graph, start, problem.room_bytes, seed)
     walker.goal = goal_ns
     walker.run(time_limit_s)
     found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
-    return Attempt(orders=tuple(found))
+    return Attempt(orders=tuple(without_idle_runs(graph, order) for order in found))
 
 
 class Walker:
-    """A graph as arrays, and the best orders met so far."""
+    """A graph as arrays, and the best orders met so far.
+
+    Attributes:
+        walks: Shares of the steps.
+        hot, cold: First and last temperature of a walk.
+        light, heavy: First and last weight of bytes over the room.
+    """
+
+    walks: tuple[float, ...] = (0.04, 0.12, 0.3, 0.54)
+    hot, cold, light, heavy = 1.0, 0.02, 0.1, 3.0
 
     def __init__(
-        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int, effort: float
+        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int
     ) -> None:
         self.arrays = graph_arrays(graph)
         self.room = room_bytes
@@ -107,6 +119,7 @@ class Walker:
         num = max(1, len(graph.ops))
         self.unit_time = max(1.0, sum(op.runtime_ns for op in graph.ops) / num)
         self.unit_bytes = max(1.0, sum(s.size_bytes for s in graph.storages) / num)
+        self.scale = (self.unit_time, self.unit_bytes, self.hot, self.cold, self.light, self.heavy)
         per_step = len(start) * 2 + sum(len(op.reads) for op in graph.ops) + 10
         self.steps = min(
             _STEPS_PER_OP * len(start), (_WORK if IS_COMPILED else _WORK_INTERPRETED) // per_step
@@ -145,7 +158,7 @@ class Walker:
         """Walks until the steps or the seconds are used up, or nothing is left to gain."""
         deadline = time.monotonic() + seconds
         pace = 0.0
-        for share in _WALKS:
+        for share in self.walks:
             steps = max(_CHUNK, int(self.steps * share))
             left = deadline - time.monotonic()
             if pace:
@@ -164,25 +177,91 @@ class Walker:
         started = time.monotonic()
         while first < steps:
             stop = min(first + _CHUNK, steps)
-            self.length = anneal(
-                self.order,
-                self.length,
-                self.arrays,
-                self.work,
-                self.state,
-                self.best,
-                self.lean,
-                self.found,
-                self.room,
-                (first, stop, steps),
-                (self.unit_time, self.unit_bytes, _HOT, _COLD, _LIGHT, _HEAVY),
-            )
+            self.length = self._anneal((first, stop, steps))
             if first == 0:
                 started = time.monotonic()  # the first chunk may have been compiled
             first = stop
             if self._is_done or time.monotonic() > deadline:
                 break
         return (time.monotonic() - started) / max(1, first - _CHUNK)
+
+    def _anneal(self, steps: tuple[int, int, int]) -> int:
+        """Takes some steps of a walk; gives the order's length."""
+        return anneal(
+            self.order,
+            self.length,
+            self.arrays,
+            self.work,
+            self.state,
+            self.best,
+            self.lean,
+            self.found,
+            self.room,
+            steps,
+            self.scale,
+        )
+
+
+class SlotWalker(Walker):
+    """The same with the inner loop of `slots`: on graphs of one region without a backward pass."""
+
+    walks = (0.25, 0.75)
+    hot, cold, light, heavy = 1.0, 0.003, 0.005, 2.0
+
+    def __init__(
+        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int
+    ) -> None:
+        super().__init__(graph, start, room_bytes, seed)
+        self.found = np.append(self.found, 1 << 62)
+        most = _SLOT_STEPS if IS_COMPILED else _SLOT_STEPS_INTERPRETED
+        self.steps = min(_STEPS_PER_OP * len(start), most)
+        arrays = self.arrays
+        readers = _ragged(graph.readers)
+        self.slot_arrays = (*arrays[:4], *readers, *arrays[4:8], *arrays[12:14])
+        num, touched = len(graph.ops), max(len(op.reads) + len(op.writes) for op in graph.ops)
+
+        def zeros(*sizes: int) -> tuple[NDArray[np.int64], ...]:
+            return tuple(np.zeros(max(1, size), dtype=np.int64) for size in sizes)
+
+        num_slots = SPREAD * len(start) + 8
+        self.slots = zeros(num_slots, num_slots, MOST_RUNS * num, num, 3)
+        self.before, self.after = (
+            zeros(MOST_RUNS * touched, MOST_RUNS * touched, touched) for _ in range(2)
+        )
+
+    def _anneal(self, steps: tuple[int, int, int]) -> int:
+        graph, slots = self.slot_arrays, self.slots
+        settle(self.order, self.length, graph, slots, self.before, self.room)
+        walk(
+            graph,
+            slots,
+            self.before,
+            self.after,
+            self.state,
+            self.best,
+            self.lean,
+            self.found,
+            self.room,
+            steps,
+            self.scale,
+        )
+        return int(read(self.order, slots))
+
+
+def without_idle_runs(graph: ComputeGraph, order: Sequence[int]) -> list[int]:
+    """Drops runs of which nothing is read, where the op runs another time."""
+    kept: list[int] = []
+    wanted: set[int] = set()
+    runs = Counter(order)
+    for op in reversed(order):
+        writes = graph.ops[op].writes
+        if runs[op] > 1 and not wanted.intersection(writes):
+            runs[op] -= 1
+            continue
+        kept.append(op)
+        wanted.difference_update(writes)
+        wanted.update(graph.ops[op].reads)
+    return kept[::-1]
 
 
 def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:

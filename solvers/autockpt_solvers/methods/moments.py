@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _MAX_OPS = 4_000
 _TRIALS = 6  # single moments in a row that do not raise the bound
 _ROUNDS = 3  # moments added in a row that do not raise it
-_EFFORT = 4.0  # deterministic time in all, of which a relaxation gets a share
+_EFFORT = 2.5  # deterministic time in all, of which a relaxation gets a share
 _SHARE = 0.4
 
 
