@@ -121,6 +121,11 @@ class CallPlanner:
         """False: what runs outside of the calls is not planned."""
         return False
 
+    @property
+    def counts_everything(self) -> bool:
+        """False: what stands between calls is guessed from what it saves."""
+        return False
+
     def plan(self, *, held_back_bytes: int = 0) -> Planned:
         """Solve for the budget, on every way to cut the forward; see `Planner.plan`."""
         best: tuple[Plan, CallGraph] | None = None
@@ -273,4 +278,5 @@ def _checkpointed(plan: Plan, cut: CallGraph) -> CheckpointedCalls:
             for path, count in num_calls.items()
         },
         written={call.path: call.written for call in cut.atoms.values() if call.written},
+        to_the_end=frozenset(call.path for call in cut.atoms.values() if call.fills_saved),
     )

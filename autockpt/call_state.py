@@ -10,11 +10,12 @@ import collections
 import enum
 import random
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
@@ -48,6 +49,26 @@ class WrittenTensors:
                 value.copy_(buffer)
                 written[id(buffer)] = buffer
         return list(written.values())
+
+
+class WritesSeen(TorchDispatchMode):
+    """Tells of the tensors that an operator is about to write, by its schema."""
+
+    def __init__(self, tell: Callable[[list[torch.Tensor]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tell = tell
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+            written = [
+                given.get(argument.name)
+                for argument in func._schema.arguments
+                if argument.alias_info is not None and argument.alias_info.is_write
+            ]
+            self._tell([leaf for leaf in tree_leaves(written) if isinstance(leaf, torch.Tensor)])
+        return func(*args, **kwargs)
 
 
 class CallWatch:

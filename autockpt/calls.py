@@ -19,7 +19,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from autockpt.call_cost import CallCost, kind_of, measure_call
-from autockpt.call_state import CallWatch, WrittenTensors
+from autockpt.call_state import CallWatch, WritesSeen, WrittenTensors
 from autockpt.errors import NotTrainableError
 from autockpt.fakes import distinct_bytes
 from autockpt.loss import backward_roots, find_loss
@@ -36,7 +36,8 @@ class Call:
     """One call of a submodule.
 
     Storages have numbers. ``obstacle`` says why the call may not run twice, and is empty where it
-    may; ``written`` names buffers inside the module that it writes; ``cost`` is there for
+    may; ``written`` names buffers inside the module that it writes; ``fills_saved`` says that an
+    operator wrote into what was saved for its backward before it ran; ``cost`` is there for
     candidates.
     """
 
@@ -49,6 +50,7 @@ class Call:
     kept_bytes: int = 0
     obstacle: str = ""
     written: tuple[str, ...] = ()
+    fills_saved: bool = False
     cost: CallCost | None = None
 
 
@@ -127,6 +129,7 @@ class _Observer:
             getattr(module, "no_sync", contextlib.nullcontext)(),
             torch.autograd.graph.saved_tensors_hooks(self._save, _refuse),
             replaced_forwards(modules, self._watched),
+            contextlib.nullcontext() if self._known else WritesSeen(self._see_written),
         ):
             self._written = WrittenTensors(buffers=buffers, parameters=parameters)
             started_ns = self._now()
@@ -180,6 +183,12 @@ class _Observer:
         for storage in self._storages.of([tensor]):
             self._events.append(Event(kind="save", time_ns=0, storage=storage))
 
+    def _see_written(self, tensors: list[torch.Tensor]) -> None:
+        written = set(self._storages.of(tensors))
+        if any(e.kind == "save" and e.storage in written for e in self._events):
+            for call, _ in self._stack:
+                call.fills_saved = True
+
     def _watched(
         self, path: str, module: torch.nn.Module, forward: Callable[..., Any]
     ) -> Callable[..., Any]:
@@ -223,6 +232,7 @@ class _Observer:
         elif (path, record.number) in self._known:
             known = self._known[path, record.number]
             record.obstacle, record.written = known.obstacle, known.written
+            record.fills_saved = known.fills_saved
             kind = kind_of(module, inputs)
             if kind not in self._costs:
                 self._costs[kind] = self._cost(module, forward, inputs)

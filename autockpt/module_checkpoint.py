@@ -32,10 +32,13 @@ class CheckpointedCalls:
         is_checkpointed: By module's name, for each of its calls in a forward; a later call is
             treated as the last one.
         written: By module's name, the buffers inside it that its forward writes.
+        to_the_end: Modules in which an operator fills what it has saved before (``RReLU`` its
+            slopes): they run again to the end, not just until everything is saved once more.
     """
 
     is_checkpointed: Mapping[str, tuple[bool, ...]]
     written: Mapping[str, tuple[str, ...]]
+    to_the_end: frozenset[str] = frozenset()
 
 
 class CheckpointedStep:
@@ -75,7 +78,8 @@ class CheckpointedStep:
                 if not chosen[number] or not torch.is_grad_enabled():
                     return forward(*args, **kwargs)
                 run = _Run(self, path, module, forward, args, kwargs, counts)
-                return checkpoint(run, *run.tensors, use_reentrant=False)
+                stops_early = path not in self._calls.to_the_end
+                return checkpoint(run, *run.tensors, use_reentrant=False, early_stop=stops_early)
 
             return call
 

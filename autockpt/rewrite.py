@@ -1,16 +1,17 @@
 """A schedule becomes the forward and the backward ``fx.GraphModule`` that run.
 
 The joint graph is put into the schedule's order: forward nodes first, then the backward, with a
-clone of a forward node for every time the schedule computes it again. Views cost nothing and are
-derived anew from whatever instance of their base is live. What the backward reads and has not
-computed itself is what the forward saves. Every value dies at its last use, which is where the
-schedule frees it.
+clone of a forward node for every time the schedule computes it again, in either of them. Views cost
+nothing and are derived anew from whatever instance of their base is live. What the backward reads
+and has not computed itself is what the forward saves. Every value dies at its last use, which is
+where the schedule frees it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 from typing import Any
 
 import torch.fx as fx
@@ -28,15 +29,18 @@ from autockpt.lower import Origin
 from autockpt.tangents import is_tangent
 from autockpt_solvers import Compute, ComputeGraph, Schedule
 
+_AGAIN = re.compile(r"_again\d+$")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RegionOrder:
     """The part of a schedule that concerns one captured graph, in positions of its joint ops.
 
     Attributes:
-        forward: What its forward runs.
+        forward: What its forward runs: an op that stands twice is run again in the forward itself,
+            its value having been let go for a peak between its uses.
         backward: What its backward runs: backward ops once, forward ops as often as they stand.
-        replayed: Random ops that the backward runs again and whose generator state is saved.
+        replayed: Ops that run more than once; of random ones the generator's state is kept.
     """
 
     forward: tuple[int, ...]
@@ -62,12 +66,9 @@ def region_orders(
         if origin.kind != "node":
             continue
         region, index = origin.region, origin.joint_op
-        if position <= turn:
-            forward[region].append(index)
-        else:
-            backward[region].append(index)
-            if index in seen[region] and not graph.ops[op].is_backward:
-                replayed[region].add(index)
+        (forward if position <= turn else backward)[region].append(index)
+        if index in seen[region]:
+            replayed[region].add(index)
         seen[region].add(index)
     return tuple(
         RegionOrder(forward=tuple(f), backward=tuple(b), replayed=frozenset(r))
@@ -83,6 +84,11 @@ def rewrite(joint: JointGraph, order: RegionOrder) -> tuple[fx.GraphModule, fx.G
 def rng_state_name(node: fx.Node) -> str:
     """Name of the node that holds the generator's state from before a random node."""
     return f"{node.name}_rng_state"
+
+
+def _source_name(name: str) -> str:
+    """Name of the node that a saved value is an instance of."""
+    return _AGAIN.sub("", name)
 
 
 def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphModule:
@@ -101,7 +107,7 @@ def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphMo
     output_node = next(iter(source.find_nodes(op="output")))
     outputs: Any = output_node.args[0]
     outputs = outputs[joint.num_fwd_outputs :]
-    saved = set(saved_names)
+    saved = {_source_name(name) for name in saved_names}
     needed: set[fx.Node] = set()
     stack = [o for o in outputs if isinstance(o, fx.Node)]
     while stack:
@@ -122,7 +128,7 @@ def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphMo
             stack.extend(node.all_input_nodes)
     graph = fx.Graph(joint.module)
     made: dict[fx.Node, fx.Node] = {}
-    placeholders = {name: graph.placeholder(name) for name in saved_names}
+    placeholders = {_source_name(name): graph.placeholder(name) for name in saved_names}
     for node in source.find_nodes(op="placeholder"):
         if is_tangent(node):
             made[node] = graph.placeholder(node.name)
@@ -156,29 +162,36 @@ class _Rewriter:
         self._graph = joint.module.graph
         self._output = next(iter(self._graph.find_nodes(op="output")))
         self._op_nodes = {op.node for op in joint.ops}
-        # The newest instance of an op's node that the backward has made, and views of instances.
+        # The newest instance of an op's node that was made again, and views of instances.
         self._instances: dict[fx.Node, fx.Node] = {}
         self._views: dict[tuple[fx.Node, ...], fx.Node] = {}
         self._saved: dict[fx.Node, None] = {}
         self._rng_states: dict[fx.Node, fx.Node] = {}
+        # What every instance beside the first is an instance of.
+        self._sources: dict[fx.Node, fx.Node] = {}
         self._placed: set[fx.Node] = set()
+        self._of_backward: set[fx.Node] = set()
         self._num_clones = 0
+        self._in_forward = True
 
     def run(self) -> tuple[fx.GraphModule, fx.GraphModule]:
         joint = self._joint
         for index in self._order.forward:
-            self._place_forward(index)
-        outputs: Any = self._output.args[0]
-        for output in outputs[: joint.num_fwd_outputs]:
-            if isinstance(output, fx.Node):
-                self._place(output)
+            if joint.ops[index].node in self._placed:
+                self._place_clone(joint.ops[index].node)
+            else:
+                self._place_forward(index)
+        self._place_outputs(0, joint.num_fwd_outputs)
+        self._in_forward = False
+        # The backward saves bases and parts of results, and derives views anew.
+        self._views = {k: v for k, v in self._views.items() if k[0].target is operator.getitem}
         for index in self._order.backward:
             op = joint.ops[index]
             if op.is_backward:
                 self._place_backward(op.node)
             else:
                 self._place_clone(op.node)
-        self._place_outputs()
+        self._place_outputs(joint.num_fwd_outputs, len(self._output.args[0]))
         self._drop_unused()
         self._graph.lint()
         joint.module.recompile()
@@ -210,10 +223,11 @@ class _Rewriter:
 
     def _place_forward(self, index: int) -> None:
         node = self._joint.ops[index].node
+        for parent in node.all_input_nodes:
+            instance = self._resolve(parent)
+            if instance is not parent:
+                node.replace_input_with(parent, instance)
         if index in self._order.replayed and self._joint.ops[index].is_random:
-            for parent in node.all_input_nodes:
-                if parent not in self._op_nodes:
-                    self._place(parent)
             with self._graph.inserting_before(self._output):
                 state = self._graph.call_function(exact.rng_state, node.args, node.kwargs)
             state.name = rng_state_name(node)
@@ -255,7 +269,7 @@ class _Rewriter:
                 )
                 clone.meta = dict(node.meta)
             elif node in self._rng_states:
-                state = self._save(self._rng_states[node])
+                state = self._kept(self._rng_states[node])
                 args = fx.node.map_arg(node.args, wanted.__getitem__)
                 kwargs = fx.node.map_arg(node.kwargs, wanted.__getitem__)
                 operator_again: Any = node.target
@@ -271,9 +285,10 @@ class _Rewriter:
         self._place_items(node, clone)
 
     def _resolve(self, node: fx.Node) -> fx.Node:
-        """The instance of a value that the backward reads here."""
+        """The instance of a value that is read at this point."""
+        node = self._sources.get(node, node)
         if node.op == "placeholder":
-            return node if is_tangent(node) else self._save(node)
+            return node if is_tangent(node) else self._kept(node)
         if node.op == "get_attr":
             return node
         if node in self._joint.tangent_closure:
@@ -281,14 +296,20 @@ class _Rewriter:
                 self._place_backward_alias(node)
             return node
         if node in self._op_nodes:
-            return self._instances.get(node) or self._save(node)
+            return self._kept(self._instances.get(node, node))
         if node.target is operator.getitem:
             source = node.args[0]
             assert isinstance(source, fx.Node)
             if source in self._op_nodes:
                 instance = self._instances.get(source)
-                return self._save(node) if instance is None else self._view_of(node, (instance,))
-        return self._view_of(node, tuple(self._resolve(p) for p in node.all_input_nodes))
+                if instance is None:
+                    return self._kept(node)
+                return self._kept(self._view_of(node, (instance,)))
+        instances = tuple(self._resolve(parent) for parent in node.all_input_nodes)
+        if self._in_forward and instances == tuple(node.all_input_nodes):
+            self._place(node)
+            return node
+        return self._view_of(node, instances)
 
     def _place_backward_alias(self, node: fx.Node) -> None:
         if node in self._placed:
@@ -311,20 +332,27 @@ class _Rewriter:
             self._views[key] = view
         return self._views[key]
 
-    def _save(self, node: fx.Node) -> fx.Node:
-        assert node.op == "placeholder" or node in self._placed or node.target is exact.rng_state
-        self._saved.setdefault(node)
-        return node
+    def _kept(self, instance: fx.Node) -> fx.Node:
+        """The instance, which goes from the forward to the backward where it is read there."""
+        if not self._in_forward and instance not in self._of_backward:
+            is_there = instance.op == "placeholder" or instance.target is exact.rng_state
+            assert is_there or instance in self._placed
+            self._saved.setdefault(instance)
+        return instance
 
     def _tag(self, clone: fx.Node, node: fx.Node) -> None:
         self._num_clones += 1
         clone.name = f"{node.name}_again{self._num_clones}"
-        torch_private.tag_backward(clone)
+        self._placed.add(clone)
+        self._sources[clone] = node
+        if not self._in_forward:
+            self._of_backward.add(clone)
+            torch_private.tag_backward(clone)
 
-    def _place_outputs(self) -> None:
-        """Views among the backward's outputs, and outputs that are forward values."""
+    def _place_outputs(self, start: int, stop: int) -> None:
+        """Views among the outputs, and outputs that were made again."""
         outputs: list[Any] = list(self._output.args[0])
-        for position in range(self._joint.num_fwd_outputs, len(outputs)):
+        for position in range(start, stop):
             if isinstance(outputs[position], fx.Node):
                 outputs[position] = self._resolve(outputs[position])
         self._output.args = (tuple(outputs),)

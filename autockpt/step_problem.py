@@ -62,6 +62,12 @@ class StepProblem:
         result = solve(problem, method=method, time_limit_s=time_limit_s)
         if result.schedule is None or result.status is SolveStatus.INFEASIBLE:
             least = minimum_budget(self.graph, method=method, time_limit_s=time_limit_s)
+            # A search that its time limit ended may miss what the search for the least finds.
+            named = dataclasses.replace(
+                solve(problem, method=lambda *_, **__: least.schedule), method=result.method
+            )
+            if named.schedule is not None:
+                return self._described(named, named.schedule)
             minimum = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
             raise self._budget_error(least.schedule, minimum + held_back_bytes)
         return self._described(result, result.schedule)

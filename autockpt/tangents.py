@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.fx as fx
+
+from autockpt.torch_private import run_on_fakes
 
 aten = torch.ops.aten
 
@@ -24,6 +28,7 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
     gone = {tangents[i] for i in absent}
     if not gone:
         return
+    mended: set[fx.Node] = set()
     closure: set[fx.Node] = set(tangents)
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -39,6 +44,7 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
             gone.add(node)
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             left, right = node.args
+            mended.update(node.users)
             node.replace_all_uses_with(right if left in gone else left)
         else:
             for parent in missing:
@@ -51,6 +57,38 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
     output.args = (
         type(outputs)(None if isinstance(o, fx.Node) and o in gone else o for o in outputs),
     )
+    _trace_layouts_again(graph, mended)
+
+
+def _trace_layouts_again(graph: fx.Graph, mended: set[fx.Node]) -> None:
+    """Let nodes behind a sum that is gone say what they make of its other part.
+
+    The part may have other strides than the sum had, on which the workspace of an operator, and
+    whether it can look at its input without a copy, depend.
+    """
+    changed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node not in mended and not any(parent in changed for parent in node.all_input_nodes):
+            continue
+        try:
+            value = _run(node)
+        except Exception:  # noqa: BLE001 - whatever a stand-in raises for a layout it does not take
+            if node.target is not aten.view.default:
+                continue
+            node.target = aten.reshape.default
+            value = _run(node)
+        node.meta["val"] = value
+        changed.add(node)
+
+
+def _run(node: fx.Node) -> Any:
+    def value_of(argument: fx.Node) -> Any:
+        return argument.meta.get("val")
+
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
+    return run_on_fakes(node.target, args, kwargs)
 
 
 def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -21,6 +21,8 @@ from torch._functorch import partitioners
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import is_sym_node
 from torch.fx.graph import _BoxedCodeGen
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from autockpt.errors import DoubleBackwardError
 
@@ -277,6 +279,18 @@ def quiet_fakes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:
+    """Call an operator on fake tensors in their own mode, whatever modes are on."""
+    fakes = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor)]
+    with (
+        _disable_current_modes(),
+        fakes[0].fake_mode if fakes else contextlib.nullcontext(),
+        no_autocast(),
+        torch.no_grad(),
+    ):
+        return function(*args, **kwargs)
 
 
 def _logger_methods() -> set[Any]:

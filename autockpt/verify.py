@@ -199,6 +199,9 @@ def state_kept(
     tensors = [*module.buffers()]
     tensors += [v for m in module.modules() for v in m.__dict__.values() if _is_plain_tensor(v)]
     values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    # Autocast keeps its copies of parameters to the end of the caller's block: every step is to
+    # make its own, which counts, and none is to find those of another.
+    torch.clear_autocast_cache()
     try:
         with (
             _same_gradients(module) if accumulates else _no_gradients(module),
@@ -207,6 +210,7 @@ def state_kept(
         ):
             yield
     finally:
+        torch.clear_autocast_cache()
         for m, names in buffers:
             m._buffers.clear()
             m._buffers.update(names)
