@@ -30,7 +30,8 @@ budget is part of the row, the measured peak is held to it, at the least budget 
 at one half way to what eager PyTorch needs. What is not supported is listed, with the error a user
 gets, under [limitations](limitations.md).
 
-`make test` runs most of these; `python benchmarks/matrix.py` runs all and writes this page.
+`make test` runs each row, some of its tests, mostly at the least budget; `make matrix` runs all of
+them, and `python benchmarks/matrix.py` writes this page.
 `python benchmarks/fuzz.py` goes on with random modules, 1,000 by default.
 """
 

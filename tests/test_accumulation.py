@@ -24,8 +24,13 @@ def backward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     torch.autograd.backward(*backward_roots(find_loss(model(*args, **kwargs), None)))
 
 
-@pytest.mark.row("gradient accumulation", "see the test; no more memory than eager's")
-@pytest.mark.parametrize("name", ["gpt2", "t5", "convnext", "resnet"])
+@pytest.mark.row(
+    "gradient accumulation", "GPT-2, T5, ConvNeXt, ResNet; no more memory than eager's"
+)
+@pytest.mark.parametrize(
+    "name",
+    ["convnext", *(pytest.param(n, marks=pytest.mark.full) for n in ("gpt2", "t5", "resnet"))],
+)
 def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(name: str) -> None:
     """One graph's backward gives its gradients back at its end: beside the older ones, a second
     set. ConvNeXt's were off in the last bits when cut: AOTAutograd copied the gradients that
@@ -33,7 +38,9 @@ def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(name: str) -
     tiny = build(name)
     eager = copy.deepcopy(tiny.model)
     peaks = []
-    autockpt.optimize(tiny.model, "85%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    autockpt.optimize(
+        tiny.model, "85%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
     for model in (eager, tiny.model):
         torch.manual_seed(3)
         for _ in range(2):
@@ -50,8 +57,10 @@ def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(name: str) -
 
 def test_what_was_accumulated_is_as_it_was_when_a_step_was_tried() -> None:
     """Verification runs steps that add to the real gradients, and must take that back."""
-    tiny = build("gpt2")
-    autockpt.optimize(tiny.model, "85%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    tiny = build("control_flow")
+    autockpt.optimize(
+        tiny.model, "85%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
     backward(tiny.model, tiny.args, tiny.kwargs)
     before = [p.grad.clone() for p in tiny.model.parameters() if p.grad is not None]
     held = [p.grad for p in tiny.model.parameters()]

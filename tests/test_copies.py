@@ -23,7 +23,9 @@ def _differing(expected, got):
 def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None:
     tiny = build("control_flow")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    autockpt.optimize(
+        tiny.model, "80%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
     monkeypatch.setattr(planner.Planner, "plan", None)  # whoever plans again fails
     twin = copy.deepcopy(tiny.model)
     assert autockpt.get_plan(twin) == autockpt.get_plan(tiny.model)
@@ -40,7 +42,9 @@ def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None
 def test_a_saved_module_comes_back_with_its_plan(monkeypatch) -> None:
     tiny = build("control_flow")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    autockpt.optimize(
+        tiny.model, "80%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
     monkeypatch.setattr(planner.Planner, "plan", None)
     file = io.BytesIO()
     torch.save(tiny.model, file)
@@ -55,7 +59,7 @@ def test_a_saved_module_comes_back_with_its_plan(monkeypatch) -> None:
 
 def test_a_module_whose_loss_cannot_be_pickled_is_saved_as_it_was() -> None:
     tiny = build("control_flow")
-    autockpt.optimize(tiny.model, "80%", loss_fn=lambda output: output["loss"])
+    autockpt.optimize(tiny.model, "80%", method="greedy", loss_fn=lambda output: output["loss"])
     file = io.BytesIO()
     torch.save(tiny.model, file)
     file.seek(0)
@@ -70,7 +74,9 @@ def test_a_module_whose_loss_cannot_be_pickled_is_saved_as_it_was() -> None:
 @pytest.mark.row("resumed training", "module with a graph break, plan included")
 def test_resumed_training_is_the_training_that_was_not_interrupted() -> None:
     tiny = build("control_flow")
-    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    autockpt.optimize(
+        tiny.model, "80%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
 
     def steps(model, optimizer, count):
         for _ in range(count):

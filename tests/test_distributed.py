@@ -23,7 +23,7 @@ from training import differing
 import autockpt
 from autockpt.planner import Planner
 
-OPTIONS: dict[str, Any] = {"optimizer": "adamw", "time_limit_s": 2.0}
+OPTIONS: dict[str, Any] = {"optimizer": "adamw", "time_limit_s": 0.5}
 WIDTH = 64
 
 
@@ -118,6 +118,7 @@ def _data_parallel(
         )  # fmt: skip
     got = train(model, rank, accumulate=accumulate)
     plan = autockpt.get_plan(model)
+    assert plan.measured_peak_bytes <= plan.budget_bytes
     return differing(expected, got), plan.to_json(), plan.recompute_ns
 
 
@@ -128,7 +129,7 @@ def _mean_of_squares(output: torch.Tensor) -> torch.Tensor:
 CASES = [
     ("wrap an optimized model", False, 2),
     ("optimize a wrapped model", True, 1),
-    ("optimize a wrapped model, with samples", True, 2),
+    pytest.param("optimize a wrapped model, with samples", True, 2, marks=pytest.mark.full),
 ]
 
 
@@ -164,6 +165,7 @@ def _lengths(rank: int) -> list[str]:
     return differing(expected, run(DistributedDataParallel(model)))
 
 
+@pytest.mark.row("DistributedDataParallel, two ranks", "ranks whose inputs differ")
 def test_ranks_whose_inputs_differ_do_not_wait_for_each_other(tmp_path: Path) -> None:
     assert run_ranks(2, tmp_path, _lengths) == [[], []]
 
@@ -195,6 +197,7 @@ def _failing(rank: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.row("a rank that fails", "a budget and bugs of one rank, raised on all")
 def test_a_rank_that_cannot_plan_brings_all_down_with_one_error(tmp_path: Path) -> None:
     """The others waited for its gradients, which never came."""
     first, second = run_ranks(2, tmp_path, _failing)
@@ -252,6 +255,7 @@ def test_reduction_overlaps_the_backward(tmp_path: Path) -> None:
     assert got.index("first layer") > 1
 
 
+@pytest.mark.row("DistributedDataParallel, four ranks", "gloo; sums over more than two ranks")
 @pytest.mark.full
 @pytest.mark.parametrize(("order", "as_view", "accumulate"), CASES)
 def test_four_ranks(order: str, as_view: bool, accumulate: int, tmp_path: Path) -> None:
@@ -265,7 +269,7 @@ def test_four_ranks(order: str, as_view: bool, accumulate: int, tmp_path: Path) 
         assert text == results[0][1]
 
 
-def _sharded(rank: int, order: str) -> tuple[list[str], list[str], list[int]]:
+def _sharded(rank: int, order: str) -> tuple[list[str], list[str], list[int], list[bool]]:
     def shard(model: nn.Module) -> nn.Module:
         for block in model.blocks:
             fully_shard(block)
@@ -280,15 +284,32 @@ def _sharded(rank: int, order: str) -> tuple[list[str], list[str], list[int]]:
     model = shard(optimize(blocks())) if order == "before" else optimize(shard(blocks()))
     got = train(model, rank)
     plans = [autockpt.get_plan(block) for block in model.blocks]
-    return differing(expected, got), [p.to_json() for p in plans], [p.recompute_ns for p in plans]
+    return (
+        differing(expected, got),
+        [p.to_json() for p in plans],
+        [p.recompute_ns for p in plans],
+        [p.measured_peak_bytes <= p.budget_bytes for p in plans],
+    )
 
 
-@pytest.mark.parametrize("order", ["before", pytest.param("after", marks=pytest.mark.full)])
-def test_blocks_that_are_fully_sharded(order: str, tmp_path: Path) -> None:
-    (names, plans, recompute_ns), other = run_ranks(2, tmp_path, _sharded, order)
-    assert names == other[0] == []
-    assert plans == other[1]
-    assert all(time_ns > 0 for time_ns in recompute_ns)
+@pytest.mark.row("FSDP2, two and four ranks", "blocks optimized before and after sharding")
+@pytest.mark.parametrize(
+    ("order", "world_size"),
+    [
+        ("before", 2),
+        pytest.param("after", 2, marks=pytest.mark.full),
+        pytest.param("before", 4, marks=pytest.mark.full),
+        pytest.param("after", 4, marks=pytest.mark.full),
+    ],
+)
+def test_blocks_that_are_fully_sharded(order: str, world_size: int, tmp_path: Path) -> None:
+    for names, plans, recompute_ns, fits in (
+        results := run_ranks(world_size, tmp_path, _sharded, order)
+    ):
+        assert names == []
+        assert plans == results[0][1]
+        assert all(time_ns > 0 for time_ns in recompute_ns)
+        assert all(fits)
 
 
 def _spread(rank: int) -> list[str]:
@@ -311,6 +332,7 @@ def _spread(rank: int) -> list[str]:
     return messages
 
 
+@pytest.mark.row("models spread over ranks", "a limitation: CaptureError, and eager trains on")
 def test_models_spread_over_ranks_are_refused_with_advice(tmp_path: Path) -> None:
     for messages in run_ranks(2, tmp_path, _spread):
         assert len(messages) == 2

@@ -21,7 +21,7 @@ def budget(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.row("parametrized weights", "MLP with BatchNorm and dropout")
+@pytest.mark.row("parametrized weights, clip_grad_norm_", "MLP with BatchNorm and dropout")
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_parametrized_weights(kind: str, budget: str) -> None:
     model = blocks()

@@ -17,8 +17,18 @@ from autockpt.optimizer_memory import optimizer_memory
 from autockpt.verify import same_bits
 
 # Every kind of model in the middle; the loosest and the tightest share on one of each family.
-CASES = [(name, 0.5) for name in MODELS]
-CASES += [(name, share) for name in ("gpt2", "resnet", "control_flow") for share in (0.75, 0.25)]
+CASES = [(name, 0.5, "auto") for name in MODELS]
+CASES += [
+    (name, share, "auto") for name in ("gpt2", "resnet", "control_flow") for share in (0.75, 0.25)
+]
+# The default method's search takes most of a test's time; elsewhere it is not what is shown.
+QUICK = [
+    ("gpt2", 0.5, "auto"),
+    ("gpt2", 0.25, "greedy"),
+    ("resnet", 0.5, "greedy"),
+    ("sequential", 0.5, "greedy"),
+    ("control_flow", 0.5, "greedy"),
+]
 
 
 def differing(expected, got):
@@ -63,15 +73,18 @@ def budget_at(share: float, tiny: Tiny, eager_peak_bytes: int) -> int:
 @pytest.mark.row(
     "models of model libraries", "GPT-2, BERT, Llama, T5, ViT, ResNet, ConvNeXt, U-Net"
 )
-@pytest.mark.parametrize(("name", "share"), CASES)
-def test_bits_and_budget(name: str, share: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "share", "method"),
+    [*QUICK, *(pytest.param(*c, marks=pytest.mark.full) for c in CASES if c not in QUICK)],
+)
+def test_bits_and_budget(name: str, share: float, method: str) -> None:
     tiny = build(name)
     eager_peak_bytes = peak_bytes(tiny)
     expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
     budget = budget_at(share, tiny, eager_peak_bytes)
     options = {
         "sample_args": tiny.args, "sample_kwargs": tiny.kwargs, "optimizer": "adamw",
-        "verify": False,
+        "method": method, "verify": False,
     }  # fmt: skip
     try:
         optimized = autockpt.optimize(tiny.model, budget, **options)
@@ -143,7 +156,9 @@ def test_a_loss_outside_of_the_model_is_part_of_the_plan() -> None:
         return nn.functional.cross_entropy(output, target)
 
     expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
-    autockpt.optimize(model, "80%", sample_args=(x,), loss_fn=loss_fn, optimizer="adamw")
+    autockpt.optimize(
+        model, "80%", method="greedy", sample_args=(x,), loss_fn=loss_fn, optimizer="adamw"
+    )
     plan = autockpt.get_plan(model)
     assert plan is not None
     # Logits, their log-softmax and their gradient stand at the turn: the plan must know.
@@ -162,7 +177,7 @@ def test_the_object_stays_what_it_was() -> None:
     parameters = [id(p) for p in model.parameters()]
     seen = []
     model.register_forward_hook(lambda *_: seen.append("forward"))
-    assert autockpt.optimize(model, "80%", sample_kwargs=tiny.kwargs) is model
+    assert autockpt.optimize(model, "80%", method="greedy", sample_kwargs=tiny.kwargs) is model
     assert type(model) is kind
     assert list(model.state_dict()) == keys
     assert [id(p) for p in model.parameters()] == parameters
@@ -176,7 +191,7 @@ def test_the_object_stays_what_it_was() -> None:
 def test_eval_and_no_grad_run_the_original_forward() -> None:
     tiny = build("bert")
     expected_eval = copy.deepcopy(tiny.model).eval()(**tiny.kwargs).loss
-    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
     tiny.model.eval()
     assert torch.equal(tiny.model(**tiny.kwargs).loss, expected_eval)
     tiny.model.train()
@@ -187,7 +202,7 @@ def test_eval_and_no_grad_run_the_original_forward() -> None:
 def test_restore_takes_the_rewrite_back() -> None:
     tiny = build("sequential")
     before = dict(tiny.model.__dict__)
-    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_args=tiny.args)
     assert autockpt.get_plan(tiny.model) is not None
     assert autockpt.restore(tiny.model) is tiny.model
     assert autockpt.get_plan(tiny.model) is None
@@ -199,9 +214,9 @@ def test_restore_takes_the_rewrite_back() -> None:
 def test_optimizing_again_replaces_the_plan() -> None:
     tiny = build("sequential")
     original = tiny.model.forward
-    autockpt.optimize(tiny.model, "90%", sample_args=tiny.args)
+    autockpt.optimize(tiny.model, "90%", method="greedy", sample_args=tiny.args)
     first = autockpt.get_plan(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_args=tiny.args)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_args=tiny.args)
     second = autockpt.get_plan(tiny.model)
     assert first is not None
     assert second is not None
@@ -214,7 +229,7 @@ def test_gradients_of_another_output_than_planned_are_right() -> None:
     """The plan expects the loss alone; whoever uses the logits too gets their gradients as well."""
     tiny = build("gpt2")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
     for model in (eager, tiny.model):
         torch.manual_seed(3)
         output = model(**tiny.kwargs)
@@ -223,21 +238,23 @@ def test_gradients_of_another_output_than_planned_are_right() -> None:
         assert same_bits(ours.grad, theirs.grad)
 
 
+@pytest.mark.full
 def test_a_second_layout_of_inputs_gets_its_own_plan() -> None:
     tiny = build("gpt2")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
     short = {name: value[:, :16] for name, value in tiny.kwargs.items()}
     for kwargs in (short, tiny.kwargs):
         assert differing(train(eager, (), kwargs), train(tiny.model, (), kwargs)) == []
 
 
 @pytest.mark.row("two optimized models with different budgets", "GPT-2")
+@pytest.mark.full
 def test_two_models_of_one_class_keep_their_own_budgets() -> None:
     tiny = build("gpt2")
     first, second = copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)
-    autockpt.optimize(first, "90%", sample_kwargs=tiny.kwargs)
-    autockpt.optimize(second, "75%", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(first, "90%", method="greedy", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(second, "75%", method="greedy", sample_kwargs=tiny.kwargs)
     peaks = [peak_bytes(Tiny(model=m, kwargs=tiny.kwargs)) for m in (first, second)]
     assert peaks[1] < peaks[0]
 
@@ -246,7 +263,7 @@ def test_planning_needs_no_memory_for_the_model() -> None:
     with torch.device("meta"):
         model = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(40)], nn.Linear(4096, 1))
         x = torch.empty(2**20, 4096)
-    plan = autockpt.plan(model, "60%", sample_args=(x,), time_limit_s=10)
+    plan = autockpt.plan(model, "60%", sample_args=(x,), method="greedy")
     assert plan.fixed.parameters_bytes > 2.5e9
     assert plan.cost_source == "roofline"
     assert plan.baseline_peak_bytes > 600e9
@@ -257,7 +274,9 @@ def test_planning_needs_no_memory_for_the_model() -> None:
 def test_accumulated_gradients_are_counted_and_equal() -> None:
     tiny = build("gpt2")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "90%", sample_kwargs=tiny.kwargs, optimizer="adamw")
+    autockpt.optimize(
+        tiny.model, "90%", method="greedy", sample_kwargs=tiny.kwargs, optimizer="adamw"
+    )
     alone = autockpt.get_plan(tiny.model)
     for model in (eager, tiny.model):
         torch.manual_seed(3)
@@ -276,10 +295,11 @@ def test_accumulated_gradients_are_counted_and_equal() -> None:
 def test_gradients_that_do_not_fit_beside_the_step_are_said() -> None:
     tiny = build("control_flow")
     gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
+    options = {"sample_args": tiny.args, "sample_kwargs": tiny.kwargs, "method": "greedy"}
     with pytest.raises(autockpt.BudgetError) as caught:
-        autockpt.plan(tiny.model, 1, sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+        autockpt.plan(tiny.model, 1, **options)
     budget = caught.value.minimum_peak_bytes + gradients // 2
-    autockpt.optimize(tiny.model, budget, sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    autockpt.optimize(tiny.model, budget, **options)
     tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()
     with pytest.warns(UserWarning, match="gradients of an earlier backward"):
         tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()

@@ -88,6 +88,7 @@ def differing(
     return found + ([] if torch.equal(*states) else ["random state"])
 
 
+@pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
 def test_a_hundred_lengths_take_a_handful_of_captures(captures: list[Any]) -> None:
     """Every new length was captured, profiled and solved anew: a training on text of natural
     lengths did little else."""
@@ -108,6 +109,7 @@ def test_a_hundred_lengths_take_a_handful_of_captures(captures: list[Any]) -> No
     assert plan.fixed.total_bytes + peak <= budget
 
 
+@pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
 def test_the_last_small_batch_is_served_without_a_plan_for_each_size(captures: list[Any]) -> None:
     tiny = Tiny(model=Reader())
     eager = copy.deepcopy(tiny.model)
@@ -117,6 +119,8 @@ def test_the_last_small_batch_is_served_without_a_plan_for_each_size(captures: l
     assert len(captures) <= 3
 
 
+@pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
+@pytest.mark.full
 def test_lengths_may_vary_while_gradients_accumulate(captures: list[Any]) -> None:
     tiny = Tiny(model=Reader())
     eager = copy.deepcopy(tiny.model)
@@ -147,6 +151,7 @@ def test_plans_for_open_sizes_go_with_copies(captures: list[Any]) -> None:
     assert captures == []
 
 
+@pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
 def test_sizes_that_the_code_decides_on_are_planned_exactly() -> None:
     """A forward that reads a size in Python cannot be traced with that size left open."""
 

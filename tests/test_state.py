@@ -83,7 +83,7 @@ def test_verification_leaves_no_trace_and_finds_no_difference(kind: type[nn.Modu
     torch.manual_seed(0)
     model, x = kind(), torch.randn(256, 64)
     eager, own = copy.deepcopy(model), x.clone()
-    autockpt.optimize(model, "85%", sample_args=(x,), optimizer="adamw")
+    autockpt.optimize(model, "85%", method="greedy", sample_args=(x,), optimizer="adamw")
     assert same_bits(x, own)
     attributes = {k: v for k, v in model.__dict__.items() if k != "forward"}
     assert attributes.keys() == eager.__dict__.keys()
@@ -98,7 +98,9 @@ def test_a_model_that_builds_something_at_its_first_forward() -> None:
     torch.manual_seed(0)
     model, x = Builds(), torch.randn(256, 64)
     eager = copy.deepcopy(model)
-    autockpt.optimize(model, "85%", sample_args=(x,), optimizer="adamw", verify=False)
+    autockpt.optimize(
+        model, "85%", method="greedy", sample_args=(x,), optimizer="adamw", verify=False
+    )
     assert not model.built
     assert not hasattr(model, "table")
     expected = train(eager, (x,))
@@ -161,7 +163,7 @@ def test_a_layer_used_twice_under_autocast() -> None:
     model, x = Twice(), torch.randn(256, 64)
     eager = copy.deepcopy(model)
     with torch.autocast("cpu", torch.bfloat16):
-        autockpt.optimize(model, "90%", sample_args=(x,), verify=False)
+        autockpt.optimize(model, "90%", method="greedy", sample_args=(x,), verify=False)
         losses = [eager(x), model(x)]
     for loss in losses:
         loss.backward()
@@ -186,7 +188,7 @@ def test_packed_sequences_are_seen_inside_of_a_batch() -> None:
     plain = torch.arange(32).repeat(4, 1)
     packed = torch.arange(16).repeat(4, 2)
     batch = {**tiny.kwargs, "position_ids": plain}
-    autockpt.optimize(model, "90%", sample_args=(batch,), verify=False)
+    autockpt.optimize(model, "90%", method="greedy", sample_args=(batch,), verify=False)
     batch = {**tiny.kwargs, "position_ids": packed}
     assert torch.allclose(model(batch), eager(batch), atol=1e-6)
 
@@ -194,7 +196,7 @@ def test_packed_sequences_are_seen_inside_of_a_batch() -> None:
 def test_an_error_at_the_first_call_leaves_the_model_as_it_was() -> None:
     tiny = build("sequential")
     before = set(tiny.model.__dict__)
-    autockpt.optimize(tiny.model, 1000)
+    autockpt.optimize(tiny.model, 1000, method="greedy")
     with pytest.raises(autockpt.BudgetError):
         tiny.model(*tiny.args)
     assert set(tiny.model.__dict__) == before
@@ -209,7 +211,7 @@ def test_another_float_follows_the_same_plan() -> None:
     torch.manual_seed(0)
     model, x = Scaled(), torch.randn(256, 64)
     eager = copy.deepcopy(model)
-    autockpt.optimize(model, "85%", sample_args=(x, 0.5), verify=False)
+    autockpt.optimize(model, "85%", method="greedy", sample_args=(x, 0.5), verify=False)
     first = autockpt.get_plan(model)
     for scale in (0.5, 0.7):
         model.zero_grad()
@@ -237,7 +239,7 @@ def test_another_path_is_said_and_planned_at_the_next_call() -> None:
     torch.manual_seed(0)
     model, x = Branches(), torch.randn(256, 64)
     eager = copy.deepcopy(model)
-    autockpt.optimize(model, "85%", sample_args=(x,), verify=False)
+    autockpt.optimize(model, "85%", method="greedy", sample_args=(x,), verify=False)
     model(x).backward()
     model.zero_grad()
     first = autockpt.get_plan(model)
@@ -256,14 +258,16 @@ def test_another_path_is_said_and_planned_at_the_next_call() -> None:
 def test_a_loss_that_is_no_scalar_is_said() -> None:
     model = nn.Linear(8, 8)
     with pytest.raises(autockpt.NotTrainableError, match=r"loss_fn returned \(4, 8\)"):
-        autockpt.optimize(model, "90%", sample_args=(torch.randn(4, 8),), loss_fn=lambda o: o * 2)
+        autockpt.optimize(
+            model, "90%", method="greedy", sample_args=(torch.randn(4, 8),), loss_fn=lambda o: o * 2
+        )
 
 
 def test_optimizing_under_no_grad_plans_a_training_step() -> None:
     torch.manual_seed(0)
     tiny = build("sequential")
     with torch.no_grad():
-        autockpt.optimize(tiny.model, "85%", sample_args=tiny.args)
+        autockpt.optimize(tiny.model, "85%", method="greedy", sample_args=tiny.args)
     assert autockpt.get_plan(tiny.model) is not None
 
 

@@ -32,7 +32,7 @@ def gpt2() -> Tiny:
         vocab_size=64,
         n_positions=32,
         n_embd=32,
-        n_layer=3,
+        n_layer=2,
         n_head=2,
         use_cache=False,
         bos_token_id=0,
@@ -50,7 +50,7 @@ def bert() -> Tiny:
     config = BertConfig(
         vocab_size=64,
         hidden_size=32,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=32,
@@ -70,7 +70,7 @@ def llama() -> Tiny:
         vocab_size=64,
         hidden_size=32,
         intermediate_size=80,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=32,
@@ -107,7 +107,7 @@ def vit() -> Tiny:
 
     config = ViTConfig(
         hidden_size=32,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
         image_size=32,

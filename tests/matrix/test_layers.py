@@ -90,7 +90,7 @@ class Normed(nn.Module):
 
 
 @pytest.mark.row("BatchNorm and its buffers", "CNNs, with and without affine, with momentum")
-@pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": 0.3}, {"momentum": None}])
 def test_batch_norm(options: dict[str, object]) -> None:
     check(Normed(nn.BatchNorm2d, **options), IMAGE)
 
@@ -278,9 +278,26 @@ class Complex(Body):
         return self.body(x, between).square().mean()
 
 
-@pytest.mark.row("complex tensors", "a spectral filter with complex parameters")
-def test_complex() -> None:
-    check(Complex(), X)
+class Rotary(Body):
+    """Positions as complex numbers, as the first Llama had them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.outer(torch.arange(128.0), 100.0 ** (-torch.arange(32) / 32))
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def between(y: torch.Tensor, _: int) -> torch.Tensor:
+            turned = torch.view_as_complex(y.unflatten(-1, (-1, 2))) * self.turns
+            return torch.view_as_real(turned).flatten(-2)
+
+        return self.body(x, between).square().mean()
+
+
+@pytest.mark.row("complex tensors", "a spectral filter of complex parameters, rotary positions")
+@pytest.mark.parametrize("kind", [Complex, pytest.param(Rotary, marks=pytest.mark.full)])
+def test_complex(kind: type[nn.Module]) -> None:
+    check(kind(), X)
 
 
 @pytest.mark.row("bf16 and float64 parameters", "MLP with dropout, CNN with BatchNorm")

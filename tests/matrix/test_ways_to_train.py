@@ -36,15 +36,17 @@ class Returns(Body):
         loss = hidden.square().mean() if mode == "mean" else hidden.square().sum()
         if self.kind == "dataclass":
             return Result(loss=loss, hidden=hidden)
+        if self.kind == "tuple":
+            return loss, (hidden, None), mode
         if self.kind == "dict":
             return {"loss": loss, "hidden": [hidden, None], "number": 3 if flag else 4}
         return loss
 
 
 @pytest.mark.row("several, dict, dataclass and None outputs", "MLP with keyword-only inputs")
-@pytest.mark.parametrize("kind", ["dataclass", "dict"])
+@pytest.mark.parametrize("kind", ["dataclass", "dict", "tuple"])
 def test_outputs(kind: str) -> None:
-    check(Returns(kind), X)
+    check(Returns(kind), X, loss_fn=(lambda y: y[0]) if kind == "tuple" else None)
 
 
 @pytest.mark.row("keyword-only and non-tensor inputs", "a float, a text and a bool")
@@ -121,6 +123,36 @@ def _same_gradients(left: nn.Module, right: nn.Module) -> bool:
     return all(same_bits(a.grad, b.grad) for a, b in pairs)
 
 
+@pytest.mark.row("loss outside of the model, several losses", "two backwards through one graph")
+def test_several_losses() -> None:
+    """The second backward has gradients of outputs that the plan did not expect."""
+    eager, model = _pair(Returns("dict"))
+    for each in (eager, model):
+        outputs = each(X)
+        outputs["loss"].backward(retain_graph=True)
+        outputs["hidden"][0].abs().mean().backward()
+    assert _same_gradients(eager, model)
+
+
+class Branches(Body):
+    """Loops, a branch on an argument, a graph break in the middle, a comprehension."""
+
+    def forward(self, x: torch.Tensor, *, times: int, names: list[str]) -> torch.Tensor:
+        for _ in range(times):
+            x = self.body(x)
+        torch._dynamo.graph_break()
+        kept = {name: torch.tanh(x * (1 + number)) for number, name in enumerate(names)}
+        if "second" in kept:
+            x = x + kept["second"]
+        return self.body(x).square().mean()
+
+
+@pytest.mark.row("graph breaks and Python control flow", "MLP; loops, branches, a break")
+def test_control_flow() -> None:
+    check(Branches(), X, times=2, names=["first", "second"])
+
+
+@pytest.mark.row("two forwards before one backward", "MLP")
 @pytest.mark.row("the model called twice in a step", "siamese, and a GAN's two players")
 def test_siamese() -> None:
     eager, model = _pair(Head())
