@@ -45,7 +45,7 @@ def solve_free(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     if not is_done():
         more = improve(
             problem,
-            orders.baseline(),
+            offers[best()[2]][1],
             time_limit_s=deadline - time.monotonic(),
             seed=seed,
             goal_ns=found.bound_ns,

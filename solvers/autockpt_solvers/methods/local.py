@@ -5,9 +5,9 @@ compute order; a step moves one run, makes a value again right before one of its
 a run. The energy is the recompute time plus the bytes over the room summed over all runs, whose
 weight rises while the temperature falls. Short walks come first and longer ones after them, each
 from the best so far.
-On graphs without a backward pass the inner loop is that of `slot_walk`.
+On graphs without a backward pass the inner loop is that of `slots`.
 Guarantee: every order on the way is valid; nothing about the distance to the best plan.
-Complexity: linear in runs and reads per step, in `slot_walk` in what the moved run touches; the
+Complexity: linear in runs and reads per step, in `slots` in what the moved run touches; the
 number of steps is fixed by the size of the graph, and the time limit cuts it short. Without numba
 each step takes some hundred times longer.
 Weakness: on graphs of many thousand ops the steps do not suffice; backward ops stay in their
@@ -26,8 +26,7 @@ from autockpt_solvers.methods.annealing import anneal, evaluate
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.methods.slot_walk import walk
-from autockpt_solvers.methods.slots import MOST_RUNS, SPREAD, read, settle
+from autockpt_solvers.methods.slots import MOST_RUNS, SPREAD, read, settle, walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,11 +150,12 @@ class Walker:
             self.found[:2] = recompute, self.length
             self.best[:] = self.order
         if peak < self.found[2]:
-            self.found[2:] = peak, self.length
+            self.found[2:4] = peak, self.length
             self.lean[:] = self.order
 
     def run(self, seconds: float) -> None:
         """Walks until the steps or the seconds are used up, or nothing is left to gain."""
+        self._anneal((0, 0, 1))  # compiles, where that was never done here: no part of the search
         deadline = time.monotonic() + seconds
         pace = 0.0
         for share in self.walks:
@@ -178,12 +178,10 @@ class Walker:
         while first < steps:
             stop = min(first + _CHUNK, steps)
             self.length = self._anneal((first, stop, steps))
-            if first == 0:
-                started = time.monotonic()  # the first chunk may have been compiled
             first = stop
             if self._is_done or time.monotonic() > deadline:
                 break
-        return (time.monotonic() - started) / max(1, first - _CHUNK)
+        return (time.monotonic() - started) / max(1, first)
 
     def _anneal(self, steps: tuple[int, int, int]) -> int:
         """Takes some steps of a walk; gives the order's length."""
@@ -224,14 +222,15 @@ class SlotWalker(Walker):
             return tuple(np.zeros(max(1, size), dtype=np.int64) for size in sizes)
 
         num_slots = SPREAD * len(start) + 8
-        self.slots = zeros(num_slots, num_slots, MOST_RUNS * num, num, 3)
+        self.slots = zeros(num_slots, num_slots, MOST_RUNS * num, num, 4)
+        self.slots[4][3] = room_bytes
         self.before, self.after = (
             zeros(MOST_RUNS * touched, MOST_RUNS * touched, touched) for _ in range(2)
         )
 
     def _anneal(self, steps: tuple[int, int, int]) -> int:
         graph, slots = self.slot_arrays, self.slots
-        settle(self.order, self.length, graph, slots, self.before, self.room)
+        settle(self.order, self.length, graph, slots, self.before)
         walk(
             graph,
             slots,
@@ -241,7 +240,6 @@ class SlotWalker(Walker):
             self.best,
             self.lean,
             self.found,
-            self.room,
             steps,
             self.scale,
         )

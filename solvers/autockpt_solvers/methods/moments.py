@@ -134,6 +134,8 @@ class _Search:
             self.pivots.sort(key=lambda op: self.ancestry.before[op].bit_count())
             before = self.found.bound_ns
             relaxed = self._relax(self.pivots)
+            if relaxed is not None and relaxed.bound_ns < before:
+                break  # cut short: one moment more can only raise it
             idle = 0 if self.found.bound_ns > before else idle + 1
         return self.found
 
