@@ -137,6 +137,10 @@ def test_several_losses() -> None:
 class Branches(Body):
     """Loops, a branch on an argument, a graph break in the middle, a comprehension."""
 
+    def __init__(self, layer_behind: int) -> None:
+        super().__init__()
+        self.behind = self.layers[layer_behind] if layer_behind else nn.Linear(64, 64)
+
     def forward(self, x: torch.Tensor, *, times: int, names: list[str]) -> torch.Tensor:
         for _ in range(times):
             x = self.body(x)
@@ -144,12 +148,26 @@ class Branches(Body):
         kept = {name: torch.tanh(x * (1 + number)) for number, name in enumerate(names)}
         if "second" in kept:
             x = x + kept["second"]
-        return self.body(x).square().mean()
+        return torch.tanh(self.behind(x)).square().mean()
 
 
 @pytest.mark.row("graph breaks and Python control flow", "MLP; loops, branches, a break")
 def test_control_flow() -> None:
-    check(Branches(), X, times=2, names=["first", "second"])
+    check(Branches(0), X, times=2, names=["first", "second"])
+
+
+@pytest.mark.row(
+    "a layer used often, before and behind a graph break",
+    "a limitation: VerificationError, and eager trains on",
+)
+def test_a_layer_on_both_sides_of_a_break() -> None:
+    """Eager adds its three gradients one by one; two graphs add the sum of two to the third."""
+    model, kwargs = Branches(1), {"times": 2, "names": ["first", "second"]}
+    expected = steps(copy.deepcopy(model), (X,), kwargs, lambda o: o)
+    options = {"sample_args": (X,), "sample_kwargs": kwargs, "method": "greedy"}
+    with pytest.raises(autockpt.VerificationError, match=r"not bit-equal .*layers\.1\.weight"):
+        autockpt.optimize(model, "80%", optimizer="adamw", **options)
+    assert differing(expected, steps(model, (X,), kwargs, lambda o: o)) == []
 
 
 @pytest.mark.row("two forwards before one backward", "MLP")
