@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autockpt_solvers import Problem, ScheduleError, SolveStatus, simulate, solve, with_frees
-from autockpt_solvers.methods.local import SlotWalker, without_idle_runs
+from autockpt_solvers import (
+    ComputeGraph,
+    Problem,
+    ScheduleError,
+    SolveStatus,
+    simulate,
+    solve,
+    with_frees,
+)
+from autockpt_solvers.methods.local import SlotWalker, improve, without_idle_runs
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.slots import (
     EMPTY,
@@ -174,3 +183,20 @@ def test_interpreted_and_compiled_walks_are_the_same():
     ]
     assert told[0] == told[1]
     assert "[]" not in told[0]
+
+
+def test_every_start_counts():
+    graph = chain(6)
+    baseline = Orders(graph).baseline()
+    free = ComputeGraph(
+        ops=tuple(dataclasses.replace(op, is_backward=False) for op in graph.ops),
+        storages=graph.storages,
+        outputs=graph.outputs,
+    )
+    lean = Orders(graph).just_in_time([1, 3])
+    peak = simulate(free, with_frees(free, lean)).peak_bytes
+    assert peak < simulate(free, with_frees(free, baseline)).peak_bytes
+    problem = Problem(graph=free, budget_bytes=peak)
+    attempt = improve(problem, baseline, time_limit_s=30, seed=0, others=[lean], goal_ns=99)
+    timelines = [simulate(free, with_frees(free, order)) for order in attempt.orders]
+    assert min(t.peak_bytes for t in timelines) <= peak

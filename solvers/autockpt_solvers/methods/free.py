@@ -45,7 +45,8 @@ def solve_free(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     if not is_done():
         more = improve(
             problem,
-            offers[best()[2]][1],
+            orders.baseline(),
+            others=[offers[best()[2]][1]] if found.orders else (),
             time_limit_s=deadline - time.monotonic(),
             seed=seed,
             goal_ns=found.bound_ns,

@@ -57,6 +57,7 @@ def improve(
     time_limit_s: float,
     seed: int,
     goal_ns: int = 0,
+    others: Sequence[Sequence[int]] = (),
 ) -> Attempt:
     """Offers what annealing from a valid order finds; never worse than that order.
 
@@ -66,6 +67,7 @@ def improve(
         time_limit_s: Ends the search.
         seed: Random seed.
         goal_ns: Recompute time that is good enough.
+        others: Valid orders to start from too, each with a short walk, before the long one.
 
     Returns:
         The cheapest order that fits and the one with the lowest peak.
@@ -73,7 +75,7 @@ def improve(
     graph = problem.graph
     is_free = graph.num_forward == len(graph.ops) > 0 and len({op.region for op in graph.ops}) == 1
     kind = SlotWalker if is_free else Walker
-    walker = kind(graph, start, problem.room_bytes, seed)
+    walker = kind(graph, start, problem.room_bytes, seed, others)
     walker.goal = goal_ns
     walker.run(time_limit_s)
     found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
@@ -93,12 +95,19 @@ class Walker:
     hot, cold, light, heavy = 1.0, 0.02, 0.1, 3.0
 
     def __init__(
-        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int
+        self,
+        graph: ComputeGraph,
+        start: Sequence[int],
+        room_bytes: int,
+        seed: int,
+        others: Sequence[Sequence[int]] = (),
     ) -> None:
         self.arrays = graph_arrays(graph)
         self.room = room_bytes
         self.goal = 0
-        size = len(start) + max(8, min(_REPEATS * len(start), 4000))
+        self.others = others
+        self.longest = max(map(len, (start, *others)))
+        size = self.longest + max(8, min(_REPEATS * len(start), 4000))
         num_regions = 1 + max((op.region for op in graph.ops), default=0)
         self.work = (
             np.zeros(len(graph.storages), dtype=np.int64),
@@ -158,7 +167,9 @@ class Walker:
         self._anneal((0, 0, 1))  # compiles, where that was never done here: no part of the search
         deadline = time.monotonic() + seconds
         pace = 0.0
-        for share in self.walks:
+        starts = list(self.others)
+        short, *rest = self.walks
+        for share in (*(short for _ in range(1 + len(starts))), *rest):
             steps = max(_CHUNK, int(self.steps * share))
             left = deadline - time.monotonic()
             if pace:
@@ -166,7 +177,11 @@ class Walker:
                 steps = min(steps, int(left / pace))
             if left <= 0 or steps < _CHUNK or self._is_done:
                 return
-            if self.found[0] >= 0:
+            if pace and starts:
+                start = starts.pop(0)
+                self.length = len(start)
+                self.order[: self.length] = start
+            elif self.found[0] >= 0:
                 self.length = int(self.found[1])
                 self.order[:] = self.best
             pace = self._walk(steps, deadline)
@@ -203,13 +218,18 @@ class Walker:
 class SlotWalker(Walker):
     """The same with the inner loop of `slots`: on graphs of one region without a backward pass."""
 
-    walks = (0.25, 0.75)
+    walks = (0.2, 0.7)
     hot, cold, light, heavy = 1.0, 0.003, 0.005, 2.0
 
     def __init__(
-        self, graph: ComputeGraph, start: Sequence[int], room_bytes: int, seed: int
+        self,
+        graph: ComputeGraph,
+        start: Sequence[int],
+        room_bytes: int,
+        seed: int,
+        others: Sequence[Sequence[int]] = (),
     ) -> None:
-        super().__init__(graph, start, room_bytes, seed)
+        super().__init__(graph, start, room_bytes, seed, others)
         self.found = np.append(self.found, 1 << 62)
         most = _SLOT_STEPS if IS_COMPILED else _SLOT_STEPS_INTERPRETED
         self.steps = min(_STEPS_PER_OP * len(start), most)
@@ -221,7 +241,7 @@ class SlotWalker(Walker):
         def zeros(*sizes: int) -> tuple[NDArray[np.int64], ...]:
             return tuple(np.zeros(max(1, size), dtype=np.int64) for size in sizes)
 
-        num_slots = SPREAD * len(start) + 8
+        num_slots = SPREAD * self.longest + 8
         self.slots = zeros(num_slots, num_slots, MOST_RUNS * num, num, 4)
         self.slots[4][3] = room_bytes
         self.before, self.after = (

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autockpt_solvers.methods.compiling import compiled
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -164,13 +166,24 @@ def _search(
     return _trace(windows, options, origin, first, end, state)
 
 
-def _undominated(*criteria: _Floats | _Indices) -> _Indices:
-    """Indices of what nothing equals or beats in all criteria; of equal ones, the first."""
-    table: _Floats = np.stack([c.astype(np.float64) for c in criteria])
-    no_worse = np.all(table[:, :, None] <= table[:, None, :], axis=0)
-    earlier = np.arange(table.shape[1])[:, None] < np.arange(table.shape[1])
-    beaten = np.any(no_worse & (~no_worse.T | earlier), axis=0)
-    return np.flatnonzero(~beaten)
+@compiled
+def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
+    """Indices of options that none equals or beats in all three; of equal ones, the first."""
+    chosen = np.zeros(shift.size, dtype=np.int64)
+    count = 0
+    for k in range(shift.size):
+        beaten = False
+        for j in range(shift.size):
+            if shift[j] <= shift[k] and peaks[j] <= peaks[k] and costs[j] <= costs[k]:
+                is_equal = shift[j] == shift[k] and peaks[j] == peaks[k] and costs[j] == costs[k]
+                if j < k or not is_equal:
+                    beaten = j != k
+            if beaten:
+                break
+        if not beaten:
+            chosen[count] = k
+            count += 1
+    return chosen[:count]
 
 
 def _views(row: _Floats, fill: float) -> _Floats:
