@@ -14,22 +14,8 @@ import autockpt
 SEEDS = range(25)
 
 
-# Found and not mended yet; see the limitations.
-KNOWN = {
-    10: "the gradient of an input differs in its last bits",
-    12: "an unverified step takes more than its budget",
-    17: "an unverified step takes more than its budget",
-}
-
-
 @pytest.mark.row("random modules", "random DAGs of real layers, all settings drawn")
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(seed, marks=pytest.mark.xfail(reason=KNOWN[seed])) if seed in KNOWN else seed
-        for seed in SEEDS
-    ],
-)
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_module(seed: int) -> None:
     verdict = run_trial(random_program(seed))
     assert not verdict.is_failure, (
