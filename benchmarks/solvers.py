@@ -39,7 +39,7 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.bound import lower_bound_bytes
+from autockpt_solvers.methods.bound import lower_bound_bytes, turn_bound_ns
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.ilp.refine import refine
@@ -167,9 +167,11 @@ def _instance_row(name: str, text: str, share: float, time_limit_s: float) -> _R
 _ZOO_TABLE = (
     "Graphs of the zoo (small size)",
     "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound). Figures "
-    "are recomputation in % of a step's time. The bound is for plans that run each backward op "
-    "once, in order; gap: `ilp` less the bound; - where a method has no plan that fits.",
-    ("model", "ops", "f", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
+    "are recomputation in % of a step's time. Two bounds: for any plan at all, ones that move or "
+    "repeat backward ops or run them in place included, and for plans that run each backward op "
+    "once, in order. Gap: `ilp` less the second; what lies between the first and `ilp` is the most "
+    "that such freedoms could bring. - where a method has no plan that fits.",
+    ("model", "ops", "f", "any plan", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
 )
 
 
@@ -189,11 +191,13 @@ def _zoo_cell(name: str, text: str, share: float, time_limit_s: float) -> tuple[
         method: (result.minimum_peak_bytes - least) / (most - least)
         for method, result in {"ilp": ours, **rivals}.items()
     }
+    any_plan = turn_bound_ns(problem, time_limit_s=time_limit_s)
     gap = 100 * (ours.recompute_ns - ours.lower_bound_ns) / graph.total_runtime_ns
     return (
         name,
         str(len(graph.ops)),
         f"{share:g}",
+        f"{100 * any_plan / graph.total_runtime_ns:.2f}",
         f"{100 * ours.lower_bound_ns / graph.total_runtime_ns:.2f}" if ours.schedule else "-",
         _percent(graph, ours),
         f"{gap:.2f}" if ours.schedule else "-",

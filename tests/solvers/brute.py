@@ -53,3 +53,47 @@ def least_recompute(graph, room):
                 count += 1
                 heapq.heappush(heap, (paid, count, follower))
     return None
+
+
+def least_recompute_in_any_order(graph, room):
+    """The same over all schedules: backward ops in any order, and as often as they may run."""
+    ops, num_forward = graph.ops, graph.num_forward
+    required = [i for i in range(num_forward) if graph.is_required[i]]
+    backward = range(num_forward, len(ops))
+    start = (frozenset(), frozenset(), 0)
+    best = {start: 0}
+    heap = [(0, 0, start)]
+    count = 0
+    while heap:
+        cost, _, state = heapq.heappop(heap)
+        if cost > best[state]:
+            continue
+        live, done, region = state
+        turned = done.issuperset(required)
+        if turned and done.issuperset(backward) and live.issuperset(graph.outputs):
+            return cost
+        current = max((ops[i].region for i in backward if i not in done), default=None)
+        followers = [(cost, (live - {s}, done, region)) for s in live]
+        for index, op in enumerate(ops):
+            if index >= num_forward and not turned:
+                continue
+            if index < num_forward and turned and op.region != current:
+                continue
+            if index < num_forward and not turned and op.region < region:
+                continue
+            if not live.issuperset(op.reads) or not live.isdisjoint(op.writes):
+                continue
+            if index in done and not op.recomputable:
+                continue
+            now = live | set(op.writes)
+            if sum(graph.size(s) for s in now) + op.workspace_bytes > room:
+                continue
+            paid = cost + (op.runtime_ns if index in done else 0)
+            reached = region if index >= num_forward else max(region, op.region)
+            followers.append((paid, (now, done | {index}, reached)))
+        for paid, follower in followers:
+            if paid < best.get(follower, float("inf")):
+                best[follower] = paid
+                count += 1
+                heapq.heappush(heap, (paid, count, follower))
+    return None

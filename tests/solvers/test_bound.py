@@ -4,11 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, SolveStatus, minimum_budget, solve
-from autockpt_solvers.methods.bound import forced_bytes, lower_bound_bytes, lower_bound_ns
-from tests.solvers.brute import least_recompute
+from autockpt_solvers.methods.bound import (
+    forced_bytes,
+    lower_bound_bytes,
+    lower_bound_ns,
+    turn_bound_ns,
+)
+from tests.solvers.brute import least_recompute, least_recompute_in_any_order
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 SMALL = graphs(max_forward=4, max_backward=4, max_sizes=1)
+TINY = graphs(max_forward=4, max_backward=3, max_sizes=1)
 
 
 def test_brute_force_knows_a_case_done_by_hand():
@@ -33,6 +39,22 @@ def test_no_schedule_beats_the_bound(graph, share):
         assert result.status is SolveStatus.FEASIBLE or result.recompute_ns == least
 
 
+@given(TINY, st.floats(0.2, 1.0))
+def test_no_schedule_in_any_order_beats_the_bound_of_the_turn(graph, share):
+    room = int(share * sum(s.size_bytes for s in graph.storages))
+    least = least_recompute_in_any_order(graph, room)
+    if least is not None:
+        problem = Problem(graph=graph, budget_bytes=room)
+        assert turn_bound_ns(problem, time_limit_s=5) <= least
+
+
+def test_the_bound_of_the_turn_says_what_order_cannot_save():
+    # Ten layers, and room for five of their values: five are made again in whatever order.
+    problem = Problem(graph=chain(10, size=10, time=5), budget_bytes=60)
+    in_order = lower_bound_ns(problem, time_limit_s=5)
+    assert 0 < turn_bound_ns(problem, time_limit_s=5) <= in_order
+
+
 @given(SMALL)
 def test_nothing_fits_below_the_bound_on_bytes(graph):
     bound = lower_bound_bytes(graph)
@@ -42,7 +64,7 @@ def test_nothing_fits_below_the_bound_on_bytes(graph):
 def test_the_bound_is_near_what_is_reached_on_equal_layers():
     graph = blocks(6)
     minimum = minimum_budget(graph)
-    for budget in range(minimum.peak_bytes + 40, minimum.peak_bytes + 400, 90):
+    for budget in range(minimum.peak_bytes + 40, minimum.peak_bytes + 400, 180):
         result = solve(Problem(graph=graph, budget_bytes=budget))
         assert 0 < result.lower_bound_ns <= result.recompute_ns
         assert result.gap < 0.3

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SMALL = 48  # ops; below, annealing costs next to nothing
 _LARGE = 160  # ops; above, annealing does not find what `ilp` has not
+_EFFORT = 0.2  # it starts from a good plan, at every level
 
 
 def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -45,7 +46,7 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         return Attempt(orders=first, fixed=fixed, method="ilp")
     from autockpt_solvers.methods.local import improve
 
-    more = improve(problem, first[best], time_limit_s=left, seed=seed).orders
+    more = improve(problem, first[best], time_limit_s=left, seed=seed, effort=_EFFORT).orders
     is_better = min(_rank(orders, problem, order) for order in more) < ranks[best]
     return Attempt(orders=(*first, *more), fixed=fixed, method="local" if is_better else "ilp")
 

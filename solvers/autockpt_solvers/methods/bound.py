@@ -15,6 +15,11 @@ time once. Pricing the bytes of every moment turns this relaxation into one mini
 layer per moment and the ops' times shared (Lagrangian duality), and cutting planes find the
 prices that make the bound highest. Moments are added where the relaxed plan needs most.
 Capacities are rounded down, so the bound holds exactly.
+
+`turn_bound_ns`: the same with one moment only, the turn: after the last op that the forward pass
+must run and before the first backward op, whichever that is. What any backward op reads is live
+then, or its op runs after it. This holds for every schedule there is: ones that move or repeat
+backward ops, or run them in place of what they read, as well.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ _MAX_CUTS = 60
 _MAX_NODES = 150_000
 _HIGHEST_PRICE = 1e4
 _CLOSE = 1.0005
+_TURN = -1  # the moment before the first backward op
 
 
 def forced_bytes(graph: ComputeGraph) -> list[int]:
@@ -79,7 +85,9 @@ class _Relaxation:
     def __init__(self, graph: ComputeGraph, room: int) -> None:
         self.graph = graph
         self.room = room
-        self.forced = forced_bytes(graph)
+        # The last entry is the turn's: only what the caller will hold is forced there.
+        made = [s for s in graph.outputs if graph.producer[s] < graph.num_forward]
+        self.forced = [*forced_bytes(graph), sum(graph.size(s) for s in made)]
         self.num_forward = graph.num_forward
         # Time of running again; the first run of what only the backward needs is free.
         self.again = [
@@ -116,7 +124,7 @@ class _Relaxation:
                     if offset <= reader < end:
                         change[reader] -= graph.size(s)
                         change[reader + 1] += graph.size(s)
-        over = np.cumsum(change)[offset:-1] + np.array(self.forced) - self.room
+        over = np.cumsum(change)[offset:-1] + np.array(self.forced[:_TURN]) - self.room
         moment = int(np.argmax(over))
         return moment, int(over[moment])
 
@@ -127,7 +135,7 @@ class _Relaxation:
         """
         graph, offset = self.graph, self.num_forward
         now = offset + moment
-        at_hand = set(graph.ops[now].reads)
+        at_hand = set(graph.ops[now].reads) if moment != _TURN else set()
         arcs = []
         seen: set[int] = set()
         stack = [
@@ -239,6 +247,24 @@ def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
             break
         moment, over = relaxation.excess(again)
     return max(0, int(best))
+
+
+def turn_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
+    """Recompute time that no schedule at all can stay under; see the head of this file.
+
+    Args:
+        problem: The problem; its budget may be one that nothing fits.
+        time_limit_s: Ends the search; the bound reached by then holds.
+
+    Returns:
+        The bound, at most what `lower_bound_ns` gives with enough moments.
+    """
+    graph = problem.graph
+    if graph.num_forward in (0, len(graph.ops)):
+        return 0
+    cutter = _Cutter(_Relaxation(graph, problem.room_bytes), [_TURN])
+    value, _, _ = _ascend(cutter, np.zeros(1), time.monotonic() + time_limit_s)
+    return max(0, int(value))
 
 
 def _ascend(

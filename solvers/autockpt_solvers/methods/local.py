@@ -58,6 +58,7 @@ def improve(
     seed: int,
     goal_ns: int = 0,
     others: Sequence[Sequence[int]] = (),
+    effort: float = 1.0,
 ) -> Attempt:
     """Offers what annealing from a valid order finds; never worse than that order.
 
@@ -68,6 +69,7 @@ def improve(
         seed: Random seed.
         goal_ns: Recompute time that is good enough.
         others: Valid orders to start from too, each with a short walk, before the long one.
+        effort: Share of the usual number of steps.
 
     Returns:
         The cheapest order that fits and the one with the lowest peak.
@@ -77,6 +79,7 @@ def improve(
     kind = SlotWalker if is_free else Walker
     walker = kind(graph, start, problem.room_bytes, seed, others)
     walker.goal = goal_ns
+    walker.steps = int(walker.steps * effort)
     walker.run(time_limit_s)
     found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
     return Attempt(orders=tuple(without_idle_runs(graph, order) for order in found))
