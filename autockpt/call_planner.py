@@ -121,11 +121,6 @@ class CallPlanner:
         """False: what runs outside of the calls is not planned."""
         return False
 
-    @property
-    def counts_everything(self) -> bool:
-        """False: what stands between calls is guessed from what it saves."""
-        return False
-
     def plan(self, *, held_back_bytes: int = 0) -> Planned:
         """Solve for the budget, on every way to cut the forward; see `Planner.plan`."""
         best: tuple[Plan, CallGraph] | None = None

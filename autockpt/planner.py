@@ -131,17 +131,14 @@ class Planner:
 
     @property
     def is_complete(self) -> bool:
-        """Whether one graph holds the whole forward, so that no other way to run it takes less.
+        """Whether one graph holds the whole forward: no other way to run it takes less.
 
-        A loss outside of the model runs in the same way whatever the model does.
+        A step then holds what is predicted; what stands between graphs is only guessed. A loss
+        outside of the model runs in the same way whatever the model does.
         """
-        own = [graph for graph in self._capture.graphs if not graph.is_outside]
-        return len(own) == 1 and self.counts_everything
-
-    @property
-    def counts_everything(self) -> bool:
-        """Whether all that a step does is in the graphs, so that it holds what is predicted."""
-        return not self._capture.foreign_ops and not self._blocks
+        captured = self._capture
+        own = [graph for graph in captured.graphs if not graph.is_outside]
+        return len(own) == 1 and not captured.foreign_ops and not self._blocks
 
     @property
     def budget_bytes(self) -> int:

@@ -72,7 +72,7 @@ class Trial:
         plan = planned.plan
         moves_parameters = acts_on_parameters(self.module)
         fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
-        must_run = self.verify or not planner.counts_everything
+        must_run = self.verify or not planner.is_complete
         if fits and (moves_parameters or not (must_run and self.is_exact)):
             plan = dataclasses.replace(plan, rung="eager")
             return Followed(plan=plan, planned=None, step=self.forward)
@@ -90,8 +90,8 @@ class Trial:
     def _verified(self, planner: Planner | CallPlanner, planned: Planned) -> Followed:
         """Hold the plan against real steps; tighten it where more was measured than predicted.
 
-        Where nothing is to be verified only the memory is measured: of a plan that does not count
-        all that a step does.
+        Where nothing is to be verified only the memory is measured, of a plan that has to guess
+        what stands between graphs or calls.
         """
         plan = planned.plan
         device = torch.device(plan.device)
