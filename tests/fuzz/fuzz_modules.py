@@ -82,7 +82,11 @@ def norm_of_image(sizes: Sizes, draw: random.Random, shared: Shared) -> nn.Modul
         lambda: nn.BatchNorm2d(width, affine=affine, track_running_stats=tracked),
         lambda: nn.BatchNorm2d(width, momentum=None),
         lambda: nn.InstanceNorm2d(width, affine=affine, track_running_stats=tracked),
-        lambda: nn.GroupNorm(draw.choice([1, 4]), width, affine=affine),
+        # PyTorch 2.13 ends the process where a channels-last input of GroupNorm wants no gradient.
+        lambda: Apply(
+            lambda m, x: m.inner(x if x.requires_grad else x.contiguous()),
+            inner=nn.GroupNorm(draw.choice([1, 4]), width, affine=affine),
+        ),
         lambda: nn.LocalResponseNorm(2),
         lambda: nn.BatchNorm2d(width).eval().requires_grad_(affine),
     ]
