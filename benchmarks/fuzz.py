@@ -26,6 +26,8 @@ import torch
 from fuzz_programs import Program, random_program
 from fuzz_trial import Verdict, run_trial, shrunk
 
+_MODULES_PER_PROCESS = 100
+
 
 def main() -> int:
     """Run the seeds, print what failed, and count."""
@@ -74,10 +76,10 @@ def trial_of(seed: int) -> tuple[int, Verdict]:
 
 def verdicts(seeds: range, workers: int) -> Iterator[tuple[int, Verdict]]:
     """Verdicts of all seeds, in order; processes are renewed, so that what piles up goes."""
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=100
-    ) as pool:
-        yield from pool.map(trial_of, seeds)
+    for first in range(0, len(seeds), _MODULES_PER_PROCESS * workers):
+        some = seeds[first : first + _MODULES_PER_PROCESS * workers]
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(trial_of, some)
 
 
 def report_shrunk(program: Program, verdict: Verdict) -> None:

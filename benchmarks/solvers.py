@@ -105,8 +105,10 @@ def _mapped(
     function: Callable[..., _Made], cells: list[tuple[object, ...]], jobs: int
 ) -> Iterator[_Made]:
     """One process per call, results in order."""
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        yield from pool.map(function, *zip(*cells, strict=True))
+    for first in range(0, len(cells), jobs):
+        some = cells[first : first + jobs]
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            yield from pool.map(function, *zip(*some, strict=True))
 
 
 def _cells(row: _Row) -> str:
