@@ -333,10 +333,10 @@ class _Builder:
         )
 
     def _formula(self, region: int, op: JointNode) -> list[int]:
-        """What one backward formula of eager's autograd has made so far, and holds to its end.
+        """What one backward formula of eager's autograd has read and made so far.
 
-        A graph outside of the model runs as eager does, where temporaries of a formula live until
-        it returns.
+        A graph outside of the model runs as eager does, where the incoming gradient, what was saved
+        for a formula and its temporaries live until it returns.
         """
         if op.node.meta.get("partitioner_tag") != "is_backward":
             return []
@@ -366,8 +366,10 @@ class _Builder:
             if s in joint.external_storages and (region, s) in self._local
         ]
         if graph.is_outside:
-            reads += self._formula(region, op)
-            self._formula(region, op).extend(writes)
+            formula = self._formula(region, op)
+            own = [*reads, *writes]
+            reads += formula
+            formula.extend(own)
         is_unused_draw = op.is_random and not op.node.users
         runs_once = (
             not may_run_again(op.node)

@@ -156,7 +156,7 @@ def test_a_small_graph_of_free_order_is_solved_with_a_proof(tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     assert "status             optimal" in result.output
     assert "lower bound        20.000%" in result.output
-    assert "bounds hold for    first runs in the graph's order" in result.output
+    assert "bounds hold for    all plans" in result.output
 
 
 @pytest.mark.parametrize(

@@ -295,3 +295,19 @@ def test_casts_of_parameters_count_when_a_model_is_planned_within_autocast() -> 
         alone_bytes = step.record(warm_up=False).peak_bytes
     with torch.autocast("cpu", torch.bfloat16):
         assert step.record(warm_up=True).peak_bytes == alone_bytes
+
+
+def test_a_loss_outside_keeps_what_its_formulas_read() -> None:
+    """A formula of eager's backward holds its incoming gradient and what was saved for it until it
+    returns. They were counted as gone with their last use: a plan of such a step was too low."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 5).double(), torch.randn(256, 16, dtype=torch.float64)
+
+    def loss_fn(y: torch.Tensor) -> torch.Tensor:
+        return (y.float() ** 3).square().mean()
+
+    autockpt.optimize(
+        model, "1GB", sample_args=(x,), loss_fn=loss_fn, optimizer="sgd", verify=False
+    )
+    measured = measured_bytes(model, x, loss_fn=loss_fn)
+    assert measured <= autockpt.get_plan(model).predicted_peak_bytes
