@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from autockpt import torch_private
 from autockpt.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.errors import CaptureError, NotTrainableError
-from autockpt.exact import exact_tracing
+from autockpt.exact import exact_layouts, exact_tracing
 from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import PackedSequences, eager_answers
@@ -135,6 +135,7 @@ def capture(
     with (
         kept_random_states(torch.device("cpu")),
         torch_private.quiet_fakes(),
+        exact_layouts(),
         unchanged_attributes(module),
         torch_private.reparametrized(module, fakes),
         mode,

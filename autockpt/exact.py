@@ -13,9 +13,14 @@ import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._C import DispatchKey
+from torch._decomp import decomposition_table
+from torch._decomp.decompositions import native_batch_norm, native_batch_norm_backward
+from torch._prims_common import suggest_memory_format
+from torch._subclasses import FakeTensorMode
 
 aten = torch.ops.aten
 
@@ -85,6 +90,34 @@ def _eager_bernoulli_(x: torch.Tensor, p: float = 0.5, generator: Any = None) ->
     return x.copy_(torch.ops.autockpt.dropout_noise(mask, x.dtype, 1.0))
 
 
+def _normalized_like(x: torch.Tensor) -> torch.Tensor:
+    """BatchNorm's kernels fill a contiguous tensor, or one channels last where ``x`` is that."""
+    filled = torch.contiguous_format if x.dim() < 4 else suggest_memory_format(x)
+    return torch.empty_like(x, memory_format=filled)
+
+
+# Under the names of what they stand in for: fake tensors only take torch's own.
+@functools.wraps(native_batch_norm)
+def _batch_norm_shape(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    _, *statistics = native_batch_norm(x, *args)
+    return _normalized_like(x), *statistics
+
+
+@functools.wraps(native_batch_norm_backward)
+def _batch_norm_backward_shape(
+    gradient: torch.Tensor, x: torch.Tensor, *args: Any
+) -> tuple[torch.Tensor | None, ...]:
+    of_input, *others = native_batch_norm_backward(gradient, x, *args)
+    return None if of_input is None else _normalized_like(x), *others
+
+
+# Operators whose stand-ins on fake tensors report other strides than the kernels return.
+_EXACT_SHAPES: dict[Any, Any] = {
+    aten.native_batch_norm.default: _batch_norm_shape,
+    aten.native_batch_norm_backward.default: _batch_norm_backward_shape,
+}
+
+
 @functools.cache
 def _traced_only_ops() -> tuple[Any, ...]:
     """Operators with Python kernels that apply only under tracing."""
@@ -104,6 +137,18 @@ def _traced_only_ops() -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
+def exact_layouts() -> Iterator[None]:
+    """Let fake tensors have the strides that eager's would have; everything is put back."""
+    with _TRACING_LOCK, mock.patch.dict(decomposition_table, _EXACT_SHAPES):
+        # Fakes know outputs by the operator and the metadata of its inputs.
+        FakeTensorMode.cache_clear()
+        try:
+            yield
+        finally:
+            FakeTensorMode.cache_clear()
+
+
+@contextlib.contextmanager
 def exact_tracing() -> Iterator[None]:
     """Let eager's C++ kernels be traced; one thread at a time, everything is put back."""
     replaced: dict[Any, dict[Any, Any]] = {
@@ -113,7 +158,7 @@ def exact_tracing() -> Iterator[None]:
         },
         aten.bernoulli_.float: {DispatchKey.Autograd: _eager_bernoulli_},
     }
-    with _TRACING_LOCK:
+    with _TRACING_LOCK, exact_layouts():
         ops = set(_traced_only_ops()) | set(replaced)
         kept: list[tuple[Any, dict[Any, Any]]] = []
         try:

@@ -246,7 +246,8 @@ def _baseline_peak_bytes(
         graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in graph.ops)
     )
     workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
-    step_bytes = new_gradients_bytes + optimizer.step_bytes
+    kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
+    step_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
     return lowered.fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
 
 

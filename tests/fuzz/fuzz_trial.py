@@ -22,8 +22,8 @@ from autockpt.verify import same_bits
 _TIME_LIMIT_S = 0.2
 # An unverified plan promises what it predicts; verified ones are held to the byte.
 _PREDICTION_TOLERANCE = 0.05
-# Verification corrects a plan by what it measured above its prediction, and names a new least.
-_MAX_BUDGETS = 5
+# Each rung of the ladder names a least, and a new one once verification has measured or refused it.
+_MAX_BUDGETS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
