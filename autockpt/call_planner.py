@@ -144,7 +144,7 @@ class CallPlanner:
             assert least is not None
             raise least
         plan, cut = best
-        return Planned(plan=plan, program=_checkpointed(plan, cut))
+        return Planned(plan=plan, program=_checkpointed(plan, cut, self._calls))
 
     def untouched(self) -> Plan:
         """The plan of leaving the model as it is."""
@@ -260,18 +260,25 @@ def _failing(module: torch.nn.Module, error: Exception) -> CaptureError:
     )
 
 
-def _checkpointed(plan: Plan, cut: CallGraph) -> CheckpointedCalls:
+def _checkpointed(plan: Plan, cut: CallGraph, calls: Calls) -> CheckpointedCalls:
     assert plan.schedule is not None
     num_runs = collections.Counter(
         step.op for step in plan.schedule.steps if isinstance(step, Compute)
     )
     chosen = {(call.path, call.number) for op, call in cut.atoms.items() if num_runs[op] > 1}
-    num_calls = collections.Counter(call.path for call in cut.atoms.values())
+    paths = {path for path, _ in chosen}
+    num_calls = collections.Counter(
+        event.call.path for event in calls.events if event.kind == "enter" and event.call
+    )
+    written: dict[str, dict[str, None]] = {path: {} for path in paths}
+    for call in cut.atoms.values():
+        if (call.path, call.number) in chosen:
+            written[call.path] |= dict.fromkeys(call.written)
     return CheckpointedCalls(
         is_checkpointed={
-            path: tuple((path, number) in chosen for number in range(count))
-            for path, count in num_calls.items()
+            path: tuple((path, number) in chosen for number in range(num_calls[path]))
+            for path in paths
         },
-        written={call.path: call.written for call in cut.atoms.values() if call.written},
+        written={path: tuple(names) for path, names in written.items() if names},
         to_the_end=frozenset(call.path for call in cut.atoms.values() if call.fills_saved),
     )

@@ -29,8 +29,8 @@ class CheckpointedCalls:
     """Which calls of which submodules run again in the backward.
 
     Attributes:
-        is_checkpointed: By module's name, for each of its calls in a forward; a later call is
-            treated as the last one.
+        is_checkpointed: By module's name, for each of its calls with gradients in a forward; a
+            later call is treated as the last one.
         written: By module's name, the buffers inside it that its forward writes.
         to_the_end: Modules in which an operator fills what it has saved before (``RReLU`` its
             slopes): they run again to the end, not just until everything is saved once more.
@@ -73,9 +73,11 @@ class CheckpointedStep:
 
             @functools.wraps(forward)
             def call(*args: Any, **kwargs: Any) -> Any:
+                if not torch.is_grad_enabled():
+                    return forward(*args, **kwargs)
                 number = min(counts[path], len(chosen) - 1)
                 counts[path] += 1
-                if not chosen[number] or not torch.is_grad_enabled():
+                if not chosen[number]:
                     return forward(*args, **kwargs)
                 run = _Run(self, path, module, forward, args, kwargs, counts)
                 stops_early = path not in self._calls.to_the_end

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 
@@ -129,15 +129,13 @@ def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) 
 
     Adam's step holds a denominator and one more temporary of the parameter's size at its height;
     SGD's at most a decayed gradient. The others are taken for Adam's kin. In the loop over single
-    parameters the last temporary of one lives until the next one's has been made; which one is next
-    is not known before the backward, since parameters without a gradient are passed over.
+    parameters the last temporary of one lives until the next one's has been made.
     """
     sizes = [_bytes(p) for p in trained]
     num_temporaries = 1 if name.startswith("sgd") else 2
     if foreach:
         return num_temporaries * sum(sizes)
-    left = itertools.accumulate(sizes, max, initial=0)
-    looped = (before + num_temporaries * size for before, size in zip(left, sizes, strict=False))
+    looped = (left + num_temporaries * size for left, size in pairwise([0, *sizes]))
     return max(looped, default=0) + _NUMBERS_BYTES
 
 
