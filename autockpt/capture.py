@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,8 +19,9 @@ import torch.fx as fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autockpt import torch_private
+from autockpt import dynamo_settings, torch_private
 from autockpt.blocks import FailedBlocks, compile_blocks, run_in_blocks
+from autockpt.captured import Capture, CapturedGraph, Keys, overwritten_keys
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_layouts, exact_tracing
 from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
@@ -30,64 +30,6 @@ from autockpt.library_paths import PackedSequences, eager_answers
 from autockpt.loss import backward_roots, find_loss, foreign_ops, require_gradient
 from autockpt.pieces import compile_in_pieces
 from autockpt.random_state import kept_random_states
-
-Keys = tuple[tuple[int, ...], ...]
-
-
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
-class CapturedGraph:
-    """One graph of the step and what passed in and out of it.
-
-    Storage keys name the same storage across graphs: inputs, forward outputs, incoming gradients
-    (``tangent_keys``) and outgoing ones (``grad_keys``), each aligned with the joint graph.
-    Graphs of one ``frame`` are pieces of what Dynamo gave as one graph.
-    """
-
-    joint: JointGraph
-    has_backward: bool
-    is_outside: bool
-    frame: int
-    input_keys: Keys
-    output_keys: Keys
-    tangent_keys: Keys
-    grad_keys: Keys
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Capture:
-    """A captured training step.
-
-    Attributes:
-        graphs: In forward order.
-        device: Where the model's parameters are.
-        is_fake: Whether model or inputs hold no data, so that nothing can be measured.
-        parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
-        gradient_bytes: Bytes of the gradients of all parameters that require one.
-        parameter_keys: Storages of the parameters.
-        gradient_order: Those of parameters, in the order in which eager autograd is done with their
-            gradients.
-        held_keys: Storages of what the step returns to its caller.
-        eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
-            above ``parameters + buffers + inputs``.
-        foreign_ops: Autograd nodes of the step that belong to no captured graph.
-        module_names: Qualified names of the model's submodules.
-        positions_are_counted: See :class:`autockpt.library_paths.PackedSequences`.
-    """
-
-    graphs: tuple[CapturedGraph, ...]
-    device: torch.device
-    is_fake: bool
-    parameters_bytes: int
-    buffers_bytes: int
-    inputs_bytes: int
-    gradient_bytes: int
-    parameter_keys: frozenset[int]
-    gradient_order: tuple[int, ...]
-    held_keys: frozenset[int]
-    eager_peak_bytes: int
-    foreign_ops: tuple[str, ...]
-    module_names: frozenset[str]
-    positions_are_counted: bool
 
 
 def capture(
@@ -134,7 +76,7 @@ def capture(
     packed = PackedSequences(tree_leaves((fake_args, fake_kwargs)))
     with (
         kept_random_states(torch.device("cpu")),
-        torch_private.quiet_fakes(),
+        dynamo_settings.quiet_fakes(),
         exact_layouts(),
         unchanged_attributes(module),
         torch_private.reparametrized(module, fakes),
@@ -170,8 +112,8 @@ def capture(
             fake.grad = None
         with (
             _explained(module, "its forward cannot be traced"),
-            torch_private.tracing_config(eager_answers(positions_are_counted=packed.is_counted)),
-            torch_private.quiet_warnings(),
+            dynamo_settings.tracing_config(eager_answers(positions_are_counted=packed.is_counted)),
+            dynamo_settings.quiet_warnings(),
         ):
             compiled = torch_private.compile_forward(forward, recorder)
             if blocks:
@@ -198,7 +140,7 @@ def capture(
             + (f" (it stays outside: {', '.join(foreign)})" if foreign else ""),
         )
     own = {key for parameter in module.parameters() for key in _keys_of(fakes_of[id(parameter)])}
-    if own & _overwritten_keys(graphs):
+    if own & overwritten_keys(graphs):
         raise CaptureError(
             where=type(module).__name__,
             reason="its forward overwrites a parameter (Embedding with max_norm does), which "
@@ -363,16 +305,6 @@ class _Record:
 
 def _keys_of(value: Any) -> tuple[int, ...]:
     return (value.untyped_storage()._cdata,) if isinstance(value, torch.Tensor) else ()
-
-
-def _overwritten_keys(graphs: tuple[CapturedGraph, ...]) -> set[int]:
-    return {
-        key
-        for graph in graphs
-        for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
-        for storage, key in zip(storages, keys, strict=True)
-        if storage in graph.joint.mutated_storages
-    }
 
 
 def _device_of(tensors: Any) -> torch.device:

@@ -107,7 +107,8 @@ def _batch_norm_shape(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
 def _batch_norm_backward_shape(
     gradient: torch.Tensor, x: torch.Tensor, *args: Any
 ) -> tuple[torch.Tensor | None, ...]:
-    of_input, *others = native_batch_norm_backward(gradient, x, *args)
+    results: tuple[torch.Tensor | None, ...] = native_batch_norm_backward(gradient, x, *args)
+    of_input, *others = results
     return None if of_input is None else _normalized_like(x), *others
 
 

@@ -256,6 +256,14 @@ def may_run_again(node: fx.Node) -> bool:
     return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
 
 
+def gives_the_same_again(op: JointNode) -> bool:
+    """Whether an op may run again, its inputs included: none of them is overwritten meanwhile.
+
+    BatchNorm runs again without the running statistics that it moves.
+    """
+    return may_run_again(op.node) and (not op.reads_mutated or is_batch_norm(op.node))
+
+
 def _shield_mutated_inputs(graph: fx.Graph) -> None:
     """Let the backward read a copy of an input that the graph itself overwrites.
 

@@ -12,9 +12,18 @@ from typing import Literal
 
 import torch.fx as fx
 
-from autockpt.capture import Capture
+from autockpt.captured import (
+    Capture,
+    first_users,
+    gradients_of_parameters,
+    gradients_wanted_before,
+    kept_outputs,
+    overwritten_keys,
+    reads_any,
+    taken_up_by_later_frames,
+)
 from autockpt.exact import rng_state_bytes
-from autockpt.joint import JointNode, activation_writes, is_batch_norm, may_run_again
+from autockpt.joint import JointNode, activation_writes, gives_the_same_again, is_batch_norm
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
 from autockpt_solvers import ComputeGraph, Op, Storage
@@ -116,14 +125,8 @@ class _Builder:
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
         # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
         self._contributions: dict[int, list[int]] = {}
-        self._first_users = _first_users(capture)
-        self._mutated_keys = frozenset(
-            key
-            for graph in capture.graphs
-            for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
-            for storage, key in zip(storages, keys, strict=True)
-            if storage in graph.joint.mutated_storages
-        )
+        self._first_users = first_users(capture)
+        self._overwritten_keys = overwritten_keys(capture.graphs)
         self.origins: list[Origin] = []
 
     def finish(self) -> ComputeGraph:
@@ -154,14 +157,14 @@ class _Builder:
             for storage, key in zip(local_storages, keys, strict=True):
                 if key in self._by_key:
                     self._local[region, storage] = self._by_key[key]
-        held = self._held_outputs(region)
+        held = kept_outputs(self._capture, region)
         for index, op in enumerate(joint.ops):
             if not op.is_backward:
                 self._add_node(region, index, op, held)
         taken_up = [self._by_key[k] for keys in graph.input_keys for k in keys if k in self._by_key]
         if taken_up:
             self._add_hold("inputs of a graph", tuple(dict.fromkeys(taken_up)), region)
-        passed_on = self._for_frames_after(region)
+        passed_on = taken_up_by_later_frames(self._capture, region)
         for storages, keys in zip(joint.forward_output_storages, graph.output_keys, strict=True):
             for storage, key in zip(storages, keys, strict=True):
                 made = self._local.get((region, storage))
@@ -169,47 +172,6 @@ class _Builder:
                     self._by_key[key] = made
                     if made not in self._outputs and key in passed_on:
                         self._passed_on[made] = None
-
-    def _reads_mutated(self, region: int, op: JointNode) -> bool:
-        """Whether a graph of the step overwrites an input of this op before the backward."""
-        if op.reads_mutated:
-            return True
-        graph = self._capture.graphs[region]
-        read = {s for parent in op.node.all_input_nodes for s in graph.joint.node_storages[parent]}
-        return any(
-            key in self._mutated_keys
-            for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True)
-            for storage, key in zip(storages, keys, strict=True)
-            if storage in read
-        )
-
-    def _held_outputs(self, region: int) -> frozenset[int]:
-        """Joint storages that stay to the end of the step.
-
-        What the caller gets, and what no later graph takes up: it may be in an object of a kind
-        that cannot be looked into, such as a cache, or have become an attribute of a module.
-        """
-        graph = self._capture.graphs[region]
-        taken_up = {
-            key
-            for later in self._capture.graphs[region + 1 :]
-            for keys in later.input_keys
-            for key in keys
-        }
-        return frozenset(
-            storage
-            for storages, keys in zip(
-                graph.joint.forward_output_storages, graph.output_keys, strict=True
-            )
-            for storage, key in zip(storages, keys, strict=True)
-            if key in self._capture.held_keys or key not in taken_up
-        )
-
-    def _for_frames_after(self, region: int) -> set[int]:
-        """Keys of what graphs take up from Python frames that run after this graph's."""
-        frame = self._capture.graphs[region].frame
-        later = (g for g in self._capture.graphs[region + 1 :] if g.frame != frame)
-        return {key for graph in later for keys in graph.input_keys for key in keys}
 
     def add_hold(self) -> None:
         """Keep what passes from frame to frame to the end of the forward, as Python does."""
@@ -266,7 +228,7 @@ class _Builder:
                 if (region, storage) in self._local:
                     self._grad_by_key[key] = self._local[region, storage]
         parameters = self._add_gradients(region)
-        goes_on = self._keys_wanted_before(region)
+        goes_on = gradients_wanted_before(self._capture, region)
         for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
             for storage, key in zip(storages, keys, strict=True):
                 gradient = self._local.get((region, storage))
@@ -281,7 +243,7 @@ class _Builder:
         """
         parameters: set[int] = set()
         gone: list[int] = []
-        for key, storage in _gradients_of_parameters(self._capture, region):
+        for key, storage in gradients_of_parameters(self._capture, region):
             gradient = self._local.get((region, storage))
             if gradient is None:
                 continue
@@ -307,14 +269,6 @@ class _Builder:
                 Origin(kind="accumulation", region=region),
             )
         return parameters
-
-    def _keys_wanted_before(self, region: int) -> set[int]:
-        return {
-            key
-            for graph in self._capture.graphs[:region]
-            for keys in graph.tangent_keys
-            for key in keys
-        }
 
     def add_optimizer(self, step_bytes: int) -> None:
         gradients = tuple(s for s in self._outputs if self._ops[self._writers[s]].is_backward)
@@ -345,7 +299,6 @@ class _Builder:
     def _add_node(self, region: int, index: int, op: JointNode, held: frozenset[int]) -> None:
         graph = self._capture.graphs[region]
         joint = graph.joint
-        moves_statistics = is_batch_norm(op.node)
         local_writes = activation_writes(op.node, op.writes)
         cost = self._costs[op.node]
         measured = dict(zip(joint.node_storages[op.node], cost.output_bytes, strict=False))
@@ -372,11 +325,11 @@ class _Builder:
             formula.extend(own)
         is_unused_draw = op.is_random and not op.node.users
         runs_once = (
-            not may_run_again(op.node)
+            not gives_the_same_again(op)
             or is_unused_draw
             or graph.is_outside
             or not graph.has_backward
-            or (self._reads_mutated(region, op) and not moves_statistics)
+            or (reads_any(graph, op, self._overwritten_keys) and not is_batch_norm(op.node))
             or op.is_backward
             or any(s in held for s in local_writes)
         )
@@ -414,28 +367,3 @@ class _Builder:
             ),
             Origin(kind="node", region=region, joint_op=index),
         )
-
-
-def _gradients_of_parameters(capture: Capture, region: int) -> list[tuple[int, int]]:
-    """Keys of the parameters that a graph gives gradients for, with those as its storages."""
-    graph = capture.graphs[region]
-    if len(graph.grad_keys) != len(graph.input_keys):
-        return []
-    return [
-        (keys[0], storage)
-        for keys, storages in zip(
-            graph.input_keys, graph.joint.backward_output_storages, strict=True
-        )
-        for storage in storages
-        if len(keys) == 1 and keys[0] in capture.parameter_keys
-    ]
-
-
-def _first_users(capture: Capture) -> dict[int, int]:
-    """By parameter key: the graph whose backward gives the last part of its gradient."""
-    first: dict[int, int] = {}
-    for region, graph in enumerate(capture.graphs):
-        if graph.has_backward:
-            for key, _ in _gradients_of_parameters(capture, region):
-                first.setdefault(key, region)
-    return first

@@ -12,7 +12,8 @@ import torch
 from autockpt.align import signatures
 from autockpt.blocks import FailedBlocks, finer_blocks, outermost_blocks
 from autockpt.budget import Budget
-from autockpt.capture import Capture, CapturedGraph, capture
+from autockpt.capture import capture
+from autockpt.captured import Capture, CapturedGraph
 from autockpt.errors import CaptureError
 from autockpt.fakes import distinct_bytes
 from autockpt.layout import Dimensions

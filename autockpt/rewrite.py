@@ -20,6 +20,7 @@ from autockpt import exact, torch_private
 from autockpt.joint import (
     JointGraph,
     batch_norm_again,
+    gives_the_same_again,
     is_batch_norm,
     is_effect,
     is_random_op,
@@ -108,6 +109,7 @@ def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphMo
     outputs: Any = output_node.args[0]
     outputs = outputs[joint.num_fwd_outputs :]
     saved = {_source_name(name) for name in saved_names}
+    once = {op.node for op in joint.ops if not (op.is_backward or gives_the_same_again(op))}
     needed: set[fx.Node] = set()
     stack = [o for o in outputs if isinstance(o, fx.Node)]
     while stack:
@@ -117,9 +119,8 @@ def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphMo
         needed.add(node)
         if node.name in saved or is_tangent(node) or node.op == "get_attr":
             continue
-        replayed = is_random_op(node) and rng_state_name(node) in saved
-        may_run_again = not is_effect(node) and (not is_random_op(node) or replayed)
-        if not may_run_again:
+        replayed = not is_random_op(node) or rng_state_name(node) in saved
+        if not replayed or node in once or is_effect(node):
             raise LookupError(node.name)
         if is_batch_norm(node):
             arguments = batch_norm_again(node)[1]

@@ -18,7 +18,7 @@ import torch
 import torch.fx as fx
 from torch.utils._pytree import tree_leaves
 
-from autockpt import torch_private
+from autockpt import dynamo_settings, torch_private
 from autockpt.align import aligned
 from autockpt.blocks import compile_blocks, run_in_blocks
 from autockpt.errors import CaptureError
@@ -103,7 +103,7 @@ class PlannedStep:
             for leaf, dimension in self._varying:
                 torch_private.may_vary(leaves[leaf], dimension)
         # Any call may compile again, and must then see what the first one saw.
-        with torch_private.tracing_config(self._answers), torch_private.quiet_warnings():
+        with dynamo_settings.tracing_config(self._answers), dynamo_settings.quiet_warnings():
             return self._compiled(*args, **kwargs)
 
 
@@ -245,7 +245,7 @@ class _CompiledRegion:
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:
-                with torch_private.quiet_warnings():
+                with dynamo_settings.quiet_warnings():
                     module = backward_from_saved(self._analyzed(absent), self._saved_names)
             except LookupError as error:
                 raise CaptureError(

@@ -1,16 +1,15 @@
-"""Every private name of torch that the project leans on, in one place.
+"""Compiling, autograd and graphs by private names of torch, where more than a name is leaned on.
 
-Written against torch 2.11 to 2.13. What changes upstream is mended here and nowhere else.
+Written against torch 2.11 to 2.13. How Dynamo traces stands in :mod:`autockpt.dynamo_settings`,
+which kernels are traced in :mod:`autockpt.exact`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -269,18 +268,6 @@ def reparametrized(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor])
             registry.update(before)
 
 
-@contextlib.contextmanager
-def quiet_fakes() -> Iterator[None]:
-    """Keep fake tensors from logging a traceback for an error that we report ourselves."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:
     """Call an operator on fake tensors in their own mode, whatever modes are on."""
     fakes = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor)]
@@ -291,99 +278,6 @@ def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:
         torch.no_grad(),
     ):
         return function(*args, **kwargs)
-
-
-def _logger_methods() -> set[Any]:
-    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
-    extensions = ("warning_once", "warning_advice", "info_once")  # of model libraries
-    found = (getattr(logging.Logger, name, None) for name in methods + extensions)
-    return {method for method in found if method is not None}
-
-
-@contextlib.contextmanager
-def tracing_config(
-    substitutes: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
-) -> Iterator[None]:
-    """Dynamo's settings while a model is captured or compiled by us.
-
-    Logger calls do not break graphs, ``numpy.random`` keeps drawing from numpy's generator, and a
-    class of which many models are optimized is not silently left to run without its plan.
-
-    Args:
-        substitutes: Functions that Dynamo traces as others, without a trace in its guards.
-    """
-    import torch._dynamo.config as config
-
-    with (
-        config.patch(
-            ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
-            use_numpy_random_stream=True,
-            # DDP's graphs are cut by us, where the plan says.
-            optimize_ddp=False,
-            recompile_limit=1_000_000,
-            accumulated_recompile_limit=1_000_000,
-        ),
-        _not_exporting(),
-        _substituted(substitutes),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def quiet_warnings() -> Iterator[None]:
-    """Dynamo and AOTAutograd warn of their own internals; nothing a user could act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\.")
-        # Raised in torch's name at places of other modules.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        yield
-
-
-@contextlib.contextmanager
-def _not_exporting() -> Iterator[None]:
-    """Before torch 2.14 Dynamo answers ``is_exporting()`` with a constant True (pytorch#176499)."""
-    from torch._dynamo.variables.torch import tracing_state_functions
-
-    answers = tracing_state_functions()
-    before = answers.get(torch.compiler.is_exporting)
-    if before is None:
-        yield
-        return
-    answers[torch.compiler.is_exporting] = False
-    try:
-        yield
-    finally:
-        answers[torch.compiler.is_exporting] = before
-
-
-@contextlib.contextmanager
-def _substituted(
-    substitutes: Mapping[Callable[..., Any], Callable[..., Any]],
-) -> Iterator[None]:
-    """``torch.compiler.substitute_in_graph``, taken back at the end."""
-    from torch._dynamo.decorators import substitute_in_graph
-    from torch._dynamo.trace_rules import _polyfilled_function_ids, get_torch_obj_rule_map
-    from torch._dynamo.variables import PolyfilledFunctionVariable
-    from torch._dynamo.variables.builder import VariableBuilder
-
-    dispatch: dict[int, Any] = VariableBuilder._id_dispatch()
-    by_function: list[dict[Any, Any]] = [
-        PolyfilledFunctionVariable._get_polyfill_handlers(),
-        get_torch_obj_rule_map(),
-    ]
-    known_ids = set(dispatch)
-    known_functions = [set(table) for table in by_function]
-    try:
-        for original, stand_in in substitutes.items():
-            substitute_in_graph(original)(stand_in)
-        yield
-    finally:
-        for function_id in set(dispatch) - known_ids:
-            del dispatch[function_id]
-            _polyfilled_function_ids.remove(function_id)
-        for table, known in zip(by_function, known_functions, strict=True):
-            for function in set(table) - known:
-                del table[function]
 
 
 def root_cause(error: BaseException) -> BaseException:

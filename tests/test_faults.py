@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.variables.torch import tracing_state_functions
 
 import autockpt
 from autockpt import profile_cache
+from autockpt.dynamo_settings import tracing_config
 from autockpt.graph_file import solve_file
 from autockpt.profile_cache import NodeCost, ProfileCache
 
@@ -275,3 +277,24 @@ def test_deep_nesting_is_refused(opening: str) -> None:
     nested = json.dumps(document).replace('"graph": 0', f'"graph": {"[" * 900}{"]" * 900}')
     with pytest.raises(ValueError, match="plan"):
         autockpt.Plan.from_json(nested)
+
+
+def test_settings_of_two_threads_leave_none_behind() -> None:
+    """Each thread put back what it had found: the second one what the first one had set."""
+    answers = tracing_state_functions()
+    before = dict(answers)
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with tracing_config():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait()
+    with tracing_config():
+        leave.set()
+        thread.join()
+        assert answers[torch.compiler.is_exporting] is False
+    assert answers == before

@@ -1,0 +1,154 @@
+"""How Dynamo traces while models are captured or run by plans; everything is put back.
+
+Other threads may be in here at the same time. What holds for the whole process is changed for the
+first of them, and back after the last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def tracing_config(
+    substitutes: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
+) -> Iterator[None]:
+    """Dynamo's settings while a model is captured or compiled by us.
+
+    Logger calls do not break graphs, ``numpy.random`` keeps drawing from numpy's generator, and a
+    class of which many models are optimized is not silently left to run without its plan.
+
+    Args:
+        substitutes: Functions that Dynamo traces as others, without a trace in its guards.
+    """
+    import torch._dynamo.config as config
+
+    with (
+        config.patch(
+            ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
+            use_numpy_random_stream=True,
+            # DDP's graphs are cut by us, where the plan says.
+            optimize_ddp=False,
+            recompile_limit=1_000_000,
+            accumulated_recompile_limit=1_000_000,
+        ),
+        _for_all_threads("not exporting", _not_exporting),
+        contextlib.ExitStack() as stack,
+    ):
+        for original, stand_in in substitutes.items():
+            change = functools.partial(_substituted, original, stand_in)
+            stack.enter_context(_for_all_threads(original, change))
+        yield
+
+
+@contextlib.contextmanager
+def quiet_fakes() -> Iterator[None]:
+    """Keep fake tensors from logging a traceback for an error that we report ourselves."""
+    with _for_all_threads("quiet fakes", _no_logs_of_fakes):
+        yield
+
+
+_changes: dict[Hashable, tuple[int, contextlib.ExitStack]] = {}
+_changes_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _for_all_threads(
+    name: Hashable, change: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Iterator[None]:
+    """A change of the whole process: made for the first thread in here, undone after the last."""
+    with _changes_lock:
+        count, stack = _changes.get(name, (0, contextlib.ExitStack()))
+        if not count:
+            stack.enter_context(change())
+        _changes[name] = count + 1, stack
+    try:
+        yield
+    finally:
+        with _changes_lock:
+            count, stack = _changes.pop(name)
+            if count == 1:
+                stack.close()
+            else:
+                _changes[name] = count - 1, stack
+
+
+@contextlib.contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Dynamo and AOTAutograd warn of their own internals; nothing a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        # Raised in torch's name at places of other modules.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _no_logs_of_fakes() -> Iterator[None]:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _not_exporting() -> Iterator[None]:
+    """Before torch 2.14 Dynamo answers ``is_exporting()`` with a constant True (pytorch#176499)."""
+    from torch._dynamo.variables.torch import tracing_state_functions
+
+    answers = tracing_state_functions()
+    before = answers.get(torch.compiler.is_exporting)
+    if before is None:
+        yield
+        return
+    answers[torch.compiler.is_exporting] = False
+    try:
+        yield
+    finally:
+        answers[torch.compiler.is_exporting] = before
+
+
+@contextlib.contextmanager
+def _substituted(original: Callable[..., Any], stand_in: Callable[..., Any]) -> Iterator[None]:
+    """``torch.compiler.substitute_in_graph``, taken back at the end."""
+    from torch._dynamo.decorators import substitute_in_graph
+    from torch._dynamo.trace_rules import _polyfilled_function_ids, get_torch_obj_rule_map
+    from torch._dynamo.variables import PolyfilledFunctionVariable
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    dispatch: dict[int, Any] = VariableBuilder._id_dispatch()
+    by_function: list[dict[Any, Any]] = [
+        PolyfilledFunctionVariable._get_polyfill_handlers(),
+        get_torch_obj_rule_map(),
+    ]
+    known_ids = set(dispatch)
+    known_functions = [set(table) for table in by_function]
+    try:
+        substitute_in_graph(original)(stand_in)
+        yield
+    finally:
+        for function_id in set(dispatch) - known_ids:
+            del dispatch[function_id]
+            _polyfilled_function_ids.remove(function_id)
+        for table, known in zip(by_function, known_functions, strict=True):
+            for function in set(table) - known:
+                del table[function]
+
+
+def _logger_methods() -> set[Any]:
+    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
+    extensions = ("warning_once", "warning_advice", "info_once")  # of model libraries
+    found = (getattr(logging.Logger, name, None) for name in methods + extensions)
+    return {method for method in found if method is not None}
