@@ -34,8 +34,10 @@ class Result:
         lower_bound_ns: No plan of `bound_class` recomputes less (0 when infeasible).
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. Above
             the budget, it proves that no such plan fits.
-        bound_class: The plans that both bounds hold for, in words.
-        minimum_peak_bytes: Least peak this method can reach, fixed bytes included.
+        bound_class: The plans that both bounds hold for, in words. Bounds for plans that run each
+            backward op once, in order, are given only where the schedule is one of them.
+        minimum_peak_bytes: Least peak of what the method offered, fixed bytes included; when
+            infeasible, the least it can reach.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
     """
@@ -65,11 +67,12 @@ class MinimumBudget:
 
     Attributes:
         peak_bytes: Least budget that the method meets, fixed bytes not included.
-        lower_bound_bytes: No schedule that runs each backward op once, in the given order, has a
-            lower peak.
+        lower_bound_bytes: No plan of `bound_class` has a lower peak.
+        bound_class: The plans that the bound holds for, as in `Result`.
         schedule: A schedule whose peak is at most `peak_bytes`.
     """
 
     peak_bytes: int
     lower_bound_bytes: int
+    bound_class: str
     schedule: Schedule

@@ -7,7 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from autockpt_solvers.methods.attempt import EVERY_PLAN, Attempt
-from autockpt_solvers.methods.bound import BOUND_CLASS, lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.methods.bound import (
+    BOUND_CLASS,
+    least_op_bytes,
+    lower_bound_bytes,
+    lower_bound_ns,
+    turn_bound_ns,
+)
 from autockpt_solvers.methods.levels import least_by_levels, solve_by_levels
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.problem import Problem
@@ -39,6 +45,8 @@ _METHODS = {
 }
 # Their answers depend on the room in ways that a larger one need not improve.
 _SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut")
+# They look for the least peak where nothing fits, and may run backward ops again to get there.
+_PROGRAMS = ("exact", "intervals")
 _AUTO = ("auto", "solve_auto")
 
 
@@ -103,17 +111,13 @@ def solve(
     orders = Orders(problem.graph)
     baseline = orders.baseline()
     if orders.evaluate(baseline)[0] <= problem.room_bytes:
-        attempt = Attempt(orders=(baseline,), proven_optimal=True)
+        attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
-        bound = 0
+    elif _is_searched_by_levels(method, problem.graph):
+        attempt = solve_by_levels(problem, function, time_limit_s=time_limit_s, seed=seed)
     else:
-        if _is_searched_by_levels(method, problem.graph):
-            attempt = solve_by_levels(problem, function, time_limit_s=time_limit_s, seed=seed)
-        else:
-            attempt = _asked(method, problem, time_limit_s, seed)
-        left = max(0.5, time_limit_s - (time.monotonic() - started))
-        bound = _bound_ns(problem, attempt, left, seed)
-    return _judge(problem, name, attempt, bound, started)
+        attempt = _asked(method, problem, time_limit_s, seed)
+    return _judge(problem, name, attempt, started, time_limit_s, seed)
 
 
 def minimum_budget(
@@ -133,20 +137,27 @@ def minimum_budget(
     """
     _, function = find_method(method)
     orders = Orders(graph)
-    bound = lower_bound_bytes(graph)
     found: list[Sequence[int]] = [orders.baseline()]
     floor = 0
-    if _is_searched_by_levels(method, graph):
+    attempt = Attempt(orders=())
+    if orders.evaluate(found[0])[0] <= least_op_bytes(graph):
+        pass  # no method could do better
+    elif _is_searched_by_levels(method, graph):
         floor, order = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
         found += [order] if order is not None else []
     else:
-        attempt = _asked(method, Problem(graph=graph, budget_bytes=bound), time_limit_s, seed)
+        # A bound for plans that run each backward op once is no bound for the programs.
+        room = 0 if method in _PROGRAMS else lower_bound_bytes(graph)
+        attempt = _asked(method, Problem(graph=graph, budget_bytes=room), time_limit_s, seed)
         found += [*attempt.fixed, *attempt.orders]
     leanest = min(found, key=lambda order: orders.evaluate(order)[0])
     schedule = with_frees(graph, leanest)
     # A search by levels answers from a level's room on, even where its plan needs less.
     least = max(simulate(graph, schedule).peak_bytes, floor)
-    return MinimumBudget(peak_bytes=least, lower_bound_bytes=bound, schedule=schedule)
+    bound, bound_class = _least_bytes(graph, schedule, attempt)
+    return MinimumBudget(
+        peak_bytes=least, lower_bound_bytes=bound, bound_class=bound_class, schedule=schedule
+    )
 
 
 def _is_searched_by_levels(method: str | Method, graph: ComputeGraph) -> bool:
@@ -182,10 +193,43 @@ def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: in
     return answer
 
 
-def _bound_ns(problem: Problem, attempt: Attempt, time_limit_s: float, seed: int) -> int:
-    """What no plan of the graph's own class goes below; see `_judge` for the class."""
-    if _has_backward(problem.graph):
+def _class_of(graph: ComputeGraph, schedule: Schedule) -> str:
+    """The class of plans that a schedule is measured against: the narrowest that it is of."""
+    backward = [op for op in schedule.compute_order if op >= graph.num_forward]
+    in_order = backward == list(range(graph.num_forward, len(graph.ops)))
+    return BOUND_CLASS if backward and in_order else EVERY_PLAN
+
+
+def _least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tuple[int, str]:
+    """The highest bound on the peak that is proven for a class, and the class.
+
+    Where the leanest schedule runs backward ops again or in another order, a bound for plans that
+    do not would say that it cannot be.
+    """
+    bounds = [(least_op_bytes(graph), EVERY_PLAN)]
+    if _class_of(graph, schedule) == BOUND_CLASS:
+        bounds.append((lower_bound_bytes(graph), BOUND_CLASS))
+    if attempt.bound_class:
+        bounds.append((attempt.lower_bound_bytes, attempt.bound_class))
+    # Of equal ones the first, which holds for most plans.
+    return max(bounds, key=lambda bound: bound[0])
+
+
+def _bytes_of(graph: ComputeGraph, bound_class: str, attempt: Attempt) -> int:
+    """What no plan of a class needs less than."""
+    own = lower_bound_bytes(graph) if bound_class == BOUND_CLASS else least_op_bytes(graph)
+    proven = attempt.bound_class in (bound_class, EVERY_PLAN)
+    return max(own, attempt.lower_bound_bytes) if proven else own
+
+
+def _least_ns(
+    problem: Problem, bound_class: str, attempt: Attempt, time_limit_s: float, seed: int
+) -> int:
+    """What no plan of a class that fits recomputes less than."""
+    if bound_class == BOUND_CLASS:
         return lower_bound_ns(problem, time_limit_s=time_limit_s)
+    if problem.graph.num_forward < len(problem.graph.ops):
+        return turn_bound_ns(problem, time_limit_s=time_limit_s)
     if attempt.bound_class == EVERY_PLAN:
         return attempt.lower_bound_ns
     from autockpt_solvers.methods.moments import search
@@ -193,52 +237,52 @@ def _bound_ns(problem: Problem, attempt: Attempt, time_limit_s: float, seed: int
     return search(problem, time_limit_s=time_limit_s, seed=seed).bound_ns
 
 
-def _has_backward(graph: ComputeGraph) -> bool:
-    return graph.num_forward < len(graph.ops)
-
-
-def _judge(problem: Problem, name: str, attempt: Attempt, bound: int, started: float) -> Result:
+def _judge(
+    problem: Problem, name: str, attempt: Attempt, started: float, time_limit_s: float, seed: int
+) -> Result:
     """Replays the best that the method offers, and the leanest, and keeps the best that fits."""
     graph, orders = problem.graph, Orders(problem.graph)
     offered = (*attempt.fixed, *attempt.orders) or (orders.baseline(),)
     schedules = [with_frees(graph, order) for order in orders.best(offered, problem.room_bytes)]
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
-    minimum = min(timeline.peak_bytes for timeline, _ in replays)
+    minimum, leanest = min(
+        ((timeline.peak_bytes, schedule) for timeline, schedule in replays), key=lambda r: r[0]
+    )
     name = attempt.method or name
     fitting = [
         (t.recompute_ns, t.peak_bytes, k)
         for k, (t, _) in enumerate(replays)
         if t.peak_bytes <= problem.room_bytes
     ]
-    own_class = BOUND_CLASS if _has_backward(problem.graph) else EVERY_PLAN
-    proven_bytes, bytes_class = lower_bound_bytes(problem.graph), own_class
-    if attempt.lower_bound_bytes > proven_bytes:
-        proven_bytes, bytes_class = attempt.lower_bound_bytes, attempt.bound_class
     if not fitting:
+        least_bytes, bound_class = _least_bytes(graph, leanest, attempt)
         return Result(
             status=SolveStatus.INFEASIBLE,
             schedule=None,
             recompute_ns=0,
             peak_bytes=minimum + problem.fixed_bytes,
             lower_bound_ns=0,
-            lower_bound_bytes=proven_bytes + problem.fixed_bytes,
-            bound_class=bytes_class,
+            lower_bound_bytes=least_bytes + problem.fixed_bytes,
+            bound_class=bound_class,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
             solve_time_s=time.monotonic() - started,
             method=name,
         )
     recompute, peak, best = min(fitting)
-    bound_class = own_class
+    schedule = replays[best][1]
+    bound_class, bound = _class_of(graph, schedule), 0
+    if recompute:
+        left = max(0.5, time_limit_s - (time.monotonic() - started))
+        bound = _least_ns(problem, bound_class, attempt, left, seed)
     if attempt.bound_class and attempt.lower_bound_ns > bound:
         bound, bound_class = attempt.lower_bound_ns, attempt.bound_class
-    optimal = attempt.proven_optimal or recompute <= bound
     return Result(
-        status=SolveStatus.OPTIMAL if optimal else SolveStatus.FEASIBLE,
-        schedule=replays[best][1],
+        status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,
+        schedule=schedule,
         recompute_ns=recompute,
         peak_bytes=peak + problem.fixed_bytes,
         lower_bound_ns=min(bound, recompute),
-        lower_bound_bytes=lower_bound_bytes(problem.graph) + problem.fixed_bytes,
+        lower_bound_bytes=_bytes_of(graph, bound_class, attempt) + problem.fixed_bytes,
         bound_class=bound_class,
         minimum_peak_bytes=minimum + problem.fixed_bytes,
         solve_time_s=time.monotonic() - started,

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autockpt_solvers import Problem, ScheduleError, SolveStatus, simulate, solve, with_frees
+from autockpt_solvers import (
+    Problem,
+    ScheduleError,
+    SolveStatus,
+    minimum_budget,
+    simulate,
+    solve,
+    with_frees,
+)
+from autockpt_solvers.methods.attempt import EVERY_PLAN
 from autockpt_solvers.methods.bound import BOUND_CLASS as FORWARD_AT_WILL
 from autockpt_solvers.methods.bound import lower_bound_bytes
 from autockpt_solvers.methods.orders import Orders
@@ -97,6 +106,53 @@ def test_backward_ops_run_again_where_that_pays():
     for method in METHODS:
         assert solve(problem, method=method, time_limit_s=20).recompute_ns == 1
     assert solve(problem, method="ilp", time_limit_s=5).status is SolveStatus.INFEASIBLE
+
+
+def waiting():
+    """A wide backward value waits for the end while another backward op needs much room."""
+    b = Builder()
+    a = b.add("a", output=True)
+    wide = b.add("wide", [a], sizes=(500,), time=5, is_backward=True)
+    small = b.add("small", [wide], is_backward=True)
+    roomy = b.add("roomy", [small], workspace_bytes=1000, is_backward=True)
+    b.add("end", [wide, roomy], output=True, is_backward=True)
+    return b.graph()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_minimum_budget_counts_on_running_backward_ops_again(method):
+    """They were asked at what plans that run backward ops once need, and answered with 1503."""
+    found = minimum_budget(waiting(), method=method)
+    assert found.peak_bytes == simulate(waiting(), found.schedule).peak_bytes == 1003
+    # Proven for the class of the program, as the other plans need 1503.
+    assert found.lower_bound_bytes == 1003
+    assert found.bound_class != FORWARD_AT_WILL
+    problem = Problem(graph=waiting(), budget_bytes=found.peak_bytes - 1)
+    assert solve(problem, method=method).status is SolveStatus.INFEASIBLE
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("room", [1003, 1502])
+def test_a_bound_on_bytes_is_of_the_class_that_is_reported(method, room):
+    """The plan of 1003 bytes was called optimal beside a bound of 1503 bytes for other plans."""
+    result = solve(Problem(graph=waiting(), budget_bytes=room), method=method)
+    assert result.status is SolveStatus.OPTIMAL
+    assert result.bound_class not in (FORWARD_AT_WILL, EVERY_PLAN)
+    assert result.lower_bound_bytes <= result.peak_bytes <= room
+
+
+def test_what_runs_backward_ops_again_is_not_measured_by_plans_that_do_not():
+    """No plan that runs them once fits, so its bound was above any cost, and all was optimal."""
+    order = [0, 1, 2, 3, 1, 4]
+    problem = Problem(graph=waiting(), budget_bytes=1003)
+    result = solve(problem, method=lambda problem, **_: with_frees(problem.graph, order))
+    assert result.recompute_ns == 5
+    assert result.status is SolveStatus.FEASIBLE
+    assert result.bound_class == EVERY_PLAN
+    assert result.lower_bound_bytes == 1002
+    tight = Problem(graph=waiting(), budget_bytes=999)
+    result = solve(tight, method=lambda problem, **_: with_frees(problem.graph, order))
+    assert (result.minimum_peak_bytes, result.lower_bound_bytes) == (1003, 1002)
 
 
 @pytest.mark.parametrize(("method", "most"), [("exact", "60000 "), ("intervals", "2000 ops")])

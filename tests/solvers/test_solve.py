@@ -19,7 +19,7 @@ from autockpt_solvers import (
     with_frees,
 )
 from autockpt_solvers.methods.orders import Orders
-from tests.solvers.graphs import blocks, chain, graphs
+from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 NAMES = methods()
 
@@ -140,3 +140,14 @@ def test_the_minimum_budget_is_reached_and_not_below_its_bound(graph):
     found = minimum_budget(graph, time_limit_s=20)
     assert simulate(graph, found.schedule).peak_bytes <= found.peak_bytes
     assert found.lower_bound_bytes <= found.peak_bytes <= baseline_peak(graph)
+
+
+@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("num_ops", [0, 1])
+def test_a_graph_that_needs_nothing_has_a_minimum_budget(method, num_ops):
+    """`greedy`, `exact` and `intervals` divided by the number of ops that must run."""
+    b = Builder()
+    for _ in range(num_ops):
+        b.add("not needed", sizes=(5,))
+    found = minimum_budget(b.graph(), method=method)
+    assert (found.peak_bytes, found.lower_bound_bytes, found.schedule.steps) == (0, 0, ())

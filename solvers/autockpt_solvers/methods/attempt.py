@@ -21,7 +21,6 @@ class Attempt:
     Attributes:
         orders: Candidates; `solve` keeps the one that fits and recomputes least.
         fixed: Candidates too: those that the method offers whatever the room.
-        proven_optimal: Whether no plan of the bound's class recomputes less than the best of them.
         method: Who made them, where that is not the method that was asked for.
         lower_bound_ns: No plan of `bound_class` that fits recomputes less.
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes not included.
@@ -30,7 +29,6 @@ class Attempt:
 
     orders: tuple[Sequence[int], ...]
     fixed: tuple[Sequence[int], ...] = ()
-    proven_optimal: bool = False
     method: str = ""
     lower_bound_ns: int = 0
     lower_bound_bytes: int = 0

@@ -4,6 +4,8 @@ The class: every schedule that runs each backward op exactly once, in the graph'
 ops may run any number of times, at any time the simulator allows. Nothing is claimed for plans
 that move or repeat backward ops.
 
+`least_op_bytes`: some op needs this much by itself. This holds for every schedule there is.
+
 `lower_bound_bytes`: while a backward op runs, what it reads and writes, its workspace, the
 outputs made so far and the backward storages that later backward ops read are live under any such
 schedule.
@@ -71,12 +73,17 @@ def forced_bytes(graph: ComputeGraph) -> list[int]:
 
 def lower_bound_bytes(graph: ComputeGraph) -> int:
     """Bytes that no schedule of the class can stay under."""
+    return max([least_op_bytes(graph), *forced_bytes(graph)])
+
+
+def least_op_bytes(graph: ComputeGraph) -> int:
+    """Bytes that no schedule at all can stay under: what the largest op that must run needs."""
     own = [
         op.workspace_bytes + sum(graph.size(s) for s in (*op.reads, *op.writes))
         for op, needed in zip(graph.ops, graph.is_needed, strict=True)
         if needed
     ]
-    return max([0, *own, *forced_bytes(graph)])
+    return max(own, default=0)
 
 
 class _Relaxation:
