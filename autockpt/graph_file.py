@@ -15,6 +15,7 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
+from autockpt_solvers.methods.attempt import EVERY_PLAN
 from autockpt_solvers.methods.orders import Orders
 
 
@@ -56,13 +57,7 @@ class Solved:
             f"budget             {self.budget_bytes} bytes ({share:.1%} of the baseline's peak)",
         ]
         if result.schedule is None:
-            reason = (
-                f"proven: no plan can be below {result.lower_bound_bytes} bytes"
-                if result.lower_bound_bytes > self.budget_bytes
-                else f"this method reaches {result.minimum_peak_bytes} bytes; that none can be "
-                f"lower is proven for {result.lower_bound_bytes} bytes only"
-            )
-            lines.append(f"why                {reason}")
+            lines.append(f"why                {self._why()}")
         else:
             lines += [
                 f"duration increase  {self.increase_percent:.3f}%",
@@ -72,8 +67,28 @@ class Solved:
         lines.append(f"bounds hold for    {result.bound_class}")
         return "\n".join([*lines, f"seconds            {result.solve_time_s:.1f}"])
 
+    def _why(self) -> str:
+        """Why nothing fits, and for which plans that is proven."""
+        result = self.result
+        bound = result.lower_bound_bytes
+        if bound <= self.budget_bytes:
+            return (
+                f"this method reaches {result.minimum_peak_bytes} bytes; that none can be lower "
+                f"is proven for {bound} bytes only"
+            )
+        if result.bound_class == EVERY_PLAN:
+            return f"proven: no plan can be below {bound} bytes"
+        return (
+            f"proven: no plan of the class below can be below {bound} bytes; this method reaches "
+            f"{result.minimum_peak_bytes}"
+        )
+
     def json(self) -> str:
-        """The answer as JSON."""
+        """The answer as JSON.
+
+        Plans of `bound_class` recompute at least `lower_bound_ns` and need `lower_bound_bytes`;
+        `peak_bytes` is the schedule's, or the least that was reached.
+        """
         result = self.result
         return json.dumps(
             {
@@ -82,7 +97,7 @@ class Solved:
                 "budget_bytes": self.budget_bytes,
                 "baseline_peak_bytes": self.baseline_peak_bytes,
                 "peak_bytes": result.peak_bytes,
-                "least_peak_bytes": result.lower_bound_bytes,
+                "lower_bound_bytes": result.lower_bound_bytes,
                 "recompute_ns": result.recompute_ns,
                 "lower_bound_ns": result.lower_bound_ns,
                 "bound_class": result.bound_class,

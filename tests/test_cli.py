@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,17 @@ from typer.testing import CliRunner, Result
 import autockpt
 from autockpt.cli import _app
 from autockpt.plan import Plan
-from autockpt_solvers import Compute, Free, Schedule, read_instance, simulate
+from autockpt_solvers import (
+    Compute,
+    ComputeGraph,
+    Free,
+    Op,
+    Schedule,
+    Storage,
+    graph_to_json,
+    read_instance,
+    simulate,
+)
 
 _QUICK = ("--time-limit", "2")
 
@@ -83,6 +94,10 @@ def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
         (("zoo:sequential", "--budget", "1GB", "--optimizer", "magic"), "magic"),
         (("nowhere.py:f", "--budget", "1GB"), "there is no file nowhere.py"),
         (("zoo:sequential", "--budget", "1GB", "--json", "no/such/x.json"), "there is no folder"),
+        (("zoo:sequential", "--budget", "1GB", "--json", "."), "cannot write .: it is a folder"),
+        (("zoo:sequential", "--budget", "1GB", "--time-limit", "0"), "it must be above 0"),
+        (("zoo:sequential", "--budget", "1GB", "--time-limit", "-1"), "it must be above 0"),
+        (("zoo:sequential", "--budget", "0.00000001%"), "is less than one byte"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_line(args: tuple[str, ...], message: str) -> None:
@@ -147,6 +162,27 @@ def test_a_budget_below_every_schedule_is_said_to_be(tmp_path: Path) -> None:
     assert "proven: no plan can be below 20 bytes" in result.output
 
 
+def test_a_bound_on_bytes_is_told_for_the_plans_that_it_holds_for(tmp_path: Path) -> None:
+    """It was said of all plans where it holds for plans that run each backward op once only."""
+    sizes = (Storage(name="kept", size_bytes=8), Storage(name="other", size_bytes=7))
+    file, answer = tmp_path / "graph.json", tmp_path / "answer.json"
+    ops = (
+        Op(name="first", runtime_ns=1, reads=(), writes=(0,), is_backward=True),
+        Op(name="second", runtime_ns=1, reads=(), writes=(1,), is_backward=True),
+        Op(name="third", runtime_ns=1, reads=(0,), writes=(), is_backward=True),
+    )
+    file.write_text(graph_to_json(ComputeGraph(ops=ops, storages=sizes, outputs=())))
+    result = _run("solve", str(file), "--budget", "9B", "--json", str(answer), *_QUICK)
+    assert result.exit_code == 1
+    assert "proven: no plan of the class below can be below 15 bytes" in result.output
+    assert "bounds hold for    each backward op once" in result.output
+    told = json.loads(answer.read_text())
+    assert (told["lower_bound_bytes"], told["peak_bytes"]) == (15, 15)
+    # A plan that makes `kept` again fits.
+    result = _run("solve", str(file), "--budget", "9B", "--method", "exact", *_QUICK)
+    assert "status             optimal" in result.output
+
+
 def test_a_small_graph_of_free_order_is_solved_with_a_proof(tmp_path: Path) -> None:
     file = tmp_path / "plain.json"
     sizes, edges = [40, 5, 80, 5, 1], [[0, 1], [1, 2], [2, 3], [3, 4], [0, 4]]
@@ -170,6 +206,8 @@ def test_a_small_graph_of_free_order_is_solved_with_a_proof(tmp_path: Path) -> N
         (b'{"ops": [], "edges": []}', ["--budget", "much"], "not an amount of memory"),
         (b'{"ops": [], "edges": []}', ["--budget", "80%", "--method", "best"], "unknown method"),
         (b'{"ops": [], "edges": []}', ["--budget", "1B", "--time-limit", "0"], "must be above 0"),
+        (b'{"ops": [], "edges": []}', ["--budget", "1B", "--json", "."], "is a folder; name a"),
+        (b'{"ops": [], "edges": []}', ["--budget", "1B", "--schedule", "/"], "is a folder; name a"),
     ],
 )
 def test_what_cannot_be_solved_is_told_in_one_line(
@@ -183,3 +221,23 @@ def test_what_cannot_be_solved_is_told_in_one_line(
     assert message in result.output
     assert result.output.startswith("error: ")
     assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [(".", ". is a folder; name a file"), (os.devnull, "not JSON")]
+)
+def test_what_is_no_graph_file_is_said_to_be_what_it_is(file: str, message: str) -> None:
+    result = _run("solve", file, "--budget", "80%")
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+    assert message in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "plain.json"
+    file.write_text('{"ops": [{"name": "a", "duration": 1, "output_bytes": 1}], "edges": []}')
+    result = _run("solve", str(file), "--budget", "100%", "--json", "/dev/full", *_QUICK)
+    assert result.exit_code == 2
+    assert result.stderr == "error: cannot write /dev/full: No space left on device\n"
