@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -11,15 +10,19 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from autockpt import torch_ranks
-from autockpt.budget import Budget, parse_budget
+from autockpt.arguments import (
+    check_module,
+    check_signature,
+    check_verify,
+    checked_inputs,
+    checked_request,
+)
+from autockpt.budget import Budget
 from autockpt.dispatch import OptimizedForward, optimized_forward
 from autockpt.distributed import refuse_spread
 from autockpt.ladder import Ladder, planned_rungs
-from autockpt.optimizer_memory import optimizer_memory
 from autockpt.plan import Plan
-from autockpt.planner import Request
 from autockpt_solvers.methods.attempt import Method
-from autockpt_solvers.solve import find_method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
@@ -63,8 +66,8 @@ def optimize(
 
     Raises:
         BudgetError: No plan fits; names the least budget that can be met, and why.
-        CaptureError: The model cannot be captured, and lower rungs do not hold either; says where
-            and why.
+        CaptureError: The model cannot be captured, and lower rungs do not hold either, or it is
+            compiled; says where and why.
         NotTrainableError: Nothing in the model requires grad.
         PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step was not bit-equal to eager's.
@@ -73,6 +76,7 @@ def optimize(
 
     In every case of an error the model is as it was.
     """
+    check_verify(verify)
     if isinstance(model, DistributedDataParallel):
         with torch_ranks.inside_data_parallel(model):
             optimize(
@@ -87,13 +91,13 @@ def optimize(
                 verify=verify,
             )
         return model
-    request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
-    args, kwargs = _inputs(model, sample_args, sample_kwargs)
+    request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s)
+    args, kwargs = checked_inputs(sample_args, sample_kwargs)
     before = model.__dict__.get("forward")
     original = before.original if isinstance(before, OptimizedForward) else model.forward
     forward = OptimizedForward(model, original, request, verify=verify)
     if args or kwargs:
-        _check_signature(original, args, kwargs)
+        check_signature(original, args, kwargs)
         with _in_training(model):
             forward.prepare(args, kwargs)
     forward.install()
@@ -144,11 +148,11 @@ def plan(
         TypeError: The sample inputs are not what the forward takes. Otherwise as
             :func:`optimize`.
     """
-    request = _request(model, budget, loss_fn, optimizer, method, time_limit_s)
-    args, kwargs = _inputs(model, sample_args, sample_kwargs)
+    request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s)
+    args, kwargs = checked_inputs(sample_args, sample_kwargs)
     forward = model.__dict__.get("forward")
     original = forward.original if isinstance(forward, OptimizedForward) else model.forward
-    _check_signature(original, args, kwargs)
+    check_signature(original, args, kwargs)
     refuse_spread(model)
     ladder = Ladder()
     with _in_training(model):
@@ -162,13 +166,23 @@ def plan(
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:
-    """The latest plan of an optimized model; None before its first plan, or when not optimized."""
+    """The latest plan of an optimized model; None before its first plan, or when not optimized.
+
+    Raises:
+        TypeError: It is no module.
+    """
+    check_module(model)
     forward = optimized_forward(_inner(model))
     return None if forward is None else forward.latest_plan
 
 
 def restore(model: ModuleT) -> ModuleT:
-    """Take the rewrite back: the model runs its own forward again. Does nothing otherwise."""
+    """Take the rewrite back: the model runs its own forward again. Does nothing otherwise.
+
+    Raises:
+        TypeError: It is no module.
+    """
+    check_module(model)
     forward = optimized_forward(_inner(model))
     if forward is not None:
         forward.uninstall()
@@ -177,55 +191,3 @@ def restore(model: ModuleT) -> ModuleT:
 
 def _inner(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def _request(
-    model: torch.nn.Module,
-    budget: int | str | Budget,
-    loss_fn: Callable[[Any], torch.Tensor] | None,
-    optimizer: torch.optim.Optimizer | str | None,
-    method: str | Method,
-    time_limit_s: float,
-) -> Request:
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
-    if loss_fn is not None and not callable(loss_fn):
-        raise TypeError(f"loss_fn is a {type(loss_fn).__name__}; it must be callable or None")
-    if not time_limit_s > 0:
-        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
-    find_method(method)
-    return Request(
-        budget=parse_budget(budget),
-        optimizer=optimizer_memory(optimizer, model.parameters()),
-        loss_fn=loss_fn,
-        method=method,
-        time_limit_s=time_limit_s,
-    )
-
-
-def _inputs(
-    model: torch.nn.Module, sample_args: tuple[Any, ...], sample_kwargs: Mapping[str, Any] | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if not isinstance(sample_args, (tuple, list)):
-        raise TypeError(
-            f"sample_args is a {type(sample_args).__name__}; it must be a tuple of the forward's "
-            "positional inputs, such as (batch,)"
-        )
-    if sample_kwargs is not None and not isinstance(sample_kwargs, Mapping):
-        raise TypeError(
-            f"sample_kwargs is a {type(sample_kwargs).__name__}; it must be a mapping of the "
-            "forward's keyword inputs"
-        )
-    return tuple(sample_args), dict(sample_kwargs or {})
-
-
-def _check_signature(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
-    try:
-        inspect.signature(forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(
-            f"the sample inputs do not fit the model's forward: {error}. Give its positional "
-            "inputs in sample_args and its keyword inputs in sample_kwargs."
-        ) from error

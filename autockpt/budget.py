@@ -57,10 +57,19 @@ class Budget:
         Args:
             baseline_peak_bytes: What a step of eager PyTorch peaks at, everything counted; a
                 relative budget is a share of it, rounded down.
+
+        Raises:
+            ValueError: If that share is less than a byte.
         """
         if self.bytes is not None:
             return self.bytes
-        return int(Decimal(str(self.percent)) * baseline_peak_bytes / 100)
+        num_bytes = int(Decimal(str(self.percent)) * baseline_peak_bytes / 100)
+        if num_bytes == 0 and baseline_peak_bytes > 0:
+            raise ValueError(
+                f"budget {self}, which is {format_bytes(baseline_peak_bytes)}, is less than one "
+                f"byte; {_FORMS}"
+            )
+        return num_bytes
 
     def __str__(self) -> str:
         if self.bytes is not None:

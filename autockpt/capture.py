@@ -95,7 +95,7 @@ def capture(
             tree_leaves((fake_args, fake_kwargs, list(fakes.values()), older_gradients)),
         )
         with (
-            _explained(module, "its forward fails on these inputs"),
+            _explained(type(module).__name__, "its forward fails on these inputs"),
             unchanged_attributes(module),
             packed.watched(),
             tracker,
@@ -111,7 +111,7 @@ def capture(
         for fake in fakes.values():
             fake.grad = None
         with (
-            _explained(module, "its forward cannot be traced"),
+            _explained(type(module).__name__, "its forward cannot be traced"),
             dynamo_settings.tracing_config(eager_answers(positions_are_counted=packed.is_counted)),
             dynamo_settings.quiet_warnings(),
         ):
@@ -127,7 +127,8 @@ def capture(
                 loss = find_loss(output, None)
             else:
                 recorder.is_outside = True
-                loss = torch_private.compile_forward(loss_fn, recorder)(output)
+                with _explained("loss_fn", "it cannot be traced"):
+                    loss = torch_private.compile_forward(loss_fn, recorder)(output)
             foreign = foreign_ops(loss)
             with torch_private.no_autocast():
                 torch.autograd.backward(*backward_roots(loss))
@@ -316,7 +317,7 @@ def _device_of(tensors: Any) -> torch.device:
 
 
 @contextlib.contextmanager
-def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
+def _explained(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except (CaptureError, FailedBlocks, NotTrainableError):
@@ -325,5 +326,5 @@ def _explained(module: torch.nn.Module, what: str) -> Iterator[None]:
         cause = torch_private.root_cause(error)
         lines = str(cause).strip().splitlines() or [""]
         raise CaptureError(
-            where=type(module).__name__, reason=f"{what}: {type(cause).__name__}: {lines[0]}"
+            where=where, reason=f"{what}: {type(cause).__name__}: {lines[0]}"
         ) from error

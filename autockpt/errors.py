@@ -31,11 +31,12 @@ def _restore(
 
 
 class BudgetError(AutockptError, ValueError):
-    """The budget is below the least memory any plan can reach.
+    """The budget is below the least memory that a plan was found for.
 
     Attributes:
         budget_bytes: The budget asked for.
-        minimum_peak_bytes: The least peak that a plan of this kind can reach, everything counted.
+        minimum_peak_bytes: The least peak of the plans that the method found, everything counted: a
+            budget of this much can be met.
         peak_node: What runs at that peak, as a person names it: `"the backward of layers.3.mlp"`.
         composition: What stands in memory at that peak, bytes by kind (`"parameters"`,
             `"gradients"`, ...), in the order given.
@@ -62,13 +63,13 @@ class BudgetError(AutockptError, ValueError):
         at_peak = f" ({'; '.join(detail)})" if detail else ""
         super().__init__(
             f"budget {format_bytes(budget_bytes)} is below {format_bytes(minimum_peak_bytes)}, the "
-            f"least any schedule can reach{at_peak}. "
+            f"least that a plan was found for{at_peak}. "
             f'Raise budget to "{sufficient_budget(minimum_peak_bytes)}" or use a smaller batch.'
         )
 
     @property
     def composition(self) -> Mapping[str, int]:
-        """Bytes by kind at the peak that cannot be avoided."""
+        """Bytes by kind at that least peak."""
         return MappingProxyType(self._composition)
 
 
@@ -96,12 +97,15 @@ class NotTrainableError(AutockptError, ValueError):
         reason: What is missing.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        advice: str = "autockpt plans a forward and a backward; give it a model of which at least "
+        "one parameter requires grad.",
+    ) -> None:
         self.reason = reason
-        super().__init__(
-            f"the model does not train: {reason.rstrip('.')}. autockpt plans a forward and a "
-            "backward; give it a model of which at least one parameter requires grad."
-        )
+        super().__init__(f"the model does not train: {reason.rstrip('.')}. {advice}")
 
 
 class VerificationError(AutockptError, RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from autockpt.errors import NotTrainableError
+from autockpt.errors import CaptureError, NotTrainableError
 
 
 def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
@@ -16,26 +16,52 @@ def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> lis
 
     A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
     that requires a gradient.
+
+    Raises:
+        CaptureError: ``loss_fn`` fails.
+        NotTrainableError: It returns no loss.
     """
     if loss_fn is not None:
-        loss: Any = loss_fn(output)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            what = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise NotTrainableError(f"loss_fn returned {what}; it must return a scalar tensor")
-        return [loss]
+        return [_made_by(loss_fn, output)]
     named = getattr(output, "loss", None)
     if named is None and isinstance(output, Mapping):
         named = output.get("loss")
-    candidates = [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.requires_grad]
+    candidates = _differentiable(output)
     if isinstance(named, torch.Tensor) and named.requires_grad and named.numel() == 1:
         return [named]
     scalars = [t for t in candidates if t.numel() == 1]
     return scalars[:1] or candidates
 
 
+def _made_by(loss_fn: Callable[[Any], torch.Tensor], output: Any) -> torch.Tensor:
+    try:
+        loss: Any = loss_fn(output)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise CaptureError(
+            where="loss_fn",
+            reason=f"it fails on the model's output: {type(error).__name__}: {lines[0]}",
+        ) from error
+    if not isinstance(loss, torch.Tensor):
+        wrong = f"loss_fn returned {type(loss).__name__}"
+    elif loss.numel() != 1:
+        wrong = f"loss_fn returned a tensor of shape {tuple(loss.shape)}"
+    elif not loss.requires_grad and _differentiable(output):
+        wrong = "what loss_fn returned does not require grad, though the model's output does"
+    else:
+        return loss
+    raise NotTrainableError(
+        wrong, advice="It must return a scalar tensor made of the output, such as its mean()."
+    )
+
+
+def _differentiable(value: Any) -> list[torch.Tensor]:
+    return [t for t in tree_leaves(value) if isinstance(t, torch.Tensor) and t.requires_grad]
+
+
 def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The tensors that a backward starts from, and the gradients that it starts with."""
-    roots = [t for t in tree_leaves(loss) if isinstance(t, torch.Tensor) and t.requires_grad]
+    roots = _differentiable(loss)
     return roots, [torch.ones_like(root) for root in roots]
 
 

@@ -27,8 +27,8 @@ def _budget_error() -> BudgetError:
 
 def test_a_budget_error_says_the_least_where_it_is_and_what_to_do() -> None:
     assert str(_budget_error()) == (
-        "budget 2.00 GiB is below 2.41 GiB, the least any schedule can reach (peak at the backward "
-        "of layers.3.mlp; made of 1.00 GiB parameters and 512.00 MiB gradients). "
+        "budget 2.00 GiB is below 2.41 GiB, the least that a plan was found for (peak at the "
+        "backward of layers.3.mlp; made of 1.00 GiB parameters and 512.00 MiB gradients). "
         'Raise budget to "2.42GiB" or use a smaller batch.'
     )
 
@@ -45,7 +45,9 @@ def test_a_budget_error_carries_its_numbers() -> None:
 
 def test_a_budget_error_without_detail_is_still_a_sentence() -> None:
     error = BudgetError(budget_bytes=100, minimum_peak_bytes=200)
-    assert str(error).startswith("budget 100 B is below 200 B, the least any schedule can reach. ")
+    assert str(error).startswith(
+        "budget 100 B is below 200 B, the least that a plan was found for. "
+    )
 
 
 def test_a_capture_error_says_where_and_why() -> None:

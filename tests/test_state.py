@@ -257,7 +257,9 @@ def test_another_path_is_said_and_planned_at_the_next_call() -> None:
 
 def test_a_loss_that_is_no_scalar_is_said() -> None:
     model = nn.Linear(8, 8)
-    with pytest.raises(autockpt.NotTrainableError, match=r"loss_fn returned \(4, 8\)"):
+    with pytest.raises(
+        autockpt.NotTrainableError, match=r"loss_fn returned a tensor of shape \(4, 8\)"
+    ):
         autockpt.optimize(
             model, "90%", method="greedy", sample_args=(torch.randn(4, 8),), loss_fn=lambda o: o * 2
         )

@@ -1,0 +1,161 @@
+"""What a user passes, checked before anything is traced: every refusal names the argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+
+from autockpt.budget import Budget, parse_budget
+from autockpt.errors import CaptureError
+from autockpt.optimizer_memory import optimizer_memory
+from autockpt.planner import Request
+from autockpt_solvers.methods.attempt import Method
+from autockpt_solvers.solve import find_method
+
+
+def check_module(model: Any) -> None:
+    """Raise TypeError unless it is a module."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+
+
+def check_verify(verify: Any) -> None:
+    """Raise TypeError unless it is a bool: any text would be taken for True."""
+    if not isinstance(verify, bool):
+        raise TypeError(f"verify is {verify!r}; it must be True or False")
+
+
+def checked_request(
+    model: torch.nn.Module,
+    budget: int | str | Budget,
+    loss_fn: Callable[[Any], torch.Tensor] | None,
+    optimizer: torch.optim.Optimizer | str | None,
+    method: str | Method,
+    time_limit_s: float,
+) -> Request:
+    """What is asked of a plan.
+
+    Raises:
+        CaptureError: The model is compiled or scripted.
+        TypeError: An argument of the wrong type.
+        ValueError: A budget, method or optimizer that is not known.
+    """
+    check_module(model)
+    _refuse_compiled(model)
+    _check_loss_fn(loss_fn)
+    _check_time_limit(time_limit_s)
+    _check_method(method)
+    memory = optimizer_memory(optimizer, model.parameters())
+    if isinstance(optimizer, torch.optim.Optimizer):
+        _check_optimizer(optimizer, model)
+    return Request(
+        budget=parse_budget(budget),
+        optimizer=memory,
+        loss_fn=loss_fn,
+        method=method,
+        time_limit_s=time_limit_s,
+    )
+
+
+def checked_inputs(
+    sample_args: tuple[Any, ...], sample_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs; raises TypeError where they are not given as such."""
+    if not isinstance(sample_args, (tuple, list)):
+        raise TypeError(
+            f"sample_args is a {type(sample_args).__name__}; it must be a tuple of the forward's "
+            "positional inputs, such as (batch,)"
+        )
+    if sample_kwargs is not None and not isinstance(sample_kwargs, Mapping):
+        raise TypeError(
+            f"sample_kwargs is a {type(sample_kwargs).__name__}; it must be a mapping of the "
+            "forward's keyword inputs"
+        )
+    return tuple(sample_args), dict(sample_kwargs or {})
+
+
+def check_signature(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise TypeError where a forward does not take such inputs."""
+    try:
+        inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the sample inputs do not fit the model's forward: {error}. Give its positional "
+            "inputs in sample_args and its keyword inputs in sample_kwargs."
+        ) from error
+
+
+def _refuse_compiled(model: torch.nn.Module) -> None:
+    """Raise CaptureError where a module is compiled or scripted.
+
+    Once compiled code has run on fake tensors, Dynamo skips it from then on, in other models too.
+    """
+    for path, module in model.named_modules():
+        where = f"{path} ({type(module).__name__})" if path else type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                where=where,
+                reason="it is a ScriptModule, whose code is not Python's",
+                advice="Give the eager module, without torch.jit.script or torch.jit.trace.",
+            )
+        if _is_compiled(module):
+            raise CaptureError(
+                where=where,
+                reason="it is compiled, and a plan and torch.compile do not go together",
+                advice="Give the module itself (_orig_mod of what torch.compile returned), and do "
+                "not call its compile().",
+            )
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    # torch.compiler.disable wraps in the same way, but its wrappers have no configuration.
+    wrapped = "get_compiler_config" in vars(module)
+    is_forward_compiled = hasattr(getattr(module, "forward", None), "get_compiler_config")
+    return wrapped or is_forward_compiled or vars(module).get("_compiled_call_impl") is not None
+
+
+def _check_loss_fn(loss_fn: Any) -> None:
+    if loss_fn is None:
+        return
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn is a {type(loss_fn).__name__}; it must be callable or None")
+    try:
+        signature = inspect.signature(loss_fn)
+    except (TypeError, ValueError):
+        return  # some builtins tell none
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"loss_fn cannot be called with the model's output alone: {error}. Bind all else "
+            "first, such as with functools.partial."
+        ) from error
+
+
+def _check_time_limit(time_limit_s: Any) -> None:
+    if isinstance(time_limit_s, bool) or not isinstance(time_limit_s, Real):
+        raise TypeError(f"time_limit_s is {time_limit_s!r}; it must be a number of seconds")
+    if not float(time_limit_s) > 0:
+        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
+
+
+def _check_method(method: Any) -> None:
+    if not isinstance(method, str) and not callable(method):
+        raise TypeError(f"method is {method!r}; it must be a method's name or a callable")
+    find_method(method)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    own = {id(parameter) for parameter in model.parameters()}
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if own and not own & held:
+        raise ValueError(
+            f"optimizer ({type(optimizer).__name__}) holds none of the model's parameters; give "
+            "the one that steps them, or its name"
+        )
