@@ -20,6 +20,10 @@ import platformdirs
 import torch
 
 _SCHEMA_VERSION = 2
+# Ten minutes and a terabyte: rows above are taken for foreign, for a graph of such operations is
+# more than the engine can add up.
+_MAX_RUNTIME_NS = 600 * 10**9
+_MAX_BYTES = 2**40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +85,17 @@ class ProfileCache:
         return {key: cost for key, cost in costs.items() if cost is not None}
 
     def store(self, costs: Mapping[str, NodeCost]) -> None:
-        """Keep these costs; a cache that cannot be written costs a warning only."""
+        """Keep these costs; a cache that cannot be written costs a warning only.
+
+        They take the place of rows that `load` passed over. Of two processes the last one stays.
+        """
         rows = [
             (self._scope, key, c.runtime_ns, c.workspace_bytes, json.dumps(c.output_bytes))
             for key, c in costs.items()
         ]
         try:
             with self._connection() as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO cost VALUES (?, ?, ?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO cost VALUES (?, ?, ?, ?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             self._warn("write", error)
 
@@ -108,8 +115,14 @@ def _checked(runtime_ns: Any, workspace_bytes: Any, output_bytes: Any) -> NodeCo
         return None
     if not isinstance(sizes, list):
         return None
-    if not all(type(v) is int and v >= 0 for v in (runtime_ns, workspace_bytes, *sizes)):
+    if not all(_is_count(v, _MAX_BYTES) for v in (workspace_bytes, *sizes)):
+        return None
+    if not _is_count(runtime_ns, _MAX_RUNTIME_NS):
         return None
     return NodeCost(
         runtime_ns=runtime_ns, workspace_bytes=workspace_bytes, output_bytes=tuple(sizes)
     )
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most

@@ -173,6 +173,7 @@ def test_a_cache_of_another_version(cache: Path) -> None:
     [
         (-5, 0, "[]"), ("soon", 0, "[]"), (1.5, 0, "[]"), (5, None, "[]"), (5, 0, "{}"),
         (5, 0, "[-1]"), (5, 0, "[true]"), (5, 0, b"\x80\x04."), (5, 0, "[" * 100_000),
+        (2**60, 0, "[]"), (5, 2**60, "[]"), (5, 0, "[8, 1152921504606846976]"),
     ],
 )  # fmt: skip
 def test_rows_that_something_else_wrote_are_passed_over(cache: Path, row: tuple) -> None:
@@ -181,6 +182,19 @@ def test_rows_that_something_else_wrote_are_passed_over(cache: Path, row: tuple)
     with sqlite3.connect(cache) as connection:
         connection.execute("INSERT INTO cost VALUES ('scope', 'bad', ?, ?, ?)", row)
     assert store.load(["good", "bad"]) == {"good": _COST}
+    # What is measured instead takes its place.
+    store.store({"bad": _COST})
+    assert store.load(["good", "bad"]) == {"good": _COST, "bad": _COST}
+
+
+def test_absurd_rows_cost_a_measurement_once(cache: Path) -> None:
+    planned()
+    with sqlite3.connect(cache) as connection:
+        connection.execute("UPDATE cost SET runtime_ns = ?, workspace_bytes = ?", (2**60, 2**60))
+    assert planned().predicted_peak_bytes > 0
+    with sqlite3.connect(cache) as connection:
+        most = connection.execute("SELECT max(runtime_ns), max(workspace_bytes) FROM cost")
+        assert max(most.fetchone()) < 2**40
 
 
 @pytest.mark.row("a cache folder that cannot be written", "a read-only folder, a file in its place")
