@@ -41,7 +41,7 @@ _Budget = Annotated[
     typer.Option(help='All a step may hold: bytes, "8GB", "8GiB", or "60%" of the eager peak.'),
 ]
 _Method = Annotated[str, typer.Option(help="The solver's method.")]
-_TimeLimit = Annotated[float, typer.Option(help="Seconds after which the search ends.", min=0)]
+_TimeLimit = Annotated[float, typer.Option(help="Seconds after which the search ends.")]
 _Device = Annotated[
     str | None,
     typer.Option(help="Where a zoo model is made: cpu, cuda, or meta to plan without memory."),
@@ -88,8 +88,8 @@ def plan(
 ) -> None:
     """Plans a training step and prints the plan; no training step is run."""
     with _errors_told(show_traceback=show_traceback):
-        if json is not None and not json.parent.is_dir():
-            raise TargetError(f"cannot write {json}: there is no folder {json.parent}")
+        if json is not None:
+            _check_writable(json)
         example = load(target, size=size.value, device=device)
         made = autockpt.plan(
             example.model,
@@ -106,7 +106,7 @@ def plan(
             return
         _console().print(report.render(made))
         if json is not None:
-            json.write_text(made.to_json(), encoding="utf-8")
+            _write(json, made.to_json())
 
 
 @_app.command()
@@ -148,8 +148,7 @@ def graph(
 ) -> None:
     """Writes the graph that is planned for a model, as JSON."""
     with _errors_told(show_traceback=show_traceback):
-        if not output.parent.is_dir():
-            raise TargetError(f"cannot write {output}: there is no folder {output.parent}")
+        _check_writable(output)
         example = load(target, size=size.value, device=device)
         made = autockpt.plan(
             example.model,
@@ -162,7 +161,7 @@ def graph(
         )
         assert made.graph is not None
         assert made.schedule is not None
-        output.write_text(graph_to_json(made.graph), encoding="utf-8")
+        _write(output, graph_to_json(made.graph))
         fixed_bytes = made.predicted_peak_bytes - simulate(made.graph, made.schedule).peak_bytes
         typer.echo(
             f"{output}: {len(made.graph.ops)} ops, {len(made.graph.storages)} storages; "
@@ -189,22 +188,44 @@ def solve(
 
     with _errors_told(show_traceback=show_traceback):
         for file in (json, schedule):
-            if file is not None and not file.parent.is_dir():
-                raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
-        if not graph.is_file():
-            raise TargetError(f"there is no file {graph}")
-        try:
-            text = graph.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise TargetError(f"{graph} is not a text file: {error}") from error
-        solved = solve_file(text, budget, method=method, time_limit_s=time_limit)
+            if file is not None:
+                _check_writable(file)
+        solved = solve_file(_read(graph), budget, method=method, time_limit_s=time_limit)
         typer.echo(solved.text())
         if json is not None:
-            json.write_text(solved.json(), encoding="utf-8")
+            _write(json, solved.json())
         if schedule is not None and solved.result.schedule is not None:
-            schedule.write_text(solved.steps(), encoding="utf-8")
+            _write(schedule, solved.steps())
         if solved.result.schedule is None:
             raise typer.Exit(_EXIT_FAILED)
+
+
+def _check_writable(file: Path) -> None:
+    """Told before the work is done whose result could not be kept."""
+    if not file.parent.is_dir():
+        raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise TargetError(f"cannot write {file}: it is a folder; name a file")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _read(file: Path) -> str:
+    if file.is_dir():
+        raise TargetError(f"{file} is a folder; name a file")
+    if not file.exists():
+        raise TargetError(f"there is no file {file}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{file} is not a text file: {error}") from error
+    except OSError as error:
+        raise TargetError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _console() -> Console:
