@@ -44,7 +44,7 @@ _METHODS = {
     "moments": ("moments", "solve_moments"),
 }
 # Their answers depend on the room in ways that a larger one need not improve.
-_SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut")
+_SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut", "moments")
 # They look for the least peak where nothing fits, and may run backward ops again to get there.
 _PROGRAMS = ("exact", "intervals")
 _AUTO = ("auto", "solve_auto")
@@ -114,7 +114,11 @@ def solve(
         attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
     elif _is_searched_by_levels(method, problem.graph):
-        attempt = solve_by_levels(problem, function, time_limit_s=time_limit_s, seed=seed)
+        # Plans of `moments` may run backward ops in another order.
+        bound = turn_bound_ns if method == "moments" else lower_bound_ns
+        attempt = solve_by_levels(
+            problem, function, time_limit_s=time_limit_s, seed=seed, bound_ns=bound
+        )
     else:
         attempt = _asked(method, problem, time_limit_s, seed)
     return _judge(problem, name, attempt, started, time_limit_s, seed)
@@ -132,8 +136,10 @@ def minimum_budget(
         seed: As in `solve`.
 
     Returns:
-        The least budget, a schedule that fits it, and the bound. `solve` with the same method finds
-        a schedule for that budget and none for one byte less, unless a time limit interferes.
+        The least budget, a schedule that fits it, and the bound. `solve` with the same method of
+        `methods()` finds a schedule for that budget and none for one byte less, unless a time limit
+        interferes. On a graph without a backward pass, `auto`, `ilp`, `local` and `moments` are
+        asked for the bound alone: the schedule fits, but a search for that budget may reach less, or not so little.
     """
     _, function = find_method(method)
     orders = Orders(graph)

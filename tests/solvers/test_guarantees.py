@@ -15,11 +15,11 @@ from autockpt_solvers.methods.fill import fill
 from autockpt_solvers.methods.levels import level_rooms, solve_by_levels
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.uniform import solve_uniform
-from tests.solvers.graphs import blocks, chain, graphs
+from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 HEURISTICS = ("none", "full", "uniform", "sqrt", "revolve", "chain", "greedy", "mincut")
 PROVING = ("exact", "intervals")
-EVERY = (*HEURISTICS, "local", "ilp", "auto", *PROVING)
+EVERY = (*HEURISTICS, "local", "moments", "ilp", "auto", *PROVING)
 # A graph without a backward pass has no bound to stop a search by, and no promise.
 TRAINING = graphs(max_forward=6, max_backward=5).filter(
     lambda g: 0 < g.num_forward < len(g.ops) and baseline_peak(g) > lower_bound_bytes(g)
@@ -87,6 +87,27 @@ def test_the_minimum_budget_is_met_and_one_byte_less_is_not(method, graph):
     less = solve(Problem(graph=graph, budget_bytes=found.peak_bytes - 1), method=method)
     assert less.status is SolveStatus.INFEASIBLE
     assert less.minimum_peak_bytes >= found.peak_bytes
+
+
+def test_the_minimum_budget_of_moments_is_met_when_it_is_asked_for():
+    """Asked once, at the bound, it named a budget at which its next search found nothing."""
+    b = Builder()
+    sizes, times = (1_000_000_007, 3, 1_000_003), (1, 10**9, 7)
+    acts = []
+    for k in range(9):
+        acts.append(b.add(f"f{k}", acts[-1:], (sizes[k % 3],), times[k % 3], workspace_bytes=12345))
+    grads = []
+    for k in reversed(range(9)):
+        reads = [acts[k], *grads[-1:], *(acts[k - 1 : k] if k else [])]
+        at = 9 + len(grads)
+        grad = b.add(
+            f"b{k}", reads, (sizes[at % 3],), times[k % 3], workspace_bytes=12345, is_backward=True
+        )
+        grads.append(grad)
+    b.outputs.append(grads[-1])
+    least = minimum_budget(b.graph(), method="moments").peak_bytes
+    assert cost(b.graph(), least, "moments") < float("inf")
+    assert cost(b.graph(), least - 1, "moments") == float("inf")
 
 
 def test_another_process_gives_the_same_answer():

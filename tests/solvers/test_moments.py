@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, SolveStatus, read_instance, simulate, solve, with_frees
 from autockpt_solvers.methods import moments
+from autockpt_solvers.methods.bound import turn_bound_ns
 from autockpt_solvers.methods.moments import forced_bytes, order_of, search
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.relaxation import Ancestry, Relaxation
@@ -74,12 +75,12 @@ def test_what_is_proven_holds_of_every_plan(graph, share):
     least = least_recompute(graph, room)
     if found.is_infeasible:
         assert least is None
-    if found.is_proven:
-        assert least == found.bound_ns
     if least is not None:
         assert found.bound_ns <= least
     for order in found.orders:
-        simulate(graph, with_frees(graph, order))
+        timeline = simulate(graph, with_frees(graph, order))
+        if timeline.peak_bytes <= room and timeline.recompute_ns <= found.bound_ns:
+            assert least == found.bound_ns
 
 
 @given(graph=FREE)
@@ -176,5 +177,7 @@ def test_a_backward_pass_takes_its_orders_and_leaves_its_bound():
     graph = blocks(3)
     problem = Problem(graph=graph, budget_bytes=int(baseline_peak(graph) * 0.85))
     result = solve(problem, method="moments", time_limit_s=20)
-    assert result.bound_class != "all plans"
-    assert result.lower_bound_ns <= result.recompute_ns
+    # Its plan has backward ops in another order, so the bound is the one that allows that.
+    bound = turn_bound_ns(problem, time_limit_s=20)
+    assert result.bound_class == "all plans"
+    assert 0 < result.lower_bound_ns == bound <= result.recompute_ns

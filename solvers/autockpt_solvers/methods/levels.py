@@ -22,7 +22,7 @@ from autockpt_solvers.methods.sharing import sharing
 from autockpt_solvers.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.methods.attempt import Method
@@ -39,7 +39,14 @@ def level_rooms(graph: ComputeGraph) -> list[int]:
 
 
 @sharing()
-def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, seed: int) -> Attempt:
+def solve_by_levels(
+    problem: Problem,
+    method: Method,
+    *,
+    time_limit_s: float,
+    seed: int,
+    bound_ns: Callable[..., int] = lower_bound_ns,
+) -> Attempt:
     """Offers the best plan of all levels up to the room, and the leanest plan met.
 
     Args:
@@ -47,6 +54,7 @@ def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, se
         method: What searches for a plan in a room.
         time_limit_s: Ends the search.
         seed: Handed on.
+        bound_ns: `lower_bound_ns`, or `turn_bound_ns` for a method that may move or repeat backward ops.
 
     Returns:
         The plans, with the name of the method that made the best one.
@@ -54,7 +62,7 @@ def solve_by_levels(problem: Problem, method: Method, *, time_limit_s: float, se
     deadline = time.monotonic() + time_limit_s
     rooms = level_rooms(problem.graph)
     top = max((k for k, room in enumerate(rooms) if room <= problem.room_bytes), default=0)
-    climber = _Climber(problem, rooms)
+    climber = _Climber(problem, rooms, bound_ns)
     for level in range(top, -1, -1):
         left = max(0.05, deadline - time.monotonic())
         try:
@@ -102,7 +110,7 @@ def least_by_levels(
         peak, k = min(peaks, default=(least, 0))
         # The lowest level's leanest plan serves from its own peak on, others from their level on.
         if peak <= room or (level == 0 and peak < least):
-            least, leanest = max(peak, room), offered[k]
+            least, leanest = max(peak, room) if level else peak, offered[k]
     return least, leanest
 
 
@@ -114,8 +122,11 @@ class _Climber:
         lean: Peak, recompute time and order of the plan with the lowest peak.
     """
 
-    def __init__(self, problem: Problem, rooms: Sequence[int]) -> None:
+    def __init__(
+        self, problem: Problem, rooms: Sequence[int], bound_ns: Callable[..., int]
+    ) -> None:
         self.problem = problem
+        self.bound_ns = bound_ns
         self.orders = Orders(problem.graph)
         self.rooms = rooms
         self.best: tuple[int, int, Sequence[int]] | None = None
@@ -160,7 +171,7 @@ class _Climber:
             return self.best is not None
         below = Problem(graph=self.problem.graph, budget_bytes=max(0, self.rooms[level] - 1))
         left = max(0.05, deadline - time.monotonic())
-        return lower_bound_ns(below, time_limit_s=left) >= self.best[0]
+        return self.bound_ns(below, time_limit_s=left) >= self.best[0]
 
     def attempt(self) -> Attempt:
         """What was found."""

@@ -52,13 +52,11 @@ class Moments:
         is_infeasible: Whether it proved that no plan fits.
         bound_ns: No plan that fits recomputes less.
         orders: Orders made on the way, the last ones from the tightest relaxations.
-        is_proven: Whether one of them fits and costs no more than the bound.
     """
 
     is_infeasible: bool = False
     bound_ns: int = 0
     orders: list[list[int]] = field(default_factory=list)
-    is_proven: bool = False
 
 
 def solve_moments(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -182,7 +180,6 @@ class _Search:
             return False, None
         self.found.orders.append(order)
         if timeline.peak_bytes <= self.room:
-            self.found.is_proven = timeline.recompute_ns <= self.found.bound_ns
             return True, None
         live = [
             b
