@@ -203,6 +203,11 @@ def test_a_small_graph_of_free_order_is_solved_with_a_proof(tmp_path: Path) -> N
         (b"\xff\xfe\x00", ["--budget", "80%"], "is not a text file"),
         (b'{"format": "autockpt-graph", "version": 9}', ["--budget", "80%"], "version 9 of"),
         (b"[" * 100_000, ["--budget", "80%"], "not JSON"),
+        (
+            b'{"ops": [{"duration": 1, "output_bytes": 1%s}], "edges": []}' % (b"0" * 400),
+            ["--budget", "80%"],
+            "the graph has 1.0e+400 bytes in all",
+        ),
         (b'{"ops": [], "edges": []}', ["--budget", "much"], "not an amount of memory"),
         (b'{"ops": [], "edges": []}', ["--budget", "80%", "--method", "best"], "unknown method"),
         (b'{"ops": [], "edges": []}', ["--budget", "1B", "--time-limit", "0"], "must be above 0"),

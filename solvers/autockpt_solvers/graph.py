@@ -8,9 +8,19 @@ not in the graph: it is the problem's `fixed_bytes`, and reading it costs nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 _MOST_BYTES = 1 << 53
 _MOST_NS = 1 << 48  # three days; solvers count in fractions of this unit
+_MOST_REGIONS = 1 << 16  # solvers have a row for each
+
+
+def check_integer(value: object, what: str) -> None:
+    """Refuses what is no whole number, which Python would count with all the same."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"{what} is {value!r}, a {type(value).__name__}; it must be an int: convert it first"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +31,7 @@ class Storage:
     size_bytes: int
 
     def __post_init__(self) -> None:
+        check_integer(self.size_bytes, f"size_bytes of storage {self.name!r}")
         if self.size_bytes < 0:
             raise ValueError(
                 f"storage {self.name!r} has {self.size_bytes} bytes; sizes must be 0 or more"
@@ -59,8 +70,16 @@ class Op:
             ("workspace_bytes", self.workspace_bytes),
             ("region", self.region),
         ):
+            check_integer(value, f"{what} of op {self.name!r}")
             if value < 0:
                 raise ValueError(f"op {self.name!r} has {what} {value}; it must be 0 or more")
+        for storage in (*self.reads, *self.writes):
+            check_integer(storage, f"a storage that op {self.name!r} names")
+        if self.region >= _MOST_REGIONS:
+            raise ValueError(
+                f"op {self.name!r} has region {self.region}; it must be below {_MOST_REGIONS}: "
+                "number the regions from 0"
+            )
         if len(set(self.reads)) != len(self.reads) or len(set(self.writes)) != len(self.writes):
             raise ValueError(
                 f"op {self.name!r} names a storage twice; list each read and write once"
@@ -139,6 +158,8 @@ class ComputeGraph:
 
     def _check_indices(self) -> None:
         num = len(self.storages)
+        for storage in self.outputs:
+            check_integer(storage, "a storage that outputs name")
         for op in self.ops:
             for storage in (*op.reads, *op.writes):
                 if not 0 <= storage < num:
@@ -162,8 +183,9 @@ class ComputeGraph:
         ):
             if total > most:
                 raise ValueError(
-                    f"the graph has {total:.1e} {what} in all; at most {most:.1e} can be counted: "
-                    "use a larger unit"
+                    # Not as a float: files may hold numbers of any size.
+                    f"the graph has {Decimal(total):.1e} {what} in all; at most {most:.1e} can be "
+                    "counted: use a larger unit"
                 )
 
     def _link(self) -> tuple[list[int], list[list[int]]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.graph import check_integer
+
 if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
 
@@ -24,6 +26,8 @@ class Problem:
     fixed_bytes: int = 0
 
     def __post_init__(self) -> None:
+        check_integer(self.fixed_bytes, "fixed_bytes")
+        check_integer(self.budget_bytes, "budget_bytes")
         if self.fixed_bytes < 0:
             raise ValueError(f"fixed_bytes is {self.fixed_bytes}; it must be 0 or more")
         if self.budget_bytes < 0:

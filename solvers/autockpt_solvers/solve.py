@@ -139,7 +139,8 @@ def minimum_budget(
         The least budget, a schedule that fits it, and the bound. `solve` with the same method of
         `methods()` finds a schedule for that budget and none for one byte less, unless a time limit
         interferes. On a graph without a backward pass, `auto`, `ilp`, `local` and `moments` are
-        asked for the bound alone: the schedule fits, but a search for that budget may reach less, or not so little.
+        asked for the bound alone: the schedule fits, but a search for that budget may reach less,
+        or not so little.
     """
     _, function = find_method(method)
     orders = Orders(graph)

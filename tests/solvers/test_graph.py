@@ -72,6 +72,38 @@ def test_what_cannot_be_is_refused_with_a_message(build, message):
         build()
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Storage(name="a", size_bytes="5"), "size_bytes of storage 'a' is '5', a str; it"),
+        (lambda: Storage(name="a", size_bytes=5.0), "storage 'a' is 5.0, a float; it must be an"),
+        (lambda: Storage(name="a", size_bytes=True), "is True, a bool"),
+        (lambda: Op(name="a", runtime_ns=1.5, reads=(), writes=()), "runtime_ns of op 'a' is 1.5"),
+        (lambda: op("a", workspace_bytes=None), "workspace_bytes of op 'a' is None, a NoneType"),
+        (lambda: op("a", reads=(0.0,)), "a storage that op 'a' names is 0.0, a float"),
+        (lambda: make(op("a", writes=(0,)), num_storages=1, outputs=(0.0,)), "outputs name is 0.0"),
+        (lambda: Problem(graph=chain(1), budget_bytes=1e9), "budget_bytes is 1000000000.0, a flo"),
+        (lambda: Problem(graph=chain(1), budget_bytes=9, fixed_bytes="1"), "fixed_bytes is '1', a"),
+    ],
+)
+def test_what_is_no_integer_is_refused(build, message):
+    """Floats were taken for bytes, and text was a TypeError of the first comparison."""
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
+def test_numbers_beyond_floats_are_refused_in_words():
+    """A size of 400 digits in a file ended as an OverflowError of the message itself."""
+    with pytest.raises(ValueError, match=r"has 1\.0e\+400 bytes in all; at most 9\.0e\+15"):
+        ComputeGraph(
+            ops=(op("a", writes=(0,)),),
+            storages=(Storage(name="a", size_bytes=10**400),),
+            outputs=(),
+        )
+    with pytest.raises(ValueError, match=r"op 'a' has region 10{400}; it must be below 65536: nu"):
+        op("a", region=10**400)
+
+
 def test_room_is_budget_less_fixed():
     assert Problem(graph=chain(1), budget_bytes=10, fixed_bytes=12).room_bytes == -2
 

@@ -95,6 +95,14 @@ def test_the_projects_own_form_is_read_too():
             r"the graph has 3.0e\+30 bytes in all; at most",
         ),
         (
+            {"ops": [{"name": "a", "duration": 1, "output_bytes": 10**400}] * 3},
+            r"the graph has 3.0e\+400 bytes in all; at most",
+        ),
+        (
+            {"ops": [{"name": "a", "duration": 10**400, "output_bytes": 1}] * 3},
+            r"the graph has 3.0e\+400 ns of run time in all; at most",
+        ),
+        (
             {"ops": [{"name": "a", "duration": 10**15, "output_bytes": 1}] * 3},
             "ns of run time in all; at most .*: use a larger unit",
         ),

@@ -44,6 +44,7 @@ def broken(**changes):
         (broken(outputs=[99]), "outputs name storage 99"),
         (broken(storages=[["a"]]), "must be a pair of name and bytes"),
         (broken(storages=[["a", 1.5]]), "bytes: 1.5 must be an integer"),
+        (broken(storages=[["a", 10**400]] * 6), r"the graph has 6\.0e\+400 bytes in all"),
     ],
 )
 def test_what_is_no_graph_is_refused(text, message):

@@ -54,7 +54,7 @@ def solve_by_levels(
         method: What searches for a plan in a room.
         time_limit_s: Ends the search.
         seed: Handed on.
-        bound_ns: `lower_bound_ns`, or `turn_bound_ns` for a method that may move or repeat backward ops.
+        bound_ns: The bound that ends the search: one that holds for the method's plans.
 
     Returns:
         The plans, with the name of the method that made the best one.
