@@ -181,9 +181,10 @@ def eager_plan(
     older_bytes = distinct_bytes([p.grad for p in module.parameters() if accumulates])
     try:
         record = step.record(warm_up=False)
+        step_bytes = max(record.peak_bytes, step.peak_bytes_of_other_draws(record))
     except Exception as error:
         raise _failing(module, error) from error
-    peak_bytes = fixed.total_bytes + older_bytes + record.peak_bytes
+    peak_bytes = fixed.total_bytes + older_bytes + step_bytes
     budget_bytes = request.budget.resolve(peak_bytes)
     if peak_bytes > budget_bytes:
         raise BudgetError(budget_bytes=budget_bytes, minimum_peak_bytes=peak_bytes)
@@ -267,9 +268,7 @@ def _checkpointed(plan: Plan, cut: CallGraph, calls: Calls) -> CheckpointedCalls
     )
     chosen = {(call.path, call.number) for op, call in cut.atoms.items() if num_runs[op] > 1}
     paths = {path for path, _ in chosen}
-    num_calls = collections.Counter(
-        event.call.path for event in calls.events if event.kind == "enter" and event.call
-    )
+    num_calls = collections.Counter(calls.order)
     written: dict[str, dict[str, None]] = {path: {} for path in paths}
     for call in cut.atoms.values():
         if (call.path, call.number) in chosen:

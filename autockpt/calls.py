@@ -24,7 +24,8 @@ from autockpt.errors import NotTrainableError
 from autockpt.fakes import distinct_bytes
 from autockpt.loss import backward_roots, find_loss
 from autockpt.module_checkpoint import replaced_forwards
-from autockpt.verify import Step, own_copies, state_kept
+from autockpt.random_state import random_states
+from autockpt.verify import Step, own_copies
 
 _MIN_SHARE = 0.002  # of what a forward keeps: below, a checkpoint gains nothing
 _MAX_SHARE = 0.7  # above, running a call again brings back most of what was let go
@@ -84,6 +85,17 @@ class Calls:
     held: frozenset[int]
     runtime_ns: int
 
+    @property
+    def order(self) -> list[str]:
+        """Names of the modules called, in order."""
+        return [event.call.path for event in self.events if event.kind == "enter" and event.call]
+
+    @property
+    def kept_bytes(self) -> int:
+        """What autograd keeps of the forward."""
+        kept = {event.storage for event in self.events if event.kind == "save"}
+        return sum(self.storage_bytes[storage] for storage in kept)
+
 
 def observe(step: Step) -> Calls:
     """The calls of a step's forward, with the cost of each candidate.
@@ -91,11 +103,24 @@ def observe(step: Step) -> Calls:
     Raises:
         NotTrainableError: No output requires a gradient.
     """
-    first = _Observer(step, known={}).run()
+    first, states = _observed(step)
+    others = step.with_other_draws(
+        (first, step),
+        states,
+        lambda other: (_observed(other)[0], other),
+        path=lambda found: found[0].order,
+    )
+    # A forward that drops layers at random is planned for the most that was seen.
+    first, step = max([(first, step), *others], key=lambda found: found[0].kept_bytes)
     known = {(call.path, call.number): call for call in first.candidates}
     if not known:
         return first
     return dataclasses.replace(_Observer(step, known=known).run(), obstacles=first.obstacles)
+
+
+def _observed(step: Step) -> tuple[Calls, tuple[Any, ...]]:
+    observer = _Observer(step, known={})
+    return observer.run(), observer.random_states
 
 
 class _Observer:
@@ -112,6 +137,7 @@ class _Observer:
         self._costs: dict[Any, CallCost | None] = {}
         self._paused_ns = 0
         self._is_apart = False
+        self.random_states: tuple[Any, ...] = ()
 
     def run(self) -> Calls:
         step, module = self._step, self._step.module
@@ -124,7 +150,7 @@ class _Observer:
             if path and not isinstance(submodule, torch.jit.ScriptModule)
         }
         with (
-            state_kept(module, step.device),
+            dataclasses.replace(step, accumulates=False).state_kept(),
             # Wrappers for data parallelism await a backward otherwise.
             getattr(module, "no_sync", contextlib.nullcontext)(),
             torch.autograd.graph.saved_tensors_hooks(self._save, _refuse),
@@ -139,6 +165,7 @@ class _Observer:
             if not backward_roots(loss)[0]:
                 raise NotTrainableError("no output of its forward requires grad")
             held = self._storages.of([*tree_leaves(output), *loss])
+            self.random_states = random_states(step.device)
         for call, watch in self._watches:
             call.obstacle = call.obstacle or watch.written_inputs()
         return Calls(

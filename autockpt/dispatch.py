@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
+from autockpt import torch_private
 from autockpt.buckets import Bucket, Buckets
 from autockpt.budget import Budget
 from autockpt.call_planner import CallPlanner, eager_plan
@@ -27,6 +28,7 @@ from autockpt.layout import Layout, layout_of, resized
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
 from autockpt.trial import Followed, Trial
+from autockpt.verify import own_copies, state_kept
 
 _MAX_REPLANS = 4
 # What has been decided and goes with a copy.
@@ -38,19 +40,21 @@ class _Key:
     """What a plan is made for: whether gradients are added to standing ones, and the inputs.
 
     ``is_view`` says that gradients live in the buckets that data parallelism reduces, ``trained``
-    which parameters take gradients.
+    which parameters take gradients, and their types; hooks on all modules of the process
+    (``has_global_hooks``) are in no graph.
     """
 
     accumulates: bool
     is_parallel: bool
     is_view: bool
-    trained: tuple[bool, ...]
+    trained: tuple[tuple[bool, torch.dtype], ...]
+    has_global_hooks: bool
     layout: Layout
 
     @property
     def apart_from_sizes(self) -> tuple[Any, ...]:
         """What inputs that share plans have in common."""
-        return self.accumulates, self.trained
+        return self.accumulates, self.trained, self.has_global_hooks
 
 
 class OptimizedForward:
@@ -132,7 +136,9 @@ class OptimizedForward:
                 return self.original(*args, **kwargs)
             try:
                 step = self.prepare(args, kwargs)
-            except Exception:
+            except Exception as error:
+                if isinstance(error, CaptureError):
+                    self._raise_what_eager_raises(args, kwargs)
                 # Whoever catches this trains on with the model as it was.
                 self.uninstall()
                 raise
@@ -140,6 +146,13 @@ class OptimizedForward:
         if getattr(step, "is_stale", False):
             self._forget(key)
         return output
+
+    def _raise_what_eager_raises(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An input that the model itself refuses is no reason to give its plans up."""
+        device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
+        own_args, own_kwargs = own_copies((args, kwargs))
+        with state_kept(self._module, device):
+            self.original(*own_args, **own_kwargs)
 
     @property
     def is_installed(self) -> bool:
@@ -202,7 +215,8 @@ class OptimizedForward:
             accumulates=is_view or any(p.grad is not None for p in parameters),
             is_parallel=parallel is not None,
             is_view=is_view,
-            trained=tuple(p.requires_grad for p in parameters),
+            trained=tuple((p.requires_grad, p.dtype) for p in parameters),
+            has_global_hooks=torch_private.has_global_hooks(),
             layout=layout_of(args, kwargs),
         )
 
@@ -312,7 +326,8 @@ class OptimizedForward:
         bucket: Bucket | None = None,
     ) -> Iterator[tuple[str, Callable[[], Followed]]]:
         """Ways to run a step within the budget, from the best down."""
-        request = self._request
+        memory = self._request.optimizer.scaled_to(self._module.parameters())
+        request = dataclasses.replace(self._request, optimizer=memory)
         alone = self._buckets[dataclasses.replace(key, accumulates=False).apart_from_sizes]
         is_known = key.accumulates or alone.is_within_known(key.layout)
         if is_known and self._budget_bytes is not None:
@@ -353,6 +368,7 @@ class OptimizedForward:
             trial.follow,
             in_pieces=key.accumulates or self._reduces_on_the_way,
             whole_alone=bucket is not None,
+            captures=not key.has_global_hooks,
             last=as_it_is if self._verify else None,
         )
 

@@ -36,6 +36,8 @@ def tracing_config(
         config.patch(
             ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
             use_numpy_random_stream=True,
+            # Hooks may come later.
+            skip_nnmodule_hook_guards=False,
             # DDP's graphs are cut by us, where the plan says.
             optimize_ddp=False,
             recompile_limit=1_000_000,

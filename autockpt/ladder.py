@@ -82,6 +82,7 @@ def planned_rungs(
     *,
     in_pieces: bool = False,
     whole_alone: bool = False,
+    captures: bool = True,
     last: Callable[[], _T] | None = None,
 ) -> Iterator[tuple[str, Callable[[], _T]]]:
     """The rungs, those that have a planner with what to do with it.
@@ -94,6 +95,7 @@ def planned_rungs(
         in_pieces: Try graphs cut into pieces first. Cuts forbid some recomputation, and may not be
             where gradients add up as in eager.
         whole_alone: Try nothing but the highest rung.
+        captures: Whether to try rungs on which graphs are captured.
         last: What to do on the lowest rung, with the model as it is.
     """
     is_hopeless = False
@@ -107,12 +109,13 @@ def planned_rungs(
             is_hopeless = planner.is_complete
             raise
 
-    if in_pieces:
-        yield "whole", lambda: attempt(Planner, in_pieces=True)
-    yield "whole", lambda: attempt(Planner)
-    if is_hopeless or whole_alone:
-        return
-    yield "blocks", lambda: attempt(Planner, in_blocks=True)
+    if captures:
+        if in_pieces:
+            yield "whole", lambda: attempt(Planner, in_pieces=True)
+        yield "whole", lambda: attempt(Planner)
+        if is_hopeless or whole_alone:
+            return
+        yield "blocks", lambda: attempt(Planner, in_blocks=True)
     yield "checkpoint", lambda: attempt(CallPlanner)
     if last is not None:
         yield "eager", last

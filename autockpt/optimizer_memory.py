@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -31,12 +33,29 @@ _NUMBERS_BYTES = 16
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerMemory:
-    """Bytes of optimizer state, and of temporaries at the height of its step."""
+    """Bytes of optimizer state, and of temporaries at the height of its step.
+
+    ``trained_bytes`` are those of the parameters that it was counted for.
+    """
 
     name: str
     is_assumed: bool
     state_bytes: int
     step_bytes: int
+    trained_bytes: int
+
+    def scaled_to(self, parameters: Iterable[torch.nn.Parameter]) -> OptimizerMemory:
+        """The same for parameters of which some were frozen, unfrozen or cast since."""
+        trained_bytes = sum(_bytes(p) for p in parameters if p.requires_grad)
+        if trained_bytes == self.trained_bytes:
+            return self
+        scale = fractions.Fraction(trained_bytes, max(1, self.trained_bytes))
+        return dataclasses.replace(
+            self,
+            state_bytes=math.ceil(scale * self.state_bytes),
+            step_bytes=math.ceil(scale * self.step_bytes),
+            trained_bytes=trained_bytes,
+        )
 
 
 def optimizer_memory(
@@ -62,7 +81,9 @@ def optimizer_memory(
             f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer, "
             f"a name ({', '.join(_FULL_STATES)}), or None to assume AdamW"
         )
-    return _of_instance(optimizer)
+    # It may hold parameters of other models too, or not all of this one's.
+    trained_bytes = sum(_bytes(p) for p in trained)
+    return dataclasses.replace(_of_instance(optimizer), trained_bytes=trained_bytes)
 
 
 def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) -> OptimizerMemory:
@@ -78,6 +99,7 @@ def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) 
         is_assumed=is_assumed,
         state_bytes=count * sum(_bytes(p) for p in trained) + counters_bytes,
         step_bytes=_step_bytes(name, trained, foreach=_foreach_by_default(trained)),
+        trained_bytes=sum(_bytes(p) for p in trained),
     )
 
 
@@ -104,6 +126,7 @@ def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
         is_assumed=False,
         state_bytes=state_bytes,
         step_bytes=0 if fused else _step_bytes(name, trained, foreach=foreach),
+        trained_bytes=sum(_bytes(p) for p in trained),
     )
 
 

@@ -27,6 +27,15 @@ def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states[3], device)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed all generators alike."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def same_states(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
     """Whether two sets of states are equal."""
     return (

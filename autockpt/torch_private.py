@@ -280,6 +280,11 @@ def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+def has_global_hooks() -> bool:
+    """Whether hooks are registered on all modules of the process."""
+    return bool(torch.nn.modules.module._has_any_global_hook())
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exception under Dynamo's wrapping."""
     while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -19,7 +19,15 @@ from autockpt import torch_private
 from autockpt.fakes import unchanged_attributes
 from autockpt.loss import backward_roots, find_loss
 from autockpt.measure import measure_peak_bytes
-from autockpt.random_state import kept_random_states, random_states, same_states
+from autockpt.random_state import (
+    kept_random_states,
+    random_states,
+    same_states,
+    seed_generators,
+)
+
+_T = TypeVar("_T")
+_FEW_DRAWS, _MOST_DRAWS = 4, 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +43,8 @@ class StepRecord:
 class Step:
     """A training step to try: a forward on its inputs, a loss, a backward.
 
-    ``accumulates`` says that the backward adds to the gradients that parameters have.
+    ``accumulates`` says that the backward adds to the gradients that parameters have; ``draw``
+    seeds the generators, which 0 leaves as they are.
     """
 
     module: torch.nn.Module
@@ -45,6 +54,44 @@ class Step:
     loss_fn: Callable[[Any], torch.Tensor] | None
     device: torch.device
     accumulates: bool
+    draw: int = 0
+
+    def with_other_draws(
+        self,
+        first: _T,
+        states: tuple[Any, ...],
+        attempt: Callable[[Step], _T],
+        path: Callable[[_T], Any],
+    ) -> list[_T]:
+        """What an attempt gives where the step draws otherwise: many draws if paths differ.
+
+        The path of a forward may depend on what it draws (layers dropped at random), and its peak
+        with it.
+
+        Args:
+            first: What the attempt gave of this step.
+            states: Of the generators after it; where they did not move there is nothing to try.
+            attempt: Runs a step.
+            path: What differs between two results where the forwards took different paths.
+        """
+        results: list[_T] = []
+        if same_states(states, random_states(self.device)):
+            return results
+        for draw in range(1, _MOST_DRAWS):
+            if draw == _FEW_DRAWS and all(path(result) == path(first) for result in results):
+                break
+            results.append(attempt(dataclasses.replace(self, draw=draw)))
+        return results
+
+    def peak_bytes_of_other_draws(self, record: StepRecord) -> int:
+        """The highest peak where the step, which gave ``record``, draws otherwise; 0 if never."""
+        peaks = self.with_other_draws(
+            record.peak_bytes,
+            record.random_states,
+            lambda step: step.record(warm_up=False).peak_bytes,
+            path=lambda peak_bytes: peak_bytes,
+        )
+        return max(peaks, default=0)
 
     def record(self, *, warm_up: bool) -> StepRecord:
         """Run the step and put the model back as it was.
@@ -53,11 +100,11 @@ class Step:
             warm_up: Run it once beforehand, so that compilation is not measured.
         """
         if warm_up:
-            with self._state_kept():
+            with self.state_kept():
                 self._run([], own_copies((self.args, dict(self.kwargs))))
         kept: list[Any] = []
         inputs = own_copies((self.args, dict(self.kwargs)))
-        with self._state_kept():
+        with self.state_kept():
             peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
@@ -77,8 +124,13 @@ class Step:
             states = random_states(self.device)
         return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
 
-    def _state_kept(self) -> contextlib.AbstractContextManager[None]:
-        return state_kept(self.module, self.device, accumulates=self.accumulates)
+    @contextlib.contextmanager
+    def state_kept(self) -> Iterator[None]:
+        """Draw what this step draws, and put the model back as it was."""
+        with state_kept(self.module, self.device, accumulates=self.accumulates):
+            if self.draw:
+                seed_generators(self.draw, self.device)
+            yield
 
     def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         args, kwargs = inputs
