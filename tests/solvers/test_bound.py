@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, SolveStatus, minimum_budget, solve
 from autockpt_solvers.methods.bound import (
+    _Cutter,
+    _Relaxation,
     forced_bytes,
     lower_bound_bytes,
     lower_bound_ns,
@@ -68,6 +71,19 @@ def test_the_bound_is_near_what_is_reached_on_equal_layers():
         result = solve(Problem(graph=graph, budget_bytes=budget))
         assert 0 < result.lower_bound_ns <= result.recompute_ns
         assert result.gap < 0.3
+
+
+def test_a_flow_that_overflows_is_no_bound():
+    """Its status was not looked at: 40 arcs of 2**58 gave what fits into 64 bits for a bound."""
+    b = Builder()
+    kept = [b.add(f"f{k}", sizes=(1 << 47,), recomputable=False) for k in range(40)]
+    b.add("out", kept, output=True)
+    b.add("first", is_backward=True)
+    b.add("second", kept, is_backward=True)
+    cutter = _Cutter(_Relaxation(b.graph(), 1 << 50), [0])
+    value, _, _ = cutter.cut(np.array([1.0]))
+    assert value == 40 * 2**47 - 2**50 + cutter.relaxation.forced[0]
+    assert cutter.cut(np.array([10.0])) is None
 
 
 def test_forced_bytes_count_what_any_schedule_holds():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,9 +15,10 @@ from autockpt_solvers.methods.bound import lower_bound_bytes
 from autockpt_solvers.methods.ilp.chain import Chain
 from autockpt_solvers.methods.ilp.compose import compose, leanest
 from autockpt_solvers.methods.ilp.generate import generate
-from autockpt_solvers.methods.ilp.model import WindowModel
+from autockpt_solvers.methods.ilp.model import Answer, WindowModel
 from autockpt_solvers.methods.ilp.option import just_in_time, pareto, replay
 from autockpt_solvers.methods.ilp.window import make_window
+from autockpt_solvers.methods.network import KeepNetwork
 from autockpt_solvers.methods.orders import Orders
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
@@ -206,3 +209,44 @@ def test_the_answer_does_not_depend_on_the_number_of_calls_before():
     first = solve(problem)
     solve(Problem(graph=chain(7), budget_bytes=40))
     assert solve(problem).schedule == first.schedule
+
+
+def test_what_must_be_kept_may_cost_more_than_64_bits_hold():
+    """The flow's status was not looked at: 40 storages of 2**58 gave a cut of no meaning."""
+    network = KeepNetwork(
+        again_ns=[None] * 40 + [5, 5],
+        reads=[()] * 42,
+        producer=range(42),
+        priced=range(42),
+        needed=range(42),
+        must_keep=(),
+    )
+    prices = [float(1 << 60)] * 40
+    assert network.kept([*prices, 4.0, 6.0]) == {*range(40), 40}
+    assert network.kept([*prices, 6.0, 4.0]) == {*range(40), 41}
+
+
+def test_a_bound_is_used_again_only_under_limits_that_are_no_wider(monkeypatch):
+    """The forward pass's limit was not compared: a window with more of it was not asked."""
+    polishing = importlib.import_module("autockpt_solvers.methods.ilp.polish")
+    dear, cheap = (
+        SimpleNamespace(cost_ns=cost, kept_bytes=kept) for cost, kept in ((5, 9), (1, 9))
+    )
+    asked = []
+
+    def refuse(**limits):
+        asked.append((limits["kept_limit"], limits["peak_limit"], limits["forward_limit"]))
+        return Answer(None, float("inf"), 0.0)
+
+    rooms = [(9, 75, 80), (9, 70, 90), (9, 70, 80), (9, 76, 80), (10, 70, 80)]
+    monkeypatch.setattr(
+        polishing, "_rooms", lambda plan, room: [("kind", *limits, 0) for limits in rooms]
+    )
+    pool = SimpleNamespace(
+        options={"kind": [cheap, dear]},
+        model=lambda kind: SimpleNamespace(solve=refuse),
+        deadline=float("inf"),
+    )
+    plan = SimpleNamespace(parts=[(None, dear)])
+    assert polishing.polish(pool, plan, 100, 0) is plan
+    assert asked == [(9, 75, 80), (9, 70, 90), (9, 76, 80), (10, 70, 80)]

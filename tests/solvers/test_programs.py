@@ -7,6 +7,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ortools.sat.python import cp_model
 
 from autockpt_solvers import (
     Problem,
@@ -22,6 +23,7 @@ from autockpt_solvers.methods.bound import BOUND_CLASS as FORWARD_AT_WILL
 from autockpt_solvers.methods.bound import lower_bound_bytes
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.staged import Staged
+from autockpt_solvers.solve import find_method
 from tests.solvers.brute import least_recompute
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
@@ -153,6 +155,31 @@ def test_what_runs_backward_ops_again_is_not_measured_by_plans_that_do_not():
     tight = Problem(graph=waiting(), budget_bytes=999)
     result = solve(tight, method=lambda problem, **_: with_frees(problem.graph, order))
     assert (result.minimum_peak_bytes, result.lower_bound_bytes) == (1003, 1002)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("failing", "proven_bytes"), [("room", 0), ("peak", 901)])
+def test_only_an_infeasible_program_proves_that_nothing_fits(
+    method, failing, proven_bytes, monkeypatch
+):
+    """Whatever was no solution was taken for a proof, so also a model that CP-SAT refuses."""
+    solve_model = cp_model.CpSolver.solve
+
+    def refuse(solver, model):
+        is_first = not asked
+        asked.append(model)
+        if is_first == (failing == "room"):
+            return cp_model.MODEL_INVALID
+        return solve_model(solver, model)
+
+    asked = []
+    monkeypatch.setattr(cp_model.CpSolver, "solve", refuse)
+    _, function = find_method(method)
+    problem = Problem(graph=waiting(), budget_bytes=900)
+    attempt = function(problem, time_limit_s=20, seed=0)
+    assert (attempt.lower_bound_ns, attempt.lower_bound_bytes) == (0, proven_bytes)
+    # The plans that the program would have started from are left.
+    assert solve(problem, method=method).minimum_peak_bytes <= 1503
 
 
 @pytest.mark.parametrize(("method", "most"), [("exact", "60000 "), ("intervals", "2000 ops")])

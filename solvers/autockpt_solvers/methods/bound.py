@@ -200,8 +200,11 @@ class _Cutter:
         times = [relaxation.again[op] or 0 for op in used]
         self.times = np.array(times, dtype=np.int64) * _UNIT
 
-    def cut(self, prices: np.ndarray) -> tuple[float, np.ndarray, set[int]]:
-        """The bound at these prices, how it changes with them, and what runs again."""
+    def cut(self, prices: np.ndarray) -> tuple[float, np.ndarray, set[int]] | None:
+        """The bound at these prices, how it changes with them, and what runs again.
+
+        None where the prices are too high for the flow to be added up.
+        """
         from ortools.graph.python import max_flow
 
         exact = np.floor(prices[self.layers] * self.sizes * _UNIT)
@@ -212,7 +215,8 @@ class _Cutter:
             np.concatenate([self.heads, np.full(self.op_nodes.size, self.sink)]),
             np.concatenate([capacity.astype(np.int64), self.times]),
         )
-        flow.solve(self.source, self.sink)
+        if flow.solve(self.source, self.sink) != flow.OPTIMAL:
+            return None
         side = np.zeros(self.sink + 1, dtype=bool)
         side[flow.get_source_side_min_cut()] = True
         crossing = side[self.tails] & ~side[self.heads] & (self.sizes > 0)
@@ -290,7 +294,10 @@ def _ascend(
     best, best_prices, best_again = 0.0, start, set[int]()
     prices = start
     for _ in range(_MAX_CUTS):
-        value, slope, again = cutter.cut(prices)
+        cut = cutter.cut(prices)
+        if cut is None:
+            break
+        value, slope, again = cut
         if value > best or not best_again:
             best, best_prices, best_again = max(best, value), prices, again
         if time.monotonic() > deadline:

@@ -69,14 +69,20 @@ class KeepNetwork:
         """The storages to keep when keeping storage `s` costs `prices[s]` ns."""
         if not self.priced:
             return set()
-        flow = max_flow.SimpleMaxFlow()
-        capacities = np.rint(np.array([prices[s] for s in self.priced]) * _PRICE_UNIT)
-        flow.add_arcs_with_capacity(
-            np.concatenate([self.fixed[:, 0], self.tails]),
-            np.concatenate([self.fixed[:, 1], self.heads]),
-            np.concatenate([self.fixed[:, 2], np.minimum(capacities, _INFINITE).astype(np.int64)]),
-        )
-        flow.solve(self.source, self.sink)
+        exact = np.rint(np.array([prices[s] for s in self.priced]) * _PRICE_UNIT)
+        # What must be kept can cost more than 64 bits hold; then nothing costs so much.
+        for most in (_INFINITE, _INFINITE // len(self.priced)):
+            flow = max_flow.SimpleMaxFlow()
+            capacities = np.minimum(exact, most).astype(np.int64)
+            flow.add_arcs_with_capacity(
+                np.concatenate([self.fixed[:, 0], self.tails]),
+                np.concatenate([self.fixed[:, 1], self.heads]),
+                np.concatenate([self.fixed[:, 2], capacities]),
+            )
+            status = flow.solve(self.source, self.sink)
+            if status == flow.OPTIMAL:
+                break
+        assert status == flow.OPTIMAL, f"{status} of a flow that cannot overflow"
         side = set(flow.get_source_side_min_cut())
         return {
             s

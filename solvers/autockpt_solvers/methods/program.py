@@ -79,14 +79,16 @@ def minimise(
         bound_ns = math.ceil(solver.best_objective_bound - 1e-6)
     elif status == cp_model.UNKNOWN:
         bound_ns = max(0, math.ceil(solver.best_objective_bound - 1e-6))
-    else:
+    elif status == cp_model.INFEASIBLE:
         bound_bytes = problem.room_bytes + 1
         program.model.minimize(program.peak)
         solver = _solver(program, deadline, seed, effort)
-        if solver.solve(program.model) in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        status = solver.solve(program.model)
+        if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             orders.append(staged.compute_order(program.runs_again(solver.value)))
-        least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
-        bound_bytes = max(bound_bytes, least)
+            least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
+            bound_bytes = max(bound_bytes, least)
+    # Any other status, as that of a model with too large numbers, proves nothing.
     return Attempt(
         orders=tuple(orders),
         lower_bound_ns=bound_ns,

@@ -33,7 +33,8 @@ def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
     Returns:
         A plan at least as good.
     """
-    refused: dict[WindowKind, list[tuple[int, int, float]]] = {}
+    # Per kind, the limits asked for and what was proven under them.
+    refused: dict[WindowKind, list[tuple[tuple[int, int, int], float]]] = {}
     effort = _POLISH_EFFORT
     for _ in range(_ROUNDS):
         gained = False
@@ -44,7 +45,12 @@ def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
                 continue
             # A bound proven under wider limits holds under these too.
             known = refused.setdefault(kind, [])
-            if any(k >= kept and p >= peak and b >= option.cost_ns * 0.999 for k, p, b in known):
+            limits = (kept, peak, forward)
+            if any(
+                all(wide >= own for wide, own in zip(wider, limits, strict=True))
+                and bound >= option.cost_ns * 0.999
+                for wider, bound in known
+            ):
                 continue
             if time.monotonic() > pool.deadline:
                 return plan
@@ -58,7 +64,7 @@ def polish(pool: Pool, plan: Plan, room: int, seed: int) -> Plan:
                 seed=seed,
             )
             effort -= answer.effort
-            known.append((kept, peak, answer.bound_ns))
+            known.append((limits, answer.bound_ns))
             if answer.option is not None:
                 gained |= pool.add(kind, answer.option)
         if not gained:
