@@ -18,8 +18,6 @@ from autockpt_solvers.methods.ilp import solve_ilp
 from autockpt_solvers.methods.orders import Orders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from autockpt_solvers.problem import Problem
 
 _SMALL = 48  # ops; below, annealing costs next to nothing
@@ -38,7 +36,8 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)
     fixed, first = attempt.fixed, (*attempt.fixed, *attempt.orders)
     orders = Orders(graph)
-    ranks = [_rank(orders, problem, order) for order in first]
+    room = problem.room_bytes
+    ranks = [orders.lack(order, room) for order in first]
     best = min(range(len(first)), key=ranks.__getitem__)
     is_stuck = ranks[best][0] > 0
     left = time_limit_s - (time.monotonic() - started)
@@ -47,11 +46,5 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     from autockpt_solvers.methods.local import improve
 
     more = improve(problem, first[best], time_limit_s=left, seed=seed, effort=_EFFORT).orders
-    is_better = min(_rank(orders, problem, order) for order in more) < ranks[best]
+    is_better = min(orders.lack(order, room) for order in more) < ranks[best]
     return Attempt(orders=(*first, *more), fixed=fixed, method="local" if is_better else "ilp")
-
-
-def _rank(orders: Orders, problem: Problem, order: Sequence[int]) -> tuple[int, int]:
-    """What an order lacks: bytes over the room first, recompute time second."""
-    peak, recompute = orders.evaluate(order)
-    return max(0, peak - problem.room_bytes), recompute

@@ -175,7 +175,8 @@ def solve_exact(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     if count > _MAX_VARIABLES:
         raise ValueError(
             f"method 'exact' needs {count} variables for this graph of {staged.num} ops; it takes "
-            f"at most {_MAX_VARIABLES} (some 150 ops): use 'ilp', or 'intervals' for up to 500 ops"
+            f"at most {_MAX_VARIABLES} (some 150 ops): use 'ilp'. 'intervals' takes more, though "
+            "its proofs are rare beyond some hundred ops"
         )
     found = heuristic_orders(problem, time_limit_s=time_limit_s / 4, seed=seed)
     program = StageProgram(staged)

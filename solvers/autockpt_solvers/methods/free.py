@@ -36,8 +36,7 @@ def solve_free(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 
     def best() -> tuple[int, int, int]:
         """What the best of the offers lacks: bytes over the room, then recompute time."""
-        judged = [orders.evaluate(order) for _, order in offers]
-        return min((max(0, peak - room), cost, k) for k, (peak, cost) in enumerate(judged))
+        return min((*orders.lack(order, room), k) for k, (_, order) in enumerate(offers))
 
     def is_done() -> bool:
         return best()[:2] <= (0, found.bound_ns) or time.monotonic() >= deadline

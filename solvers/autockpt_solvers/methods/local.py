@@ -27,6 +27,7 @@ from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.slots import MOST_RUNS, SPREAD, read, settle, walk
+from autockpt_solvers.methods.tally import flat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +238,7 @@ class SlotWalker(Walker):
         most = _SLOT_STEPS if IS_COMPILED else _SLOT_STEPS_INTERPRETED
         self.steps = min(_STEPS_PER_OP * len(start), most)
         arrays = self.arrays
-        readers = _ragged(graph.readers)
+        readers = [np.array(column, dtype=np.int64) for column in flat(graph.readers)]
         self.slot_arrays = (*arrays[:4], *readers, *arrays[4:8], *arrays[12:14])
         num, touched = len(graph.ops), max(len(op.reads) + len(op.writes) for op in graph.ops)
 
@@ -287,13 +288,13 @@ def without_idle_runs(graph: ComputeGraph, order: Sequence[int]) -> list[int]:
 
 def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
     """The graph as `annealing` wants it."""
-    reads_at, reads = _ragged([op.reads for op in graph.ops])
-    writes_at, writes = _ragged([op.writes for op in graph.ops])
     num_regions = 1 + max((op.region for op in graph.ops), default=0)
     backward_in = [0] * num_regions
     for op in graph.ops:
         backward_in[op.region] += op.is_backward
     lists: list[Sequence[int]] = [
+        *flat([op.reads for op in graph.ops]),
+        *flat([op.writes for op in graph.ops]),
         [s.size_bytes for s in graph.storages],
         [op.workspace_bytes for op in graph.ops],
         [op.runtime_ns for op in graph.ops],
@@ -305,10 +306,4 @@ def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
         Orders(graph).rerunnable,
         graph.producer,
     ]
-    columns = [np.array(column, dtype=np.int64) for column in lists]
-    return (reads_at, reads, writes_at, writes, *columns)
-
-
-def _ragged(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    starts = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-    return starts, np.array([entry for row in rows for entry in row], dtype=np.int64)
+    return tuple(np.array(column, dtype=np.int64) for column in lists)

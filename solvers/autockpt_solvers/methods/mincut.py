@@ -24,9 +24,7 @@ from autockpt_solvers.methods.sharing import once
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
 
-_INFINITE = 1 << 58
 _AGEING = 0.05
-_PRICE_UNIT = 1 << 10  # capacities are times and prices in 1/1024 ns
 
 
 def keep_network(orders: Orders) -> KeepNetwork:

@@ -140,6 +140,11 @@ class Orders:
 
         return Tally(self.graph)
 
+    def lack(self, order: Sequence[int], room: int) -> tuple[int, int]:
+        """What an order lacks: bytes over `room` first, recompute time second; least is best."""
+        peak, recompute = self.evaluate(order)
+        return max(0, peak - room), recompute
+
     def best(self, orders: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
         """Of valid orders, the cheapest that fits `room` bytes, if any, and the leanest."""
         judged = [(*self.evaluate(order), k) for k, order in enumerate(orders)]

@@ -43,7 +43,6 @@ class Staged:
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
         graph = problem.graph
         orders = Orders(graph)
         self.order = orders.baseline()
@@ -126,9 +125,4 @@ def heuristic_orders(problem: Problem, *, time_limit_s: float, seed: int) -> lis
 def best_of(problem: Problem, found: Sequence[Sequence[int]]) -> Sequence[int]:
     """The cheapest order that fits, or the one with the lowest peak."""
     orders = Orders(problem.graph)
-
-    def rank(order: Sequence[int]) -> tuple[int, int]:
-        peak, recompute = orders.evaluate(order)
-        return max(0, peak - problem.room_bytes), recompute
-
-    return min(found, key=rank)
+    return min(found, key=lambda order: orders.lack(order, problem.room_bytes))

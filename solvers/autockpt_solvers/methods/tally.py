@@ -20,9 +20,13 @@ class Tally:
 
     def __init__(self, graph: ComputeGraph) -> None:
         ops, storages = graph.ops, graph.storages
+        reads_at, reads = map(_array, flat([op.reads for op in ops]))
+        writes_at, writes = map(_array, flat([op.writes for op in ops]))
         self.graph = (
-            *_flat([op.reads for op in ops]),
-            *_flat([op.writes for op in ops]),
+            reads_at,
+            reads,
+            writes_at,
+            writes,
             _array(storage.size_bytes for storage in storages),
             _array(op.workspace_bytes for op in ops),
             _array(op.runtime_ns for op in ops),
@@ -50,9 +54,9 @@ def _array(values: Iterable[int]) -> Any:
     return np.array(numbers, dtype=np.int64) if IS_COMPILED else numbers
 
 
-def _flat(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+def flat(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """Where each row starts, and all rows one after the other."""
-    return _array(accumulate((len(row) for row in rows), initial=0)), _array(chain(*rows))
+    return list(accumulate((len(row) for row in rows), initial=0)), list(chain(*rows))
 
 
 @compiled
