@@ -22,9 +22,9 @@ from autockpt_solvers import (
 )
 from autockpt_solvers.methods.local import SlotWalker, improve, without_idle_runs
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.slot_intervals import MOST_RUNS
 from autockpt_solvers.methods.slots import (
     EMPTY,
-    MOST_RUNS,
     change,
     count_change,
     peak_of,

@@ -26,7 +26,8 @@ from autockpt_solvers.methods.annealing import anneal, evaluate
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.methods.slots import MOST_RUNS, SPREAD, read, settle, walk
+from autockpt_solvers.methods.slot_intervals import MOST_RUNS
+from autockpt_solvers.methods.slots import SPREAD, read, settle, walk
 from autockpt_solvers.methods.tally import flat
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ differs before and after the change at its ends only. On wide graphs that is som
 work than judging the whole order.
 
 As in `annealing`, everything runs as it stands, and faster where numba is installed. What is
-compiled together stays in one file: numba's cache looks at a function's own file only.
+compiled together mostly stays in one file: numba's cache looks at a function's own file only.
 """
 
 from __future__ import annotations
@@ -22,43 +22,15 @@ import numpy as np
 
 from autockpt_solvers.methods.annealing import draw
 from autockpt_solvers.methods.compiling import compiled
+from autockpt_solvers.methods.slot_intervals import MOST_RUNS, intervals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Arrays = tuple[NDArray[np.int64], ...]
+    from autockpt_solvers.methods.slot_intervals import Arrays
 
-MOST_RUNS = 16  # of an op
 SPREAD = 3  # slots per run
 EMPTY = -1
-
-
-@compiled
-def _intervals(storage: int, graph: Arrays, state: Arrays, rows: Arrays, row: int) -> bool:
-    """Finds a storage's intervals, into a row; whether no reader comes before the first."""
-    begins, ends, nums = rows
-    readers_at, readers, is_output, producer = graph[4], graph[5], graph[9], graph[11]
-    slots, where, count = state[0], state[2], state[3]
-    op = producer[storage]
-    num = count[op]
-    base = row * MOST_RUNS
-    for j in range(num):
-        begins[base + j] = where[op * MOST_RUNS + j]
-        ends[base + j] = begins[base + j]
-    for k in range(readers_at[storage], readers_at[storage + 1]):
-        reader = readers[k]
-        for i in range(count[reader]):
-            slot = where[reader * MOST_RUNS + i]
-            j = num - 1
-            while j >= 0 and begins[base + j] > slot:
-                j -= 1
-            if j < 0:
-                return False
-            ends[base + j] = max(ends[base + j], slot)
-    if is_output[storage] and num > 0:
-        ends[base] = slots.size - 1
-    nums[row] = num
-    return True
 
 
 @compiled
@@ -67,11 +39,11 @@ def _find(op: int, graph: Arrays, state: Arrays, old: Arrays) -> bool:
     reads_at, reads, writes_at, writes = graph[0], graph[1], graph[2], graph[3]
     row = 0
     for k in range(reads_at[op], reads_at[op + 1]):
-        if not _intervals(reads[k], graph, state, old, row):
+        if not intervals(reads[k], graph, state, old, row):
             return False
         row += 1
     for k in range(writes_at[op], writes_at[op + 1]):
-        if not _intervals(writes[k], graph, state, old, row):
+        if not intervals(writes[k], graph, state, old, row):
             return False
         row += 1
     return True
@@ -256,7 +228,7 @@ def settle(
         totals[1] += runtime[op]
     totals[2] = length
     for storage in range(sizes.size):
-        _intervals(storage, graph, state, rows, 0)
+        intervals(storage, graph, state, rows, 0)
         for j in range(rows[2][0]):
             for slot in range(rows[0][j], rows[1][j] + 1):
                 live[slot] += sizes[storage]
