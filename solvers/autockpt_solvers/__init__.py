@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
+from autockpt_solvers.methods.attempt import Attempt, Method
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
@@ -17,11 +18,13 @@ from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
 from autockpt_solvers.solve import MethodError, methods, minimum_budget, solve
 
 __all__ = [
+    "Attempt",
     "Compute",
     "ComputeGraph",
     "Free",
     "Instance",
     "MemoryTimeline",
+    "Method",
     "MethodError",
     "MinimumBudget",
     "Op",

@@ -24,7 +24,8 @@ class Attempt:
         method: Who made them, where that is not the method that was asked for.
         lower_bound_ns: No plan of `bound_class` that fits recomputes less.
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes not included.
-        bound_class: The plans that these two bounds hold for; empty when the method proves nothing.
+        bound_class: The plans that these two bounds hold for, in words, "all plans" where there is
+            no exception; empty when the method proves nothing. It is taken at its word.
     """
 
     orders: tuple[Sequence[int], ...]
@@ -36,9 +37,9 @@ class Attempt:
 
 
 class Method(Protocol):
-    """A method: called with the problem, the seconds it may take, and a seed."""
+    """A method: a callable that is given the problem, the seconds it may take, and a seed."""
 
     def __call__(
         self, problem: Problem, *, time_limit_s: float, seed: int
     ) -> Attempt | Schedule | None:
-        """Offers schedules for `problem`."""
+        """Offers schedules for `problem`: one, several as an attempt, or None where it has none."""
