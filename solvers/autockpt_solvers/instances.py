@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.schedule import Compute
-from autockpt_solvers.serialize import graph_from_json, parse_json
+from autockpt_solvers.serialize import describe, graph_from_json, parse_json
 
 if TYPE_CHECKING:
     from autockpt_solvers.schedule import Schedule
@@ -66,6 +66,12 @@ def read_instance(text: str) -> Instance:
     data = parse_json(text)
     if isinstance(data, dict) and "format" not in data and {"ops", "edges"} <= set(data):
         return _plain(data)
+    if not isinstance(data, dict) or "format" not in data:
+        raise ValueError(
+            f'not a graph: {describe(data)}; it must be a JSON object, either with the "format" '
+            "of a file that `autockpt graph` or `graph_to_json` wrote, or in the plain form, with "
+            '"ops" (each with "duration" and "output_bytes"), "edges" and perhaps "order"'
+        )
     graph = graph_from_json(text)
     return Instance(graph=graph, numbers=tuple(range(len(graph.ops))), is_free=False)
 
@@ -73,11 +79,14 @@ def read_instance(text: str) -> Instance:
 def _plain(data: dict[str, Any]) -> Instance:
     entries = data["ops"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("ops must be a list of objects")
+        raise ValueError('ops must be a list of objects, each with "duration" and "output_bytes"')
     num = len(entries)
     order = data.get("order", list(range(num)))
     if not _are_indices(order, num) or len(order) != num or len(set(order)) != num:
-        raise ValueError(f"order must name each of the {num} ops once")
+        raise ValueError(
+            f"order must name each of the {num} ops once, by its place in the list of ops: leave "
+            "it out where they stand in order already"
+        )
     if not isinstance(data["edges"], list):
         raise ValueError("edges must be a list of pairs of op indices")  # noqa: TRY004
     place = {number: index for index, number in enumerate(order)}
@@ -94,7 +103,10 @@ def _plain(data: dict[str, Any]) -> Instance:
         entry = entries[number]
         for field in ("duration", "output_bytes"):
             if type(entry.get(field)) is not int:
-                raise ValueError(f"op {number}: {field} is {entry.get(field)!r}, not an integer")
+                raise ValueError(
+                    f"op {number}: {field} is {entry.get(field)!r}; it must be an integer: round "
+                    "it, or use a smaller unit"
+                )
         name = str(entry.get("name", number))
         storages.append(Storage(name=name, size_bytes=entry["output_bytes"]))
         ops.append(

@@ -13,8 +13,10 @@ from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.schedule import Compute, Free, Schedule
 
 _VERSION = 1
+_MOST_TOLD = 8  # fields of a file that a message names
 _GRAPH = "autockpt-graph"
 _SCHEDULE = "autockpt-schedule"
+_WRITERS = {_GRAPH: "`graph_to_json`", _SCHEDULE: "`schedule_to_json`"}
 _OP_FIELDS: dict[str, type] = {
     "name": str,
     "runtime_ns": int,
@@ -26,6 +28,8 @@ _OP_FIELDS: dict[str, type] = {
     "segment": str,
     "region": int,
 }
+
+_KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 
 
 def graph_to_json(graph: ComputeGraph) -> str:
@@ -60,7 +64,7 @@ def graph_from_json(text: str) -> ComputeGraph:
     storages = []
     for entry in _list(data["storages"], "storages"):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise ValueError(f"storage {entry!r} must be a pair of name and bytes")
+            raise ValueError(f"storage {entry!r} must be a pair [name, bytes]")
         storages.append(Storage(name=entry[0], size_bytes=_integer(entry[1], "bytes")))
     return ComputeGraph(
         ops=tuple(_op(entry) for entry in _list(data["ops"], "ops")),
@@ -101,14 +105,34 @@ def parse_json(text: str) -> object:
     return data
 
 
+def describe(data: object) -> str:
+    """What JSON data is, for messages."""
+    if isinstance(data, dict):
+        fields = ", ".join(repr(field) for field in sorted(data)[:_MOST_TOLD])
+        more = ", ..." if len(data) > _MOST_TOLD else ""
+        form = f" of format {data['format']!r}" if "format" in data else ""
+        return f"it is an object{form} with the fields {fields or 'none'}{more}"
+    names = {list: "a list", str: "text", type(None): "null", bool: "a truth value"}
+    return f"it is {names.get(type(data), 'a number')}"
+
+
 def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
     data = parse_json(text)
     if not isinstance(data, dict) or data.get("format") != form:
-        raise ValueError(f'not a file of format "{form}"')
+        raise ValueError(
+            f'not a file of format "{form}": {describe(data)}; it must be a JSON object with that '
+            f'"format", as {_WRITERS[form]} writes it'
+        )
     if data.get("version") != _VERSION:
-        raise ValueError(f"version {data.get('version')!r} of {form} is not known; it must be 1")
+        raise ValueError(
+            f"version {data.get('version')!r} of {form} is not known; it must be {_VERSION}: write "
+            f"the file again with {_WRITERS[form]} of this release"
+        )
     if set(data) != fields | {"format", "version"}:
-        raise ValueError(f"{form} must have the fields {sorted(fields)}, not {sorted(data)}")
+        raise ValueError(
+            f"{form} must have the fields {sorted(fields)} beside format and version, not "
+            f"{sorted(set(data) - {'format', 'version'})}"
+        )
     return data
 
 
@@ -117,7 +141,9 @@ def _op(entry: object) -> Op:
         raise ValueError(f"op {entry!r} must have the fields {sorted(_OP_FIELDS)}")
     for field, kind in _OP_FIELDS.items():
         if type(entry[field]) is not kind:
-            raise ValueError(f"op {entry['name']!r}: {field} must be {kind.__name__}")
+            raise ValueError(
+                f"op {entry['name']!r}: {field} is {entry[field]!r}; it must be {_KINDS[kind]}"
+            )
     return Op(
         **{
             **entry,
@@ -139,5 +165,5 @@ def _list(value: object, what: str) -> list[Any]:
 
 def _integer(value: object, what: str) -> int:
     if type(value) is not int:
-        raise ValueError(f"{what}: {value!r} must be an integer")
+        raise ValueError(f"{what}: {value!r} must be an integer: round it, or use a smaller unit")
     return value

@@ -110,7 +110,7 @@ def test_the_projects_own_form_is_read_too():
         ({"ops": [{"name": "a", "duration": 1.5, "output_bytes": 1}]}, "order must"),
         (
             {"ops": [{"name": "a", "duration": 1.5, "output_bytes": 1}], "edges": [], "order": [0]},
-            "op 0: duration is 1.5, not an integer",
+            "op 0: duration is 1.5; it must be an integer: round it, or use a smaller unit",
         ),
     ],
 )
@@ -121,7 +121,25 @@ def test_a_wrong_file_is_refused(change, message):
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "1" * 5000, "", "nan"])
 def test_what_is_not_json_is_refused(text):
-    with pytest.raises(ValueError, match=r"not JSON|not a file of format"):
+    with pytest.raises(ValueError, match=r"not JSON|not a graph: it is a number"):
+        read_instance(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[]", "it is a list"),
+        ('"ops"', "it is text"),
+        ("null", "it is null"),
+        ("{}", "it is an object with the fields none"),
+        ('{"ops": [], "nodes": []}', "it is an object with the fields 'nodes', 'ops'"),
+    ],
+)
+def test_what_is_no_graph_is_told_of_both_forms(text, what):
+    """A list was "not a file of format", and the plain form, which is easy to write, not named."""
+    with pytest.raises(
+        ValueError, match=f'not a graph: {what}; .*"format" .*plain form, with "ops"'
+    ):
         read_instance(text)
 
 

@@ -34,15 +34,18 @@ def broken(**changes):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", 'not a file of format "autockpt-graph"'),
-        (schedule_to_json(with_frees(chain(1), [0])), 'not a file of format "autockpt-graph"'),
-        (broken(version=2), "version 2 of autockpt-graph is not known"),
-        (broken(more=1), "must have the fields"),
+        ("[]", 'not a file of format "autockpt-graph": it is a list; it must be a JSON object'),
+        (
+            schedule_to_json(with_frees(chain(1), [0])),
+            "it is an object of format 'autockpt-schedule' with .*as `graph_to_json` writes it",
+        ),
+        (broken(version=2), "version 2 of autockpt-graph is not known; it must be 1: write the"),
+        (broken(more=1), r"fields \['ops', 'outputs', 'storages'\] beside .*not \['more', 'ops'"),
         (broken(ops=3), "ops must be a list, not int"),
         (broken(ops=[{}]), "must have the fields"),
         (broken(outputs=["x"]), "outputs: 'x' must be an integer"),
         (broken(outputs=[99]), "outputs name storage 99"),
-        (broken(storages=[["a"]]), "must be a pair of name and bytes"),
+        (broken(storages=[["a"]]), "must be a pair .name, bytes."),
         (broken(storages=[["a", 1.5]]), "bytes: 1.5 must be an integer"),
         (broken(storages=[["a", 10**400]] * 6), r"the graph has 6\.0e\+400 bytes in all"),
     ],
@@ -55,5 +58,5 @@ def test_what_is_no_graph_is_refused(text, message):
 def test_an_op_with_a_wrong_type_is_refused():
     data = json.loads(graph_to_json(chain(1)))
     data["ops"][0]["runtime_ns"] = True
-    with pytest.raises(ValueError, match="op 'f0': runtime_ns must be int"):
+    with pytest.raises(ValueError, match="op 'f0': runtime_ns is True; it must be an integer"):
         graph_from_json(json.dumps(data))
