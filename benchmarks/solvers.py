@@ -126,12 +126,11 @@ def _exported(folder: Path, name: str) -> str:
 
 def _head(time_limit_s: float, jobs: int) -> Iterator[str]:
     compiled = "with" if importlib.util.find_spec("numba") else "without"
-    yield "---\norphan: true\n---\n"
     yield "# Solvers"
     yield ""
     yield (
         f"Measured on {dt.datetime.now(tz=dt.UTC).date()} by `python benchmarks/solvers.py`: "
-        f"{os.cpu_count()} cores ({platform.machine()}, shared with much other work), "
+        f"{os.cpu_count()} cores ({platform.machine()}), "
         f"Python {platform.python_version()}, OR-Tools {ortools.__version__}, {compiled} numba; "
         f"time limit {time_limit_s:.0f} s of wall clock per solve, {jobs} solves at a time. "
         "Seconds are processor time of the solve, which uses one core."
@@ -153,7 +152,7 @@ def _instance_row(name: str, text: str, share: float, time_limit_s: float) -> _R
     result = solve(Problem(graph=graph, budget_bytes=budget), time_limit_s=time_limit_s)
     status = result.status.value
     if result.schedule is None:
-        status += ", proven" if lower_bound_bytes(graph) > budget else ", not proven"
+        status += ", proven" if result.lower_bound_bytes > budget else ", not proven"
     return (
         name,
         str(len(graph.ops)),
