@@ -279,6 +279,26 @@ def test_a_plan_with_any_field_replaced_is_read_or_refused(value: object) -> Non
 
 
 @pytest.mark.row("untrusted plan and graph files", "pickles, odd types, deep nesting, cut files")
+def test_a_plan_with_any_number_of_400_digits_is_refused() -> None:
+    document = json.loads(planned().to_json())
+    document.pop("version")
+    num_tried = 0
+    stack: list[dict | list] = [document]
+    while stack:
+        node = stack.pop()
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(value, dict | list):
+                stack.append(value)
+            elif type(value) is int:
+                node[key] = 10**399
+                with pytest.raises(ValueError, match="this plan is damaged"):
+                    autockpt.Plan.from_json(json.dumps({**document, "version": 1}))
+                node[key] = value
+                num_tried += 1
+    assert num_tried > 50
+
+
+@pytest.mark.row("untrusted plan and graph files", "pickles, odd types, deep nesting, cut files")
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"graph":['])
 def test_deep_nesting_is_refused(opening: str) -> None:
     text = opening * 100_000
