@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import (
+    Attempt,
+    Method,
     MethodError,
     Problem,
     Schedule,
@@ -83,6 +85,24 @@ def test_a_callable_is_a_method():
     assert result.method == "keep_all"
     assert result.status is SolveStatus.INFEASIBLE
     assert result.minimum_peak_bytes == baseline_peak(graph)
+
+
+def test_a_callable_may_offer_several_orders_and_a_bound():
+    """Neither `Attempt`, which errors speak of, nor `Method` could be imported."""
+    graph = chain(12)
+    again = minimum_budget(graph, method="uniform").schedule.compute_order
+    timeline = simulate(graph, with_frees(graph, again))
+
+    def mine(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+        orders = (range(len(graph.ops)), again)
+        bound = timeline.recompute_ns
+        return Attempt(orders=orders, lower_bound_ns=bound, bound_class="plans of mine")
+
+    method: Method = mine
+    result = solve(Problem(graph=graph, budget_bytes=timeline.peak_bytes), method=method)
+    assert result.schedule.compute_order == again
+    assert result.recompute_ns == result.lower_bound_ns == timeline.recompute_ns > 0
+    assert (result.status, result.bound_class) == (SolveStatus.OPTIMAL, "plans of mine")
 
 
 def test_a_callable_that_finds_nothing_leaves_the_baseline_as_minimum():
