@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -121,6 +122,13 @@ class CallPlanner:
         """False: what runs outside of the calls is not planned."""
         return False
 
+    def with_budget(self, budget_bytes: int) -> CallPlanner:
+        """The same step with another budget."""
+        other = copy.copy(self)
+        other.budget_bytes = budget_bytes
+        other._problem = dataclasses.replace(self._problem, budget_bytes=budget_bytes)
+        return other
+
     def plan(self, *, held_back_bytes: int = 0) -> Planned:
         """Solve for the budget, on every way to cut the forward; see `Planner.plan`."""
         best: tuple[Plan, CallGraph] | None = None
@@ -182,6 +190,8 @@ def eager_plan(
     try:
         record = step.record(warm_up=False)
         step_bytes = max(record.peak_bytes, step.peak_bytes_of_other_draws(record))
+    except CaptureError:
+        raise
     except Exception as error:
         raise _failing(module, error) from error
     peak_bytes = fixed.total_bytes + older_bytes + step_bytes
@@ -248,7 +258,7 @@ def fixed_bytes(
 def _observed(step: Step) -> Calls:
     try:
         return observe(step)
-    except NotTrainableError:
+    except (CaptureError, NotTrainableError):
         raise
     except Exception as error:
         raise _failing(step.module, error) from error

@@ -67,6 +67,15 @@ class BudgetError(AutockptError, ValueError):
             f'Raise budget to "{sufficient_budget(minimum_peak_bytes)}" or use a smaller batch.'
         )
 
+    def of_budget(self, budget_bytes: int) -> BudgetError:
+        """The same error for another budget."""
+        return BudgetError(
+            budget_bytes=budget_bytes,
+            minimum_peak_bytes=self.minimum_peak_bytes,
+            peak_node=self.peak_node,
+            composition=self._composition,
+        )
+
     @property
     def composition(self) -> Mapping[str, int]:
         """Bytes by kind at that least peak."""

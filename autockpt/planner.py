@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -145,6 +146,12 @@ class Planner:
     def budget_bytes(self) -> int:
         """The budget that was asked for, in bytes."""
         return self._request.budget.resolve(self.baseline_peak_bytes)
+
+    def with_budget(self, budget_bytes: int) -> Planner:
+        """The same step with another budget."""
+        other = copy.copy(self)
+        other._request = dataclasses.replace(self._request, budget=Budget(bytes=budget_bytes))
+        return other
 
     def plan(self, *, held_back_bytes: int = 0) -> Planned:
         """Solve for the budget.

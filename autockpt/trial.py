@@ -12,10 +12,10 @@ import torch
 
 from autockpt.budget import format_bytes
 from autockpt.call_planner import CallPlanner
-from autockpt.errors import CaptureError, VerificationError
+from autockpt.errors import BudgetError, CaptureError, VerificationError
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner
-from autockpt.verify import Step, acts_on_parameters, available_bytes, differences
+from autockpt.verify import Step, StepRecord, acts_on_parameters, available_bytes, differences
 
 _MAX_CORRECTIONS = 3
 _NOT_COMPARED = "not compared with eager: verify=False"
@@ -68,9 +68,14 @@ class Trial:
                 reason="its parameters or inputs are fake or meta tensors, which cannot train",
                 advice="Use autockpt.plan, which needs no data.",
             )
-        planned = planner.plan()
-        plan = planned.plan
         moves_parameters = acts_on_parameters(self.module)
+        try:
+            planned = planner.plan()
+        except BudgetError as error:
+            if not self.verify or not self.is_exact or moves_parameters:
+                raise
+            raise self._measured(error, planner) from error
+        plan = planned.plan
         fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
         must_run = self.verify or not planner.is_complete
         if fits and (moves_parameters or not (must_run and self.is_exact)):
@@ -86,6 +91,24 @@ class Trial:
             step = self.follow_plan(planned)
             return Followed(plan=plan, planned=planned, step=step)
         return self._verified(planner, planned)
+
+    def _measured(self, error: BudgetError, planner: Planner | CallPlanner) -> BudgetError:
+        """The error with a least that a step was measured to be within.
+
+        Raises:
+            VerificationError: A step at the least is not bit-equal to eager's.
+        """
+        least = error
+        for _ in range(_MAX_CORRECTIONS):
+            at_least = planner.with_budget(least.minimum_peak_bytes)
+            try:
+                planned = at_least.plan()
+                if least.minimum_peak_bytes <= available_bytes(torch.device(planned.plan.device)):
+                    self._verified(at_least, planned)
+                break
+            except BudgetError as raised:
+                least = raised
+        return least.of_budget(error.budget_bytes)
 
     def _verified(self, planner: Planner | CallPlanner, planned: Planned) -> Followed:
         """Hold the plan against real steps; tighten it where more was measured than predicted.
@@ -135,10 +158,10 @@ class Trial:
             if number:
                 planned = planner.plan(held_back_bytes=held_back_bytes)
             step = self.follow_plan(planned)
-            with self._prepared_for_other_graphs():
+            with _prepared_for_other_graphs(are_expected=not self.is_exact):
                 run = dataclasses.replace(eager, forward=step)
                 got = run.record(warm_up=True)
-            if not self.is_exact and getattr(step, "is_stale", False):
+            if not self.is_exact and _is_stale(step):
                 raise CaptureError(
                     where=type(self.module).__name__,
                     reason="its graph is another one when sizes of inputs are left open",
@@ -148,7 +171,7 @@ class Trial:
                 differing = differences(expected, got)
             if differing:
                 raise VerificationError("a step is not bit-equal to eager's", differing=differing)
-            other_bytes = 0 if planner.is_complete else run.peak_bytes_of_other_draws(got)
+            other_bytes = 0 if planner.is_complete else self._peak_of_other_draws(run, got)
             measured_bytes = standing_bytes + max(got.peak_bytes, other_bytes)
             excess_bytes = measured_bytes - plan.budget_bytes
             if excess_bytes <= 0:
@@ -164,10 +187,26 @@ class Trial:
             f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
         )
 
-    @contextlib.contextmanager
-    def _prepared_for_other_graphs(self) -> Iterator[None]:
-        """With sizes left open an unknown graph is no surprise: other plans are tried then."""
-        with warnings.catch_warnings():
-            if not self.is_exact:
-                warnings.filterwarnings("ignore", message="a graph of the model is not in its plan")
-            yield
+    def _peak_of_other_draws(self, run: Step, record: StepRecord) -> int:
+        was_stale = _is_stale(run.forward)
+        with _prepared_for_other_graphs(are_expected=True):
+            peak_bytes = run.peak_bytes_of_other_draws(record)
+        if _is_stale(run.forward) and not was_stale:
+            raise CaptureError(
+                where=type(self.module).__name__,
+                reason="its graphs are other ones from draw to draw",
+            )
+        return peak_bytes
+
+
+def _is_stale(step: Callable[..., Any]) -> bool:
+    return bool(getattr(step, "is_stale", False))
+
+
+@contextlib.contextmanager
+def _prepared_for_other_graphs(*, are_expected: bool) -> Iterator[None]:
+    """Where an unknown graph is no surprise, other plans are tried then."""
+    with warnings.catch_warnings():
+        if are_expected:
+            warnings.filterwarnings("ignore", message="a graph of the model is not in its plan")
+        yield

@@ -451,3 +451,31 @@ def test_retain_graph_and_gradients_of_gradients() -> None:
         results.append([*(p.grad for p in trained.parameters()), *trained.buffers()])
     for ours, theirs in zip(*results, strict=True):
         assert same_bits(ours, theirs)
+
+
+class _Recurring(nn.Module):
+    """A library's layers, of which more is held than their calls show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Linear(WIDTH, 64), nn.GELU(), nn.Dropout(0.2), nn.Linear(64, 16), nn.GELU()
+        )
+        self.lstm = nn.LSTM(16, 24, 2, dropout=0.3, batch_first=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(self.inner(x.view(8, 8, WIDTH)))
+        return self.head(y[:, -1]).square().mean()
+
+
+@pytest.mark.filterwarnings("ignore:.*runs on a lower rung:UserWarning")
+def test_the_least_that_is_named_was_measured() -> None:
+    """It was a prediction: who raised the budget to it was told a higher one, twice."""
+    torch.manual_seed(0)
+    model, x = _Recurring().train(), torch.randn(64, WIDTH)
+    options = {"sample_args": (x,), "optimizer": "adamw", "time_limit_s": 0.5, "method": "greedy"}
+    with pytest.raises(autockpt.BudgetError) as caught:
+        autockpt.optimize(model, 1, **options)
+    assert caught.value.budget_bytes == 1
+    autockpt.optimize(model, caught.value.minimum_peak_bytes, **options)
