@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.fx as fx
+from torch._prims_common import suggest_memory_format
 
-from autockpt.torch_private import run_on_fakes
+from autockpt.torch_private import CONTIGUOUS_GRADIENTS, run_on_fakes
 
 aten = torch.ops.aten
+
+# Views whose formulas ask for a contiguous gradient, by its position.
+_VIEWS_OF_CONTIGUOUS = {
+    aten.view_as_complex.default: 0,
+    aten.view_as_real.default: 0,
+    aten.as_strided.default: 0,
+}
+_LAID_OUT = {**CONTIGUOUS_GRADIENTS, **_VIEWS_OF_CONTIGUOUS}
 
 
 def is_tangent(node: fx.Node) -> bool:
@@ -28,7 +38,7 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
     gone = {tangents[i] for i in absent}
     if not gone:
         return
-    mended: set[fx.Node] = set()
+    mended: dict[tuple[fx.Node, fx.Node], torch.Tensor] = {}
     closure: set[fx.Node] = set(tangents)
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -43,9 +53,9 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
         if len(missing) == len(dependent):
             gone.add(node)
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
-            left, right = node.args
-            mended.update(node.users)
-            node.replace_all_uses_with(right if left in gone else left)
+            part: Any = node.args[1] if node.args[0] in gone else node.args[0]
+            mended.update(dict.fromkeys([(user, part) for user in node.users], node.meta["val"]))
+            node.replace_all_uses_with(part)
         else:
             for parent in missing:
                 with graph.inserting_before(node):
@@ -60,18 +70,24 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
     _trace_layouts_again(graph, mended)
 
 
-def _trace_layouts_again(graph: fx.Graph, mended: set[fx.Node]) -> None:
+def _trace_layouts_again(
+    graph: fx.Graph, mended: dict[tuple[fx.Node, fx.Node], torch.Tensor]
+) -> None:
     """Let nodes behind a sum that is gone say what they make of its other part.
 
     The part may have other strides than the sum had, on which the workspace of an operator, and
     whether it can look at its input without a copy, depend.
     """
-    changed: set[fx.Node] = set()
-    for node in graph.nodes:
+    users = {user for user, _ in mended}
+    before: dict[fx.Node, torch.Tensor] = {}
+    for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if node not in mended and not any(parent in changed for parent in node.all_input_nodes):
+        if node not in users and not any(parent in before for parent in node.all_input_nodes):
             continue
+        if node.target in _LAID_OUT:
+            of_sums = {part: value for (user, part), value in mended.items() if user is node}
+            _lay_out_gradient(graph, node, before | of_sums)
         try:
             value = _run(node)
         except Exception:  # noqa: BLE001 - whatever a stand-in raises for a layout it does not take
@@ -79,8 +95,24 @@ def _trace_layouts_again(graph: fx.Graph, mended: set[fx.Node]) -> None:
                 continue
             node.target = aten.reshape.default
             value = _run(node)
+        before[node] = node.meta["val"]
         node.meta["val"] = value
-        changed.add(node)
+
+
+def _lay_out_gradient(
+    graph: fx.Graph, node: fx.Node, before: Mapping[fx.Node, torch.Tensor]
+) -> None:
+    """Copy a gradient to the layout it had, where the formula of eager's autograd does that."""
+    gradient: Any = node.args[_LAID_OUT[node.target]]
+    then = before.get(gradient)
+    if then is None or gradient.meta["val"].stride() == then.stride():
+        return
+    with graph.inserting_before(node):
+        copied = graph.call_function(
+            aten.clone.default, (gradient,), {"memory_format": suggest_memory_format(then)}
+        )
+    copied.meta = {**gradient.meta, "val": torch.empty_like(then)}
+    node.replace_input_with(gradient, copied)
 
 
 def _run(node: fx.Node) -> Any:

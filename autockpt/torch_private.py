@@ -17,6 +17,7 @@ import torch
 import torch.fx as fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import is_sym_node
 from torch.fx.graph import _BoxedCodeGen
@@ -29,6 +30,17 @@ default_partition = partitioners.default_partition
 
 # In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters.
 AUTOCAST_CACHES = "autockpt_autocast_caches"
+
+# Backward kernels that take their gradient for contiguous, by its position. The formulas in
+# PyTorch's derivatives.yaml call them with gradient.contiguous(), which leaves no trace in a graph
+# where the gradient was contiguous already; the one that comes may not be.
+CONTIGUOUS_GRADIENTS: dict[Any, int] = {
+    torch.ops.aten.native_group_norm_backward.default: 0,
+    torch.ops.aten.cudnn_batch_norm_backward.default: 1,
+    torch.ops.aten.miopen_batch_norm_backward.default: 1,
+    torch.ops.aten._weight_norm_interface_backward.default: 0,
+    torch.ops.aten._cdist_backward.default: 0,
+}
 
 _COMPILED_NODE = "CompiledFunctionBackward"
 
@@ -164,14 +176,29 @@ def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
 
     A few operators report other strides under tracing than they return (``mse_loss_backward`` on a
     permuted input), and a view that was possible there is not here: reshape copies in that case.
+    Gradients may come in with other strides than were traced.
     """
     for node in graph_module.graph.find_nodes(
         op="call_function", target=torch.ops.aten.view.default
     ):
         node.target = torch.ops.aten.reshape.default
+    for target, place in CONTIGUOUS_GRADIENTS.items():
+        for node in graph_module.graph.find_nodes(op="call_function", target=target):
+            _lay_out(graph_module.graph, node, node.args[place])
     graph_module.graph.set_codegen(_BoxedCodeGen())
     graph_module.recompile()
     return mark_boxed(graph_module.forward)
+
+
+def _lay_out(graph: fx.Graph, node: fx.Node, gradient: fx.Node) -> None:
+    """Let a kernel have a gradient as it was traced: contiguous, maybe with channels last."""
+    traced = gradient.meta.get("val")
+    kept: dict[str, Any] = {}
+    if traced is not None:
+        kept["memory_format"] = suggest_memory_format(traced)
+    with graph.inserting_before(node):
+        laid_out = graph.call_method("contiguous", (gradient,), kept)
+    node.replace_input_with(gradient, laid_out)
 
 
 def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:

@@ -390,3 +390,51 @@ def test_a_norm_over_a_transposed_sequence_is_predicted() -> None:
     assert differing(expected, train(model, (x,))) == []
     model.zero_grad(set_to_none=True)
     assert measured_bytes(model, x) <= autockpt.get_plan(model).predicted_peak_bytes
+
+
+def test_a_kernel_that_reads_its_gradient_as_contiguous_gets_it_so() -> None:
+    """Eager's formula calls it with ``gradient.contiguous()``, of which a graph says nothing where
+    the gradient was a sum, contiguous already. Its other part did not arrive, and what was left was
+    transposed: gradients were wrong, not in the last bits, in a plan that was not verified."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.GroupNorm(4, 16), nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = self.norm(x.transpose(1, 2)).transpose(1, 2)
+            return {"logits": self.head(hidden), "hidden": hidden}
+
+    def loss_fn(output: dict[str, torch.Tensor]) -> torch.Tensor:
+        return output["logits"].square().mean()
+
+    torch.manual_seed(0)
+    model, x = Grouped(), torch.randn(4, 16, 16)
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(model, "95%", sample_args=(x,), loss_fn=loss_fn, verify=False)
+    assert autockpt.get_plan(model).rung == "whole"
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
+@pytest.mark.parametrize("loss_fn", [torch.sum, lambda y: (y.mT.contiguous() ** 2).sum()])
+def test_a_gradient_that_comes_with_other_strides_than_were_traced(loss_fn) -> None:
+    """A loss outside of the model gave one that was expanded, or transposed. The kernel read it as
+    if it were contiguous, past its end: an unverified plan gave gradients that were not numbers."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.norm = nn.Linear(16, 16), nn.GroupNorm(4, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.head(x).transpose(1, 2).contiguous())
+
+    torch.manual_seed(0)
+    model, x = Grouped(), torch.randn(4, 16, 16)
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(model, "1GB", sample_args=(x,), loss_fn=loss_fn, verify=False)
+    eager_bytes = autockpt.get_plan(model).baseline_peak_bytes
+    autockpt.optimize(model, eager_bytes - 1, sample_args=(x,), loss_fn=loss_fn, verify=False)
+    assert autockpt.get_plan(model).rung == "whole"
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
