@@ -7,6 +7,7 @@ checkpointed part starts from.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,17 +16,11 @@ if TYPE_CHECKING:
 
 def crossing_bytes(orders: Orders, order: list[int]) -> list[int]:
     """Per place 0..len(order), the bytes that forward ops read across it, outputs left out."""
-    graph = orders.graph
-    place = {op: k for k, op in enumerate(order)}
     change = [0] * (len(order) + 2)
-    for op, born in place.items():
-        for storage in orders.writes[op]:
-            if graph.is_output[storage]:
-                continue
-            last = max((place.get(r, -1) for r in graph.readers[storage]), default=-1)
-            if last > born:
-                change[born + 1] += orders.sizes[storage]
-                change[last + 1] -= orders.sizes[storage]
+    for storage, born, last in forward_spans(orders, order):
+        if last > born and not orders.graph.is_output[storage]:
+            change[born + 1] += orders.sizes[storage]
+            change[last + 1] -= orders.sizes[storage]
     live = 0
     crossing = []
     for k in range(len(order) + 1):
@@ -34,17 +29,23 @@ def crossing_bytes(orders: Orders, order: list[int]) -> list[int]:
     return crossing
 
 
-def crossing_storages(orders: Orders, order: list[int], cuts: list[int]) -> list[int]:
-    """The storages that cross any of the cuts, ascending."""
-    graph = orders.graph
+def forward_spans(orders: Orders, order: list[int]) -> list[tuple[int, int, int]]:
+    """Of every storage that the forward order writes: places of its writer and last reader in it.
+
+    The last reader is -1 where the order has none. As (storage, writer, last reader), ascending.
+    """
     place = {op: k for k, op in enumerate(order)}
-    found = set()
+    spans = []
     for op, born in place.items():
         for storage in orders.writes[op]:
-            last = max((place.get(r, -1) for r in graph.readers[storage]), default=-1)
-            if any(born < cut <= last for cut in cuts):
-                found.add(storage)
-    return sorted(found)
+            last = max((place.get(r, -1) for r in orders.graph.readers[storage]), default=-1)
+            spans.append((storage, born, last))
+    return sorted(spans)
+
+
+def crossing_storages(spans: list[tuple[int, int, int]], cuts: list[int]) -> list[int]:
+    """The storages, of `forward_spans`, that cross any of the cuts, both ascending."""
+    return [s for s, born, last in spans if bisect_right(cuts, born) < bisect_right(cuts, last)]
 
 
 def narrow_places(crossing: list[int], reach: int = 4) -> list[int]:

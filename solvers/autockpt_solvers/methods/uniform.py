@@ -17,7 +17,12 @@ import math
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.cuts import crossing_bytes, crossing_storages, narrow_places
+from autockpt_solvers.methods.cuts import (
+    crossing_bytes,
+    crossing_storages,
+    forward_spans,
+    narrow_places,
+)
 from autockpt_solvers.methods.orders import Orders
 
 if TYPE_CHECKING:
@@ -38,11 +43,12 @@ class _Cutter:
     def __init__(self, problem: Problem) -> None:
         self.orders = Orders(problem.graph)
         self.forward = self.orders.forward_order()
+        self.spans = forward_spans(self.orders, self.forward)
         self.cuts = narrow_places(crossing_bytes(self.orders, self.forward))
 
     def order(self, spacing: int) -> list[int]:
         """Keeps what crosses every `spacing`-th cut."""
-        kept = crossing_storages(self.orders, self.forward, self.cuts[spacing - 1 :: spacing])
+        kept = crossing_storages(self.spans, self.cuts[spacing - 1 :: spacing])
         return self.orders.just_in_time(kept)
 
 
