@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.compiling import compiled
+from autockpt_solvers.methods.compiling import IS_COMPILED, compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,6 @@ def _search(
         shift = (keeps // quantum).astype(np.int64)
         if window.start - first != start:
             start = window.start - first
-            kept_views, value_views = _views(kept[start], 0.0), _views(value[start], np.inf)
             reached = np.flatnonzero(np.isfinite(value[start]))
             most = kept[start].max(initial=0.0, where=np.isfinite(value[start]))
         # Peaks that fit beside the most that is kept before are as good as none.
@@ -136,27 +135,25 @@ def _search(
         chosen = chosen[keeps[chosen] <= room]
         if not chosen.size or not reached.size:
             continue
-        # Row k: where the states that option k leads to come from; columns: buckets they are in.
-        shift = shift[chosen]
+        shift, keeps, peaks, costs = shift[chosen], keeps[chosen], peaks[chosen], costs[chosen]
+        target = window.end - first
         low = int(reached[0] + shift.min())
         high = min(count, int(reached[-1] + shift.max()) + 1)
-        before = kept_views[:, low:high][count - shift]
-        candidates = value_views[:, low:high][count - shift]
+        most_before = room - (keeps if is_leanest else np.maximum(keeps, peaks))
+        # For the leanest plan times do not count; for the cheapest one peaks only have to fit.
         if is_leanest:
-            candidates = np.maximum(candidates, before + peaks[chosen, None])
-            most_before = room - keeps[chosen]
+            costs = np.zeros_like(costs)
         else:
-            candidates += costs[chosen, None]
-            most_before = room - np.maximum(keeps, peaks)[chosen]
-        candidates[before > most_before[:, None]] = np.inf
-        best = np.argmin(candidates, axis=0)
-        found = np.take_along_axis(candidates, best[None, :], axis=0)[0]
-        target = window.end - first
+            peaks = np.full_like(peaks, -np.inf)
+        best_steps = steps_one_by_one if IS_COMPILED else steps_at_once
+        found, picked = best_steps(
+            value[start], kept[start], shift, peaks, costs, most_before, low, high
+        )
         better = np.flatnonzero(found < value[target][low:high])
-        picked = best[better]
+        picked = picked[better]
         to = better + low
         value[target][to] = found[better]
-        kept[target][to] = before[picked, better] + keeps[chosen][picked]
+        kept[target][to] = kept[start][to - shift[picked]] + keeps[picked]
         origin[target][:, to] = np.stack(
             [np.full(better.size, w), chosen[picked], to - shift[picked]]
         )
@@ -164,6 +161,66 @@ def _search(
     if not np.isfinite(value[-1][state]):
         return None
     return _trace(windows, options, origin, first, end, state)
+
+
+@compiled
+def steps_one_by_one(
+    value: _Floats,
+    kept: _Floats,
+    shift: _Indices,
+    peaks: _Floats,
+    costs: _Floats,
+    most_before: _Floats,
+    low: int,
+    high: int,
+) -> tuple[_Floats, _Indices]:
+    """The best value that any option leads to, per bucket from low to high, and the option.
+
+    Args:
+        value: Per bucket the value of the state before the window; infinite where there is none.
+        kept: Per bucket the bytes kept before it.
+        shift: Per option how many buckets on it leads.
+        peaks: Per option its peak beside what is kept before, which the value is at least.
+        costs: Per option what it adds to the value.
+        most_before: Per option the most that may be kept before it.
+        low: The first bucket.
+        high: The bucket after the last.
+
+    Returns:
+        The values, and the options: of equal ones the first.
+    """
+    found = np.full(high - low, np.inf)
+    picked = np.zeros(high - low, dtype=np.int64)
+    for k in range(shift.size):
+        for to in range(max(low, shift[k]), min(high, value.size + shift[k])):
+            before = kept[to - shift[k]]
+            if before > most_before[k]:
+                continue
+            reached = max(value[to - shift[k]] + costs[k], before + peaks[k])
+            if reached < found[to - low]:
+                found[to - low] = reached
+                picked[to - low] = k
+    return found, picked
+
+
+def steps_at_once(
+    value: _Floats,
+    kept: _Floats,
+    shift: _Indices,
+    peaks: _Floats,
+    costs: _Floats,
+    most_before: _Floats,
+    low: int,
+    high: int,
+) -> tuple[_Floats, _Indices]:
+    """The same as `steps_one_by_one` by operations on whole arrays: faster where not compiled."""
+    rows = value.size - shift
+    before = _views(kept, 0.0)[:, low:high][rows]
+    candidates = _views(value, np.inf)[:, low:high][rows] + costs[:, None]
+    candidates = np.maximum(candidates, before + peaks[:, None])
+    candidates[before > most_before[:, None]] = np.inf
+    picked = np.argmin(candidates, axis=0)
+    return np.take_along_axis(candidates, picked[None, :], axis=0)[0], picked
 
 
 @compiled
