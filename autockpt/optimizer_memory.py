@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import itertools
 import math
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 
@@ -35,14 +35,20 @@ _NUMBERS_BYTES = 16
 class OptimizerMemory:
     """Bytes of optimizer state, and of temporaries at the height of its step.
 
-    ``trained_bytes`` are those of the parameters that it was counted for.
+    ``trained_bytes`` are those of the parameters that it was counted for; ``most_step_bytes`` are
+    the temporaries where some of these may have no gradient.
     """
 
     name: str
     is_assumed: bool
     state_bytes: int
     step_bytes: int
+    most_step_bytes: int
     trained_bytes: int
+
+    def with_unused(self) -> OptimizerMemory:
+        """The same where parameters without a gradient are passed over."""
+        return dataclasses.replace(self, step_bytes=self.most_step_bytes)
 
     def scaled_to(self, parameters: Iterable[torch.nn.Parameter]) -> OptimizerMemory:
         """The same for parameters of which some were frozen, unfrozen or cast since."""
@@ -54,6 +60,7 @@ class OptimizerMemory:
             self,
             state_bytes=math.ceil(scale * self.state_bytes),
             step_bytes=math.ceil(scale * self.step_bytes),
+            most_step_bytes=math.ceil(scale * self.most_step_bytes),
             trained_bytes=trained_bytes,
         )
 
@@ -98,7 +105,7 @@ def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) 
         name=name,
         is_assumed=is_assumed,
         state_bytes=count * sum(_bytes(p) for p in trained) + counters_bytes,
-        step_bytes=_step_bytes(name, trained, foreach=_foreach_by_default(trained)),
+        **_step_bytes(name, trained, foreach=_foreach_by_default(trained)),
         trained_bytes=sum(_bytes(p) for p in trained),
     )
 
@@ -125,7 +132,7 @@ def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
         name=type(optimizer).__name__,
         is_assumed=False,
         state_bytes=state_bytes,
-        step_bytes=0 if fused else _step_bytes(name, trained, foreach=foreach),
+        **_step_bytes(name, [] if fused else trained, foreach=foreach),
         trained_bytes=sum(_bytes(p) for p in trained),
     )
 
@@ -147,19 +154,27 @@ def _states_to_come(name: str, group: dict[str, object]) -> int:
     return _FULL_STATES.get(name, 2)
 
 
-def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) -> int:
+def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) -> dict[str, int]:
     """Temporaries of a step: of all parameters at once with foreach, of one by one without.
 
     Adam's step holds a denominator and one more temporary of the parameter's size at its height;
     SGD's at most a decayed gradient. The others are taken for Adam's kin. In the loop over single
-    parameters the last temporary of one lives until the next one's has been made.
+    parameters the last temporary of one lives until that of the next one with a gradient has been
+    made, whichever that is.
     """
     sizes = [_bytes(p) for p in trained]
     num_temporaries = 1 if name.startswith("sgd") else 2
-    if foreach:
-        return num_temporaries * sum(sizes)
-    looped = (left + num_temporaries * size for left, size in pairwise([0, *sizes]))
-    return max(looped, default=0) + _NUMBERS_BYTES
+    if foreach or not sizes:
+        return dict.fromkeys(("step_bytes", "most_step_bytes"), num_temporaries * sum(sizes))
+
+    def looped(before: Iterable[int]) -> int:
+        steps = (left + num_temporaries * size for left, size in zip(before, sizes, strict=False))
+        return max(steps) + _NUMBERS_BYTES
+
+    return {
+        "step_bytes": looped([0, *sizes]),
+        "most_step_bytes": looped(itertools.accumulate(sizes, max, initial=0)),
+    }
 
 
 def _foreach_by_default(trained: list[torch.nn.Parameter]) -> bool:

@@ -113,7 +113,10 @@ class Planner:
         self._is_measured = not self._capture.is_fake
         nodes = [op.node for graph in self._capture.graphs for op in graph.joint.ops]
         costs = profile(nodes, self._capture.device, measure=self._is_measured)
-        lowered = lower(self._capture, costs, request.optimizer, accumulates=accumulates)
+        optimizer = request.optimizer
+        if len(self._capture.gradient_order) < sum(p.requires_grad for p in module.parameters()):
+            optimizer = optimizer.with_unused()
+        lowered = lower(self._capture, costs, optimizer, accumulates=accumulates)
         older = [p.grad for p in module.parameters() if accumulates]
         self.older_gradients_bytes = distinct_bytes(older)
         self._buckets_bytes = buckets_bytes
@@ -123,7 +126,7 @@ class Planner:
             self._capture,
             self._lowered,
             new_gradients_bytes=0 if accumulates else self._capture.gradient_bytes,
-            optimizer=request.optimizer,
+            optimizer=optimizer,
         )
 
     @property
