@@ -6,7 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autockpt_solvers.methods.ilp.compose import steps_at_once, steps_one_by_one
+from autockpt_solvers.methods.ilp.chain import Chain
+from autockpt_solvers.methods.ilp.compose import compose, steps_at_once, steps_one_by_one
+from autockpt_solvers.methods.ilp.option import Option
+from autockpt_solvers.methods.ilp.window import make_window
+from autockpt_solvers.methods.orders import Orders
+from tests.solvers.graphs import blocks
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
@@ -31,3 +36,17 @@ def test_both_ways_to_step_find_the_same(seed: int, is_leanest: bool) -> None:
     assert np.array_equal(found, expected)
     reached = np.isfinite(found)
     assert np.array_equal(picked[reached], expected_picked[reached])
+
+
+def test_windows_that_lead_past_the_room_are_passed_over() -> None:
+    """What was kept before and by the window was more than the last bucket holds: the compiled
+    steps were asked for a negative number of buckets, and the search ended in an error."""
+    chained = Chain(Orders(blocks(4)))
+    count = chained.num_segments
+    windows = [make_window(chained, start, start + 1) for start in range(count)]
+    option = Option(
+        kept_bytes=600, turn_peak_bytes=0, forward_peak_bytes=0, cost_ns=0, early=(), tail=()
+    )
+    options = {window.kind: [option] for window in windows}
+    assert count > 2
+    assert compose(windows, options, 1000, count) is None

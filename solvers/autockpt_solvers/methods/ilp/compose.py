@@ -139,6 +139,8 @@ def _search(
         target = window.end - first
         low = int(reached[0] + shift.min())
         high = min(count, int(reached[-1] + shift.max()) + 1)
+        if high <= low:  # no option leads to a bucket within the room
+            continue
         most_before = room - (keeps if is_leanest else np.maximum(keeps, peaks))
         # For the leanest plan times do not count; for the cheapest one peaks only have to fit.
         if is_leanest:
