@@ -29,7 +29,6 @@ def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
         return
     outputs: list[Any] = list(output.args[0])
     primals = [p for p in graph.find_nodes(op="placeholder") if "tangents" not in str(p.target)]
-    changed = False
     for index, primal in enumerate(primals):
         casts = [user for user in primal.users if _is_autocast(user)]
         if len(casts) < 2 or len({cast.meta["val"].dtype for cast in casts}) > 1:
@@ -38,14 +37,9 @@ def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
             cast.replace_all_uses_with(casts[0])
         position = num_fwd_outputs + index
         gradient = outputs[position] if position < len(outputs) else None
-        if isinstance(gradient, fx.Node) and gradient.target is aten.add.Tensor:
-            parts = _parts(gradient)
-            if parts is not None:
-                with graph.inserting_before(gradient):
-                    outputs[position] = _summed(graph, gradient, parts)
-                changed = True
-    if changed:
-        output.args = (tuple(outputs),)
+        if isinstance(gradient, fx.Node):
+            outputs[position] = _cast_once(graph, gradient, casts)
+    output.args = (tuple(outputs),)
 
 
 def _is_autocast(node: fx.Node) -> bool:
@@ -58,28 +52,59 @@ def _is_autocast(node: fx.Node) -> bool:
     return (asked if isinstance(asked, str) else getattr(asked, "__name__", "")) not in _ASKED_FOR
 
 
-def _parts(node: fx.Node) -> list[fx.Node] | None:
-    """Low-precision summands of a sum of casts, in the order in which they are added."""
-    if node.target is aten._to_copy.default:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return [source] if source.meta["val"].dtype in _HALF else None
+def _cast_once(graph: fx.Graph, gradient: fx.Node, casts: list[fx.Node]) -> fx.Node:
+    """A parameter's gradient, what came through its casts added up before it is cast.
+
+    It takes the place of what came through the first cast, which eager's autograd runs last.
+    """
+    # A node of the backward bears the number of the forward's node that it belongs to.
+    numbers = {cast.meta.get("seq_nr") for cast in casts} - {None}
+    summands = _summands(gradient, numbers)
+    halves = [summand for summand in summands if _is_cast_back(summand, numbers)]
+    if len(halves) < 2:
+        return gradient
+    total: fx.Node | None = None
+    with graph.inserting_before(gradient):
+        for summand in summands:
+            if summand in halves[:-1]:
+                continue
+            is_cast_here = summand is halves[-1]
+            part = _cast(graph, [h.args[0] for h in halves], summand) if is_cast_here else summand
+            total = part if total is None else _added(graph, total, part)
+    assert total is not None
+    return total
+
+
+def _is_cast_back(node: Any, numbers: set[Any]) -> bool:
+    return node.target is aten._to_copy.default and node.meta.get("seq_nr") in numbers
+
+
+def _summands(node: fx.Node, numbers: set[Any]) -> list[fx.Node]:
+    """What a parameter's gradient is the sum of, in order, as far as casts are among it.
+
+    Only what came to the parameter itself: the gradient of another value may be a sum as well.
+    """
     if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
-        return None
-    found: list[fx.Node] = []
-    for argument in node.args:
-        parts = _parts(argument) if isinstance(argument, fx.Node) else None
-        if parts is None:
-            return None
-        found += parts
-    return found
+        return [node]
+    before, last = node.args
+    if not (isinstance(before, fx.Node) and isinstance(last, fx.Node)):
+        return [node]
+    earlier = _summands(before, numbers)
+    if any(_is_cast_back(summand, numbers) for summand in (*earlier, last)):
+        return [*earlier, last]
+    return [node]
 
 
-def _summed(graph: fx.Graph, gradient: fx.Node, parts: list[fx.Node]) -> fx.Node:
-    total = parts[0]
-    for part in parts[1:]:
-        total = graph.call_function(aten.add.Tensor, (total, part))
-        total.meta["val"] = torch.empty_like(parts[0].meta["val"])
+def _cast(graph: fx.Graph, halves: list[Any], like: fx.Node) -> fx.Node:
+    total: fx.Node = halves[0]
+    for half in halves[1:]:
+        total = _added(graph, total, half)
     cast = graph.call_function(aten._to_copy.default, (total,), {"dtype": torch.float32})
-    cast.meta["val"] = torch.empty_like(gradient.meta["val"])
+    cast.meta["val"] = like.meta["val"]
     return cast
+
+
+def _added(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
+    total = graph.call_function(aten.add.Tensor, (left, right))
+    total.meta["val"] = torch.empty_like(left.meta["val"])
+    return total

@@ -2,7 +2,7 @@
 
 Tracing alone changes last bits: about fifty ATen operators carry Python kernels that only apply
 under tracing, dropout becomes ``native_dropout`` (other roundings than the CPU's eager dropout),
-and a functionalised ``bernoulli_`` fills a contiguous tensor where eager fills along the strides.
+and operators that fill a tensor in place along its strides make a new, contiguous one.
 Inside :func:`exact_tracing` these stand aside, and eager's own arithmetic is traced instead.
 """
 
@@ -21,6 +21,7 @@ from torch._decomp import decomposition_table
 from torch._decomp.decompositions import native_batch_norm, native_batch_norm_backward
 from torch._prims_common import suggest_memory_format
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 aten = torch.ops.aten
 
@@ -112,6 +113,43 @@ def _batch_norm_backward_shape(
     return None if of_input is None else _normalized_like(x), *others
 
 
+# In-place operators, which keep strides, that have a functional form whose result is contiguous.
+_MADE_CONTIGUOUS = (
+    *("masked_fill", "masked_scatter", "scatter", "scatter_add", "scatter_reduce", "index_add"),
+    *("index_copy", "index_reduce", "cumsum", "cumprod", "tril", "triu", "renorm"),
+)
+
+
+@functools.cache
+def _functionalized() -> dict[Any, Any]:
+    """What stands in while tracing for operators that write in place; kernels round by strides."""
+    kernels: dict[Any, Any] = {
+        aten.unsafe_split.Tensor: _split_into_views,
+        aten.unsafe_split_with_sizes.default: _split_into_views,
+    }
+    for name in _MADE_CONTIGUOUS:
+        in_place, functional = getattr(aten, f"{name}_"), getattr(aten, name)
+        for overload in in_place.overloads():
+            op = getattr(in_place, overload)
+            kernels[op] = functools.partial(_write_along_strides, op, getattr(functional, overload))
+    return kernels
+
+
+def _write_along_strides(
+    op: Any, functional: Any, mode: Any, x: torch.Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    with mode:
+        if x.is_contiguous():
+            return op._op_dk(DispatchKey.Python, x, *args, **kwargs)
+        return x.copy_(functional(x, *args, **kwargs))
+
+
+def _split_into_views(mode: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> list[torch.Tensor]:
+    """Recurrent cells write into parts of a product, which have the gaps of its rows."""
+    with mode:
+        return list(x.split(sizes, dim))
+
+
 # Operators whose stand-ins on fake tensors report other strides than the kernels return.
 _EXACT_SHAPES: dict[Any, Any] = {
     aten.native_batch_norm.default: _batch_norm_shape,
@@ -163,6 +201,8 @@ def exact_tracing() -> Iterator[None]:
         ops = set(_traced_only_ops()) | set(replaced)
         kept: list[tuple[Any, dict[Any, Any]]] = []
         try:
+            for op, kernel in _functionalized().items():
+                op.py_impl(FunctionalTensorMode)(kernel)
             for op in ops:
                 kept.append((op, dict(op.py_kernels)))
                 for key in _TRACING_KEYS:
@@ -171,6 +211,9 @@ def exact_tracing() -> Iterator[None]:
                 op._dispatch_cache.clear()
             yield
         finally:
+            for op in _functionalized():
+                op.python_key_table.pop(FunctionalTensorMode, None)
+                op._dispatch_cache.clear()
             for op, kernels in kept:
                 op.py_kernels.clear()
                 op.py_kernels.update(kernels)

@@ -145,9 +145,13 @@ def test_planning_leaves_every_generator_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-@pytest.mark.row("autocast in bf16 on the CPU", "one layer used three times")
-def test_a_layer_used_twice_under_autocast() -> None:
-    """Eager casts its weight once and sums its gradients in low precision; traced, it did not."""
+@pytest.mark.row("autocast in bf16 on the CPU", "one layer used three times, and once uncast")
+@pytest.mark.parametrize("uncast_use", [None, 0, 1, 2])
+def test_a_layer_used_twice_under_autocast(uncast_use: int | None) -> None:
+    """Eager casts its weight once and sums its gradients in low precision; traced, it did not.
+
+    A use in float32 comes into the sum where eager runs it: before, between or behind the casts.
+    """
 
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -155,7 +159,9 @@ def test_a_layer_used_twice_under_autocast() -> None:
             self.l = nn.Linear(64, 64)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for _ in range(3):
+            for use in range(3):
+                if use == uncast_use:
+                    x = x + torch.sin(self.l.weight).sum(0)
                 x = torch.tanh(self.l(x))
             return x.float().square().mean()
 

@@ -119,14 +119,49 @@ class Tied(nn.Module):
         return self.head(self.body(self.embed(ids))).logsumexp(-1).mean()
 
 
-MODELS = (ReadAndOverwritten, MovingAverage, InPlace, Drawing, OwnFunction, Tied)
+class RecurrentCells(nn.Module):
+    """Cells write into parts of a product; kernels round the ends of their rows otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.lstm, self.rnn = nn.GRUCell(8, 13), nn.LSTMCell(13, 13), nn.RNNCell(13, 13)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gru = cell = rnn = x.new_zeros(len(x), 13)
+        for token in x.view(len(x), 8, 8).unbind(1):
+            gru = self.gru(token, gru)
+            hidden, cell = self.lstm(gru, (rnn, cell))
+            rnn = self.rnn(hidden, rnn)
+        return rnn.square().mean()
+
+
+class FilledImages(nn.Module):
+    """Images with channels last are written into by operators that, traced, make them anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x.view(-1, 1, 8, 8)).contiguous(memory_format=torch.channels_last)
+        y = (1.5 * y).masked_fill_(y > 0.3, 0.1)
+        z = (2 * self.second(torch.sin(y))).cumsum_(3)
+        index = y.detach().abs().clamp(max=5).long()
+        z = torch.maximum(torch.sin(z), y).scatter_add_(1, index, z)
+        return (z * y).mean() + z.sum((0, 2, 3)).square().mean()
+
+
+MODELS = (
+    *(ReadAndOverwritten, MovingAverage, InPlace, Drawing, OwnFunction, Tied),
+    *(RecurrentCells, FilledImages),
+)
 
 
 def _differing(expected, got):
     return [name for name in expected if not same_bits(expected[name], got[name])]
 
 
-@pytest.mark.row("in-place ops and views", "six modules on which recomputing could go wrong")
+@pytest.mark.row("in-place ops and views", "eight modules on which recomputing, or tracing alone, could go wrong")
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(
     ("tight", "method"),
