@@ -124,11 +124,11 @@ class RecurrentCells(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gru, self.lstm, self.rnn = nn.GRUCell(8, 13), nn.LSTMCell(13, 13), nn.RNNCell(13, 13)
+        self.gru, self.lstm, self.rnn = nn.GRUCell(16, 13), nn.LSTMCell(13, 13), nn.RNNCell(13, 13)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gru = cell = rnn = x.new_zeros(len(x), 13)
-        for token in x.view(len(x), 8, 8).unbind(1):
+        for token in x.view(len(x), 4, 16).unbind(1):
             gru = self.gru(token, gru)
             hidden, cell = self.lstm(gru, (rnn, cell))
             rnn = self.rnn(hidden, rnn)
