@@ -156,6 +156,8 @@ def _at_step(graph: ComputeGraph, schedule: Schedule, at: int) -> dict[str, int]
             else:
                 kind = "saved activations" if num_runs[step.op] == 1 else "recomputed activations"
             live[storage] = kind
+        for storage in op.overwrites:
+            del live[storage]
         if position == at:
             totals = dict.fromkeys(
                 ("gradients", "saved activations", "recomputed activations", "backward values"), 0

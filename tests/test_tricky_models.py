@@ -161,7 +161,9 @@ def _differing(expected, got):
     return [name for name in expected if not same_bits(expected[name], got[name])]
 
 
-@pytest.mark.row("in-place ops and views", "eight modules on which recomputing, or tracing alone, could go wrong")
+@pytest.mark.row(
+    "in-place ops and views", "eight modules on which recomputing, or tracing alone, could go wrong"
+)
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(
     ("tight", "method"),

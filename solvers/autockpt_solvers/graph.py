@@ -52,6 +52,8 @@ class Op:
         is_backward: True for ops of the backward pass.
         segment: Label of the part of the model it stems from, for reports and as a hint to solvers.
         region: Index of the captured graph it belongs to, in order of the forward pass.
+        overwrites: Of the storages it reads, those whose memory its writes take over. Nobody else
+            may read them, and neither it nor what makes them may run again.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Op:
     is_backward: bool = False
     segment: str = ""
     region: int = 0
+    overwrites: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for what, value in (
@@ -73,7 +76,7 @@ class Op:
             check_integer(value, f"{what} of op {self.name!r}")
             if value < 0:
                 raise ValueError(f"op {self.name!r} has {what} {value}; it must be 0 or more")
-        for storage in (*self.reads, *self.writes):
+        for storage in (*self.reads, *self.writes, *self.overwrites):
             check_integer(storage, f"a storage that op {self.name!r} names")
         if self.region >= _MOST_REGIONS:
             raise ValueError(
@@ -83,6 +86,13 @@ class Op:
         if len(set(self.reads)) != len(self.reads) or len(set(self.writes)) != len(self.writes):
             raise ValueError(
                 f"op {self.name!r} names a storage twice; list each read and write once"
+            )
+        if not set(self.overwrites) <= set(self.reads) or len(set(self.overwrites)) != len(
+            self.overwrites
+        ):
+            raise ValueError(
+                f"op {self.name!r} overwrites {self.overwrites}; it may overwrite what it reads, "
+                "each once"
             )
         if not set(self.reads).isdisjoint(self.writes):
             raise ValueError(
@@ -109,6 +119,8 @@ class ComputeGraph:
             an ancestor of an output made in the forward pass, or of a forward op that writes
             nothing.
         is_needed: Per op, whether any valid schedule must run it.
+        working_bytes: Per op, what its run takes beyond all that is live and what it writes: its
+            workspace, less what it overwrites. It may be negative.
     """
 
     ops: tuple[Op, ...]
@@ -120,6 +132,7 @@ class ComputeGraph:
     num_forward: int = field(init=False, repr=False, compare=False)
     is_required: tuple[bool, ...] = field(init=False, repr=False, compare=False)
     is_needed: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+    working_bytes: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_indices()
@@ -129,6 +142,7 @@ class ComputeGraph:
         is_output = [False] * len(self.storages)
         for storage in self.outputs:
             is_output[storage] = True
+        self._check_overwrites(producer, readers, is_output)
         num_forward = sum(not op.is_backward for op in self.ops)
         roots = [producer[s] for s in self.outputs if producer[s] < num_forward]
         roots += [i for i in range(num_forward) if not self.ops[i].writes]
@@ -141,6 +155,9 @@ class ComputeGraph:
             "num_forward": num_forward,
             "is_required": tuple(is_required),
             "is_needed": tuple(is_needed),
+            "working_bytes": tuple(
+                op.workspace_bytes - sum(self.size(s) for s in op.overwrites) for op in self.ops
+            ),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -236,6 +253,26 @@ class ComputeGraph:
                     f"{before.region}; regions must {order} in the "
                     f"{'backward' if after.is_backward else 'forward'} pass"
                 )
+
+    def _check_overwrites(
+        self, producer: list[int], readers: list[list[int]], is_output: list[bool]
+    ) -> None:
+        """What is overwritten is gone: so there must be one instance of it, and one reader."""
+        for op in self.ops:
+            for storage in op.overwrites:
+                if op.recomputable or self.ops[producer[storage]].recomputable:
+                    reason = "it, or what makes that, may run again"
+                elif len(readers[storage]) > 1:
+                    reason = "others read it"
+                elif is_output[storage]:
+                    reason = "that is an output"
+                else:
+                    continue
+                raise ValueError(
+                    f"op {op.name!r} overwrites {self.storages[storage].name!r}, but {reason}"
+                )
+            if sum(map(self.size, op.overwrites)) > sum(map(self.size, op.writes)):
+                raise ValueError(f"op {op.name!r} overwrites more bytes than it writes")
 
     def _ancestors(self, roots: list[int], producer: list[int]) -> list[bool]:
         found = [False] * len(self.ops)

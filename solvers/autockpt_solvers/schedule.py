@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run an op: all its reads are live, none of its writes is."""
+    """Run an op: all its reads are live, none of its writes is. What it overwrites is gone then."""
 
     op: int
 
@@ -41,8 +41,8 @@ def with_frees(graph: ComputeGraph, compute_order: Sequence[int]) -> Schedule:
     """Makes the schedule that runs `compute_order` and frees each storage as early as it can.
 
     An instance of a storage is freed right after its last read before the storage is written
-    again; one that is never read, right after it is written. Outputs stay. This is the normal form
-    of a schedule.
+    again; one that is never read, right after it is written. Outputs stay, and what an op overwrites
+    goes by itself. This is the normal form of a schedule.
 
     Args:
         graph: The graph.
@@ -64,7 +64,7 @@ def with_frees(graph: ComputeGraph, compute_order: Sequence[int]) -> Schedule:
         for storage in op.reads:
             if not pending[storage]:
                 pending[storage] = True
-                if not is_output[storage]:
+                if not is_output[storage] and storage not in op.overwrites:
                     frees[position].append(storage)
     steps: list[Compute | Free] = []
     for position, index in enumerate(compute_order):

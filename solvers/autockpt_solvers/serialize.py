@@ -28,6 +28,7 @@ _OP_FIELDS: dict[str, type] = {
     "segment": str,
     "region": int,
 }
+_OPTIONAL_FIELD = "overwrites"  # a list, left out where it is empty
 
 _KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 
@@ -35,7 +36,11 @@ _KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 def graph_to_json(graph: ComputeGraph) -> str:
     """Writes a graph, one op or storage per line."""
     ops = [
-        json.dumps({field: getattr(op, field) for field in _OP_FIELDS}, separators=(",", ":"))
+        json.dumps(
+            {field: getattr(op, field) for field in _OP_FIELDS}
+            | ({_OPTIONAL_FIELD: op.overwrites} if op.overwrites else {}),
+            separators=(",", ":"),
+        )
         for op in graph.ops
     ]
     storages = [json.dumps([s.name, s.size_bytes], separators=(",", ":")) for s in graph.storages]
@@ -137,8 +142,11 @@ def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
 
 
 def _op(entry: object) -> Op:
-    if not isinstance(entry, dict) or set(entry) != set(_OP_FIELDS):
-        raise ValueError(f"op {entry!r} must have the fields {sorted(_OP_FIELDS)}")
+    if not isinstance(entry, dict) or set(entry) - {_OPTIONAL_FIELD} != set(_OP_FIELDS):
+        raise ValueError(
+            f"op {entry!r} must have the fields {sorted(_OP_FIELDS)}, and may have "
+            f"{_OPTIONAL_FIELD!r}"
+        )
     for field, kind in _OP_FIELDS.items():
         if type(entry[field]) is not kind:
             raise ValueError(
@@ -149,6 +157,7 @@ def _op(entry: object) -> Op:
             **entry,
             "reads": _indices(entry["reads"], "reads"),
             "writes": _indices(entry["writes"], "writes"),
+            _OPTIONAL_FIELD: _indices(entry.get(_OPTIONAL_FIELD, []), _OPTIONAL_FIELD),
         }
     )
 

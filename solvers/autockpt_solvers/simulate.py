@@ -34,7 +34,8 @@ class MemoryTimeline:
         peak_bytes: Most bytes at any step.
         peak_step: First step at which they stand.
         recompute_ns: Time of all runs less the time of each op that ran, once.
-        live_bytes: Per step: while an op runs, with its reads, writes and workspace; after a free.
+        live_bytes: Per step: while an op runs, with its reads, writes and workspace, what it
+            overwrites counted once; after a free.
         num_recomputed_ops: Number of runs beyond each op's first.
         saved: Storages live at the turn from forward to backward, ascending: after the last first
             run of a required forward op and the frees that follow it.
@@ -120,6 +121,9 @@ class _Replay:
             self.backward_left[op.region] -= first
         else:
             self.check_region(op)
+        for storage in op.overwrites:
+            self.live[storage] = 0
+            self.bytes -= graph.storages[storage].size_bytes
         self.timeline.append(self.bytes + op.workspace_bytes)
         self.num_runs[index] += 1
         if first and graph.is_required[index]:

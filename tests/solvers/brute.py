@@ -36,7 +36,7 @@ def least_recompute(graph, room):
             if again and not op.recomputable:
                 continue
             now = live | set(op.writes)
-            if sum(graph.size(s) for s in now) + op.workspace_bytes > room:
+            if sum(graph.size(s) for s in now) + graph.working_bytes[index] > room:
                 continue
             if index >= num_forward:
                 followers.append((cost, (now, place + 1, done, region)))
@@ -86,7 +86,7 @@ def least_recompute_in_any_order(graph, room):
             if index in done and not op.recomputable:
                 continue
             now = live | set(op.writes)
-            if sum(graph.size(s) for s in now) + op.workspace_bytes > room:
+            if sum(graph.size(s) for s in now) + graph.working_bytes[index] > room:
                 continue
             paid = cost + (op.runtime_ns if index in done else 0)
             reached = region if index >= num_forward else max(region, op.region)

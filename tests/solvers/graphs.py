@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -121,4 +122,20 @@ def graphs(draw, max_forward=7, max_backward=6, max_regions=2, max_sizes=2):
             is_backward=True,
             region=num_regions - 1 - sum(k >= c for c in back_cuts),
         )
+    overwrite_some(b, draw)
     return b.graph()
+
+
+def overwrite_some(b, draw):
+    """Lets backward ops write over what only they read, where that may be."""
+    made_by = {s: k for k, op in enumerate(b.ops) for s in op.writes}
+    for k, op in enumerate(b.ops):
+        room = sum(b.storages[s].size_bytes for s in op.writes)
+        for s in op.reads:
+            made = b.ops[made_by[s]]
+            alone = sum(s in other.reads for other in b.ops) == 1 and s not in b.outputs
+            fits = b.storages[s].size_bytes <= room
+            if op.is_backward and made.is_backward and alone and fits and draw(st.booleans()):
+                b.ops[made_by[s]] = dataclasses.replace(made, recomputable=False)
+                b.ops[k] = dataclasses.replace(b.ops[k], recomputable=False, overwrites=(s,))
+                break

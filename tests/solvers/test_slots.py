@@ -66,7 +66,7 @@ def assert_counts_are_right(graph, walker, room):
         for num_bytes, step in zip(timeline.live_bytes, schedule.steps, strict=True)
         if hasattr(step, "op")
     ]
-    spaces = [graph.ops[op].workspace_bytes for op in order]
+    spaces = [graph.working_bytes[op] for op in order]
     assert [b + w for b, w in zip(at_runs, spaces, strict=True)] == live
     assert over == sum(max(0, b - room) for b in live)
     assert cost == sum(graph.ops[op].runtime_ns for op in order)

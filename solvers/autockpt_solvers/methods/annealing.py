@@ -37,7 +37,7 @@ def evaluate(  # noqa: C901 - one pass over the order, with all the rules of the
     Returns:
         The three; -1 first when the order would not run.
     """
-    reads_at, reads, writes_at, writes, sizes, workspace, runtime = graph[:7]
+    reads_at, reads, writes_at, writes, sizes, working, runtime = graph[:7]
     is_output, required, is_backward, region, backward_in = graph[7:12]
     last, born, runs, change, left = work
     last[:] = -1
@@ -93,7 +93,7 @@ def evaluate(  # noqa: C901 - one pass over the order, with all the rules of the
     over = 0
     for place in range(length):
         live += change[place]
-        here = live + workspace[order[place]]
+        here = live + working[order[place]]
         if here > peak:
             peak = here
         if here > room:

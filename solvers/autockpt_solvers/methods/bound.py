@@ -67,7 +67,7 @@ def forced_bytes(graph: ComputeGraph) -> list[int]:
     forced = []
     for index in range(num_forward, num_ops):
         live += change[index]
-        forced.append(live + graph.ops[index].workspace_bytes)
+        forced.append(live + graph.working_bytes[index])
     return forced
 
 
@@ -79,8 +79,8 @@ def lower_bound_bytes(graph: ComputeGraph) -> int:
 def least_op_bytes(graph: ComputeGraph) -> int:
     """Bytes that no schedule at all can stay under: what the largest op that must run needs."""
     own = [
-        op.workspace_bytes + sum(graph.size(s) for s in (*op.reads, *op.writes))
-        for op, needed in zip(graph.ops, graph.is_needed, strict=True)
+        working + sum(graph.size(s) for s in (*op.reads, *op.writes))
+        for op, working, needed in zip(graph.ops, graph.working_bytes, graph.is_needed, strict=True)
         if needed
     ]
     return max(own, default=0)

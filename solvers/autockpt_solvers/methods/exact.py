@@ -44,7 +44,7 @@ class StageProgram:
 
         self.staged = staged
         num = staged.num
-        self.unit = math.gcd(*staged.sizes, *staged.workspace_bytes) or 1
+        self.unit = math.gcd(*staged.sizes, *staged.working_bytes) or 1
         size = [s // self.unit for s in staged.sizes]
         self.model: Any = cp_model.CpModel()
         self.run: dict[Run, Any] = {
@@ -56,7 +56,7 @@ class StageProgram:
             for t in range(made + 1, num if staged.is_output[s] else staged.use_until[s] + 1)
         }
         self.needed: dict[tuple[int, int, int], Any] = {}
-        most = sum(size) + max(staged.workspace_bytes, default=0) // self.unit
+        most = sum(size) + max((0, *staged.working_bytes)) // self.unit
         self.peak = self.model.new_int_var(0, most, "")
         self._link()
         for t in range(num):
@@ -130,7 +130,7 @@ class StageProgram:
                         live.pop(s, None)
                     else:
                         live[s] = needed
-            own = sum(size[s] for s in staged.writes[k]) + staged.workspace_bytes[k] // self.unit
+            own = sum(size[s] for s in staged.writes[k]) + staged.working_bytes[k] // self.unit
             held = sum(size[s] * v for s, v in live.items() if s not in staged.writes[k])
             model.add(held + own * runs <= self.peak)
 

@@ -81,8 +81,8 @@ class _Filler:
                 change[instance.birth] += orders.sizes[s]
                 end = len(order) if orders.graph.is_output[s] else instance.last + 1
                 change[end] -= orders.sizes[s]
-        workspace = np.array([orders.workspace[op] for op in order], dtype=np.int64)
-        self.live = np.cumsum(change)[:-1] + workspace
+        working = np.array([orders.working[op] for op in order], dtype=np.int64)
+        self.live = np.cumsum(change)[:-1] + working
         # Dearest per byte first; equal ones in the order they run.
         self.repeats.sort(key=lambda place: (-self._worth(place), place))
 
@@ -122,7 +122,7 @@ class _Filler:
         """Takes out a run, and those that ran only for it."""
         orders, op = self.orders, self.order[place]
         self.gone[place] = 1
-        self.live[place] -= orders.workspace[op]
+        self.live[place] -= orders.working[op]
         for s in orders.writes[op]:
             instances = self.instances[s]
             index = self._at(s, place)

@@ -47,7 +47,7 @@ class IntervalProgram:
 
         self.staged = staged
         num = staged.num
-        self.unit = math.gcd(*staged.sizes, *staged.workspace_bytes) or 1
+        self.unit = math.gcd(*staged.sizes, *staged.working_bytes) or 1
         self.model: Any = cp_model.CpModel()
         # Per place that may run again: when, and whether it does.
         self.again: dict[int, tuple[Any, Any]] = {}
@@ -56,7 +56,7 @@ class IntervalProgram:
                 events = cp_model.Domain.from_values([event(t, k) for t in stages])
                 start = self.model.new_int_var_from_domain(events, "")
                 self.again[k] = (start, self.model.new_bool_var(""))
-        most = sum(staged.sizes) + max(staged.workspace_bytes, default=0)
+        most = sum(staged.sizes) + max((0, *staged.working_bytes))
         self.peak = self.model.new_int_var(0, most // self.unit, "")
         self.over = event(num, 0)
         # Per storage and run of its op: the last event at which it is retained.
@@ -78,11 +78,13 @@ class IntervalProgram:
         intervals, demands = [], []
         for k in range(staged.num):
             for number, (start, active) in enumerate(self._runs(k)):
-                if staged.workspace_bytes[k]:
+                over = [s for s in staged.reads[k] if s in staged.overwritten]
+                workspace_bytes = staged.working_bytes[k] + sum(staged.sizes[s] for s in over)
+                if workspace_bytes:
                     intervals.append(
                         model.new_optional_fixed_size_interval_var(start, 1, active, "")
                     )
-                    demands.append(staged.workspace_bytes[k] // self.unit)
+                    demands.append(workspace_bytes // self.unit)
                 for s in staged.writes[k]:
                     last = event(max(staged.use_until[s], k), staged.num)
                     if staged.is_output[s]:
@@ -96,9 +98,11 @@ class IntervalProgram:
                         again, twice = self.again[k]
                         model.add(end < again).only_enforce_if(twice)
                     if staged.sizes[s]:
+                        # Its memory is another's when its reader overwrites it.
+                        stop = end if s in staged.overwritten else end + 1
                         size = model.new_int_var(1, self.over + 1, "")
                         intervals.append(
-                            model.new_optional_interval_var(start, size, end + 1, active, "")
+                            model.new_optional_interval_var(start, size, stop, active, "")
                         )
                         demands.append(staged.sizes[s] // self.unit)
         model.add_cumulative(intervals, demands, self.peak)

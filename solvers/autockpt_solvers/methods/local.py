@@ -297,7 +297,7 @@ def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
         *flat([op.reads for op in graph.ops]),
         *flat([op.writes for op in graph.ops]),
         [s.size_bytes for s in graph.storages],
-        [op.workspace_bytes for op in graph.ops],
+        graph.working_bytes,
         [op.runtime_ns for op in graph.ops],
         graph.is_output,
         graph.is_required,

@@ -210,7 +210,10 @@ def forced_bytes(graph: ComputeGraph, ancestry: Ancestry) -> list[int]:
     """Per op, the bytes live at its first run in any plan that runs nothing twice."""
     num = len(graph.ops)
     forced = np.array(
-        [op.workspace_bytes + sum(graph.size(s) for s in op.writes) for op in graph.ops],
+        [
+            working + sum(graph.size(s) for s in op.writes)
+            for working, op in zip(graph.working_bytes, graph.ops, strict=True)
+        ],
         dtype=np.int64,
     )
     for storage, op in enumerate(graph.producer):

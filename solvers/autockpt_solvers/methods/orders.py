@@ -29,7 +29,7 @@ class Orders:
         self.reads = [op.reads for op in graph.ops]
         self.writes = [op.writes for op in graph.ops]
         self.runtime = [op.runtime_ns for op in graph.ops]
-        self.workspace = [op.workspace_bytes for op in graph.ops]
+        self.working = graph.working_bytes
         self.sizes = [storage.size_bytes for storage in graph.storages]
         self.region = [op.region for op in graph.ops]
         self.rerunnable = [

@@ -210,7 +210,7 @@ class Relaxation:
         node = graph.ops[pivot]
         for storage in node.reads:
             self._clause(self.held[storage][stage])
-        free = self.room - node.workspace_bytes - sum(graph.size(s) for s in node.writes)
+        free = self.room - graph.working_bytes[pivot] - sum(graph.size(s) for s in node.writes)
         live = [(graph.size(s), held[stage]) for s, held in self.held.items()]
         live = [(size, held) for size, held in live if size and held is not False]
         unit = math.gcd(*(size for size, _ in live)) or 1

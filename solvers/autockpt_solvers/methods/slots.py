@@ -78,13 +78,13 @@ def place_run(op: int, source: int, target: int, state: Arrays) -> None:
 @compiled
 def _add(first: int, last: int, size: int, graph: Arrays, state: Arrays) -> None:
     """Adds bytes to the slots from `first` to `last`."""
-    workspace = graph[7]
+    working = graph[7]
     slots, live, totals = state[0], state[1], state[4]
     over = 0
     for slot in range(first, last + 1):
         op = slots[slot]
         if op != EMPTY:
-            here = live[slot] + workspace[op] - totals[3]
+            here = live[slot] + working[op] - totals[3]
             if here > 0:
                 over -= here
             if here + size > 0:
@@ -114,10 +114,10 @@ def count_change(
 ) -> None:
     """Counts what a run's change of slot does to memory and time; it has been placed already."""
     reads_at, reads, writes_at, writes = graph[0], graph[1], graph[2], graph[3]
-    sizes, workspace, runtime = graph[6], graph[7], graph[8]
+    sizes, working, runtime = graph[6], graph[7], graph[8]
     slots, live, totals = state[0], state[1], state[4]
     if source >= 0:
-        here = live[source] + workspace[op] - totals[3]
+        here = live[source] + working[op] - totals[3]
         if here > 0:
             totals[0] -= here
     if target >= 0:
@@ -146,7 +146,7 @@ def count_change(
                 k += 1
     if target >= 0:
         slots[target] = op
-        here = live[target] + workspace[op] - totals[3]
+        here = live[target] + working[op] - totals[3]
         if here > 0:
             totals[0] += here
     if source < 0:
@@ -213,7 +213,7 @@ def settle(
     order: NDArray[np.int64], length: int, graph: Arrays, state: Arrays, rows: Arrays
 ) -> None:
     """Puts an order into the slots, evenly, and counts everything anew."""
-    sizes, workspace, runtime = graph[6], graph[7], graph[8]
+    sizes, working, runtime = graph[6], graph[7], graph[8]
     slots, live, where, count, totals = state
     slots[:] = EMPTY
     live[:] = 0
@@ -234,8 +234,8 @@ def settle(
                 live[slot] += sizes[storage]
     for slot in range(slots.size):
         op = slots[slot]
-        if op != EMPTY and live[slot] + workspace[op] > totals[3]:
-            totals[0] += live[slot] + workspace[op] - totals[3]
+        if op != EMPTY and live[slot] + working[op] > totals[3]:
+            totals[0] += live[slot] + working[op] - totals[3]
 
 
 @compiled
@@ -253,12 +253,12 @@ def read(order: NDArray[np.int64], state: Arrays) -> int:
 @compiled
 def peak_of(graph: Arrays, state: Arrays) -> int:
     """Most bytes at any run."""
-    workspace = graph[7]
+    working = graph[7]
     slots, live = state[0], state[1]
     peak = 0
     for slot in range(slots.size):
         if slots[slot] != EMPTY:
-            peak = max(peak, live[slot] + workspace[slots[slot]])
+            peak = max(peak, live[slot] + working[slots[slot]])
     return int(peak)
 
 

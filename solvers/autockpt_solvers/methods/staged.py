@@ -33,7 +33,8 @@ class Staged:
         reads: Per place, the storages its op reads.
         writes: Per place, the storages its op writes.
         runtime_ns: Per place, the time of its op.
-        workspace_bytes: Per place, the workspace of its op.
+        working_bytes: Per place, what its op takes beyond all that is live and what it writes.
+        overwritten: Storages that their reader overwrites.
         sizes: Bytes per storage.
         is_output: Per storage, whether it stays to the end.
         made_at: Per storage that is made, the place of its op.
@@ -51,7 +52,8 @@ class Staged:
         self.reads = [orders.reads[op] for op in self.order]
         self.writes = [orders.writes[op] for op in self.order]
         self.runtime_ns = [orders.runtime[op] for op in self.order]
-        self.workspace_bytes = [orders.workspace[op] for op in self.order]
+        self.working_bytes = [orders.working[op] for op in self.order]
+        self.overwritten = {s for op in graph.ops for s in op.overwrites}
         self.sizes = orders.sizes
         self.is_output = graph.is_output
         self.made_at = {s: place[op] for s, op in enumerate(graph.producer) if op in place}

@@ -62,7 +62,7 @@ class Stages:
                     for s in (*orders.reads[op], *orders.writes[op])
                     if stage_of.get(graph.producer[s]) != current
                 ]
-                here = orders.workspace[op] + sum(orders.sizes[s] for s in own)
+                here = orders.working[op] + sum(orders.sizes[s] for s in own)
                 self.back_bytes[current] = max(self.back_bytes[current], here)
         self.saved_bytes = [
             sum(

@@ -28,7 +28,7 @@ class Tally:
             writes_at,
             writes,
             _array(storage.size_bytes for storage in storages),
-            _array(op.workspace_bytes for op in ops),
+            _array(graph.working_bytes),
             _array(op.runtime_ns for op in ops),
             _array(graph.is_output),
         )
@@ -67,7 +67,7 @@ def _count(
     writes_at: Any,
     writes: Any,
     sizes: Any,
-    workspace: Any,
+    working: Any,
     runtime: Any,
     is_output: Any,
     last: Any,
@@ -102,5 +102,5 @@ def _count(
     peak = 0
     for place in range(len(order)):
         live += change[place]
-        peak = max(peak, live + workspace[order[place]])
+        peak = max(peak, live + working[order[place]])
     return peak, recompute

@@ -178,7 +178,7 @@ class Chain:
         for row, op in enumerate(self.backward):
             live += change[row]
             self.before.append(live - born_now[row])
-            self.during.append(live + orders.workspace[op])
+            self.during.append(live + orders.working[op])
 
     def passing(self, start: int) -> list[tuple[int, int]]:
         """Last forward reader's place and bytes of what passes cut `start` unneeded by any turn."""

@@ -147,7 +147,7 @@ class WindowModel:
             held = sum(kind.sizes[s] * v for s, v in self.held[q].items())
             if op >= 0:
                 made = sum(kind.sizes[s] for s in kind.ops[op].writes)
-                made += kind.ops[op].workspace_bytes
+                made += kind.ops[op].working_bytes
                 standing = kind.stages[t].before_bytes
                 self.model.add(held + made * self.run[q] + standing <= self.peak)
             else:
@@ -167,7 +167,7 @@ class WindowModel:
         for k in range(len(kind.ops) - 1, -1, -1):
             op = kind.ops[k]
             born = [s for s in range(len(kind.sizes)) if self.producer[s] <= k]
-            constant = op.workspace_bytes + op.transient_bytes
+            constant = op.working_bytes + op.transient_bytes
             constant += sum(kind.sizes[s] for s in born if last[s] >= k)
             # A later row with a higher constant has every kept storage of this one: it is enough.
             if constant > highest:

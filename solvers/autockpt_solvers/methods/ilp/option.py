@@ -74,7 +74,7 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
             standing = stages[-1 - step].before_bytes
             around.append(stages[-1 - step].during_bytes)
         else:
-            around.append(standing + ops[step].workspace_bytes)
+            around.append(standing + ops[step].working_bytes)
     around.reverse()
     for position, beside in enumerate(around):
         live += change[position]
@@ -110,7 +110,7 @@ def _forward_peak(kind: WindowKind, early: Collection[int], kept: bytearray) -> 
     for k in running:
         op = kind.ops[k]
         live += sum(kind.sizes[s] for s in op.writes)
-        peak = max(peak, live + op.workspace_bytes + op.transient_bytes)
+        peak = max(peak, live + op.working_bytes + op.transient_bytes)
         live -= dying.get(k, 0)
     return peak
 

@@ -40,7 +40,7 @@ class WindowOp:
 
     Attributes:
         runtime_ns: Time of one run.
-        workspace_bytes: Bytes used only while it runs.
+        working_bytes: What its run takes beyond all that is live and what it writes.
         reads: Window storages it reads; what comes from outside is at hand.
         writes: Window storages it writes.
         rerunnable: Whether it may run a second time.
@@ -49,7 +49,7 @@ class WindowOp:
     """
 
     runtime_ns: int
-    workspace_bytes: int
+    working_bytes: int
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     rerunnable: bool
@@ -188,7 +188,7 @@ def _window_ops(
         found.append(
             WindowOp(
                 runtime_ns=orders.runtime[op],
-                workspace_bytes=orders.workspace[op],
+                working_bytes=orders.working[op],
                 reads=tuple(local[s] for s in orders.reads[op] if s in local),
                 writes=tuple(local[s] for s in orders.writes[op] if s in local),
                 rerunnable=orders.rerunnable[op],
