@@ -19,6 +19,7 @@ import torch.fx as fx
 from torch.utils._pytree import tree_leaves
 
 from autockpt.autocast import share_casts
+from autockpt.in_place import overwritten_storages
 from autockpt.tangents import drop_tangents, is_tangent
 
 aten = torch.ops.aten
@@ -49,7 +50,10 @@ _BATCH_NORM_FORWARD = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class JointNode:
-    """One node that makes storage or acts on state, with what it reads and makes by storage id."""
+    """One node that makes storage or acts on state, with what it reads and makes by storage id.
+
+    ``overwrites`` is the storage that its result may take the memory of.
+    """
 
     node: fx.Node
     is_backward: bool
@@ -58,6 +62,7 @@ class JointNode:
     reads_mutated: bool
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    overwrites: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -207,6 +212,14 @@ def analyze(
                 writes=tuple(dict.fromkeys(new)),
             )
         )
+
+    held = {s for node in output_node.all_input_nodes for s in node_storages[node]}
+    overwritten = overwritten_storages(
+        [(op.node, op.reads, op.writes) for op in ops if op.is_backward],
+        node_storages,
+        held | external | mutated | {s for op in ops if not op.is_backward for s in op.writes},
+    )
+    ops = [dataclasses.replace(op, overwrites=overwritten.get(op.node)) for op in ops]
 
     def of_outputs(part: list[Any]) -> tuple[tuple[int, ...], ...]:
         return tuple(node_storages[o] if isinstance(o, fx.Node) else () for o in part)

@@ -353,6 +353,7 @@ class _Builder:
                 Origin(kind="rng_state", region=region, joint_op=index),
             )
             reads.append(state)
+        overwrites = () if graph.is_outside else self._overwritten(region, op, writes)
         self._add(
             Op(
                 name=op.node.name,
@@ -364,6 +365,14 @@ class _Builder:
                 is_backward=op.is_backward,
                 segment=module_of(op.node, self._capture.module_names),
                 region=region,
+                overwrites=overwrites,
             ),
             Origin(kind="node", region=region, joint_op=index),
         )
+
+    def _overwritten(self, region: int, op: JointNode, writes: list[int]) -> tuple[int, ...]:
+        over = None if op.overwrites is None else self._local.get((region, op.overwrites))
+        if over is None:
+            return ()
+        size_bytes = sum(self._storages[s].size_bytes for s in writes)
+        return (over,) if self._storages[over].size_bytes <= size_bytes else ()

@@ -17,6 +17,7 @@ from typing import Any
 import torch.fx as fx
 
 from autockpt import exact, torch_private
+from autockpt.in_place import write_over_first
 from autockpt.joint import (
     JointGraph,
     batch_norm_again,
@@ -190,6 +191,8 @@ class _Rewriter:
             op = joint.ops[index]
             if op.is_backward:
                 self._place_backward(op.node)
+                if op.overwrites is not None:
+                    write_over_first(op.node)
             else:
                 self._place_clone(op.node)
         self._place_outputs(joint.num_fwd_outputs, len(self._output.args[0]))

@@ -1,0 +1,107 @@
+"""Elementwise operators of a backward that write over an input which nobody else reads.
+
+Eager's autograd adds gradients in place where it can; traced, every sum is a new tensor. Where an
+operator's first input dies with it and has the layout of its result, the result takes its memory:
+the same kernel on the same strides, so the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+aten = torch.ops.aten
+
+# Operators that read each element before they write it, with the form that is told where to write.
+_FORMS: dict[Any, tuple[Any, str]] = {
+    aten.add.Tensor: (aten.add.out, "out"),
+    aten.sub.Tensor: (aten.sub.out, "out"),
+    aten.mul.Tensor: (aten.mul.out, "out"),
+    aten.div.Tensor: (aten.div.out, "out"),
+    aten.neg.default: (aten.neg.out, "out"),
+    aten.threshold_backward.default: (aten.threshold_backward.grad_input, "grad_input"),
+    aten.leaky_relu_backward.default: (aten.leaky_relu_backward.grad_input, "grad_input"),
+    aten.hardtanh_backward.default: (aten.hardtanh_backward.grad_input, "grad_input"),
+    aten.elu_backward.default: (aten.elu_backward.grad_input, "grad_input"),
+    aten.gelu_backward.default: (aten.gelu_backward.grad_input, "grad_input"),
+    aten.silu_backward.default: (aten.silu_backward.grad_input, "grad_input"),
+    aten.tanh_backward.default: (aten.tanh_backward.grad_input, "grad_input"),
+    aten.sigmoid_backward.default: (aten.sigmoid_backward.grad_input, "grad_input"),
+}
+# Operators whose result is their input itself where nothing is to be done.
+_MAY_PASS_ON = {"contiguous", "conj_physical", "resolve_conj", "resolve_neg", "reshape", "to"}
+
+
+def overwritten_storages(
+    backward: list[tuple[fx.Node, tuple[int, ...], tuple[int, ...]]],
+    node_storages: Mapping[fx.Node, tuple[int, ...]],
+    kept: set[int],
+) -> dict[fx.Node, int]:
+    """Which operators may write over the storage of their first input, and over which.
+
+    Args:
+        backward: The operators of the backward, with the storages that each reads and writes.
+        node_storages: Storages of every node's value.
+        kept: Storages that others hold: inputs, outputs, what the forward made.
+    """
+    num_readers = Counter(storage for _, reads, _ in backward for storage in reads)
+    producers = {storage: node for node, _, writes in backward for storage in writes}
+    found: dict[fx.Node, int] = {}
+    for node, _, writes in backward:
+        first = node.args[0] if node.args and node.target in _FORMS else None
+        if not isinstance(first, fx.Node) or len(writes) != 1 or len(node_storages[first]) != 1:
+            continue
+        (storage,) = node_storages[first]
+        producer = producers.get(storage)
+        if producer is None or storage in kept or num_readers[storage] != 1:
+            continue
+        others = [n for n in node.all_input_nodes if n is not first and storage in node_storages[n]]
+        if not others and _makes_new_memory(producer) and _same_layout(first, node):
+            found[node] = storage
+    return found
+
+
+def write_over_first(node: fx.Node) -> None:
+    """Let a node write its result over its first input."""
+    operator: Any = node.target
+    node.args = (operator, node.meta["val"].stride(), *node.args)
+    node.target = over_first
+
+
+def over_first(op: Any, strides: tuple[int, ...], first: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run an operator into its first input.
+
+    Gradients may come in with other strides than were traced. The result may then have others than
+    its input, and gets memory of its own.
+    """
+    if first.stride() != strides:
+        return op(first, *args, **kwargs)
+    form, name = _FORMS[op]
+    return form(first, *args, **kwargs, **{name: first})
+
+
+def _makes_new_memory(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return False
+    is_view = any(returned.alias_info is not None for returned in target._schema.returns)
+    return not is_view and target._opname not in _MAY_PASS_ON
+
+
+def _same_layout(first: fx.Node, node: fx.Node) -> bool:
+    """Whether the input fills its memory as the result fills its own."""
+    given, result = first.meta.get("val"), node.meta.get("val")
+    if not isinstance(given, torch.Tensor) or not isinstance(result, torch.Tensor):
+        return False
+    return (
+        given.dtype == result.dtype
+        and given.shape == result.shape
+        and given.stride() == result.stride()
+        and given.untyped_storage().nbytes() == given.numel() * given.element_size()
+        # Strides are kept by what has neither gaps nor overlaps.
+        and torch.empty_like(given).stride() == given.stride()
+    )
