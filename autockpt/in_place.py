@@ -8,11 +8,13 @@ the same kernel on the same strides, so the same bits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from typing import Any
 
 import torch
 import torch.fx as fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 aten = torch.ops.aten
 
@@ -68,20 +70,22 @@ def overwritten_storages(
 def write_over_first(node: fx.Node) -> None:
     """Let a node write its result over its first input."""
     operator: Any = node.target
-    node.args = (operator, node.meta["val"].stride(), *node.args)
+    node.args = (operator, *node.args)
     node.target = over_first
 
 
-def over_first(op: Any, strides: tuple[int, ...], first: Any, *args: Any, **kwargs: Any) -> Any:
+def over_first(op: Any, first: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Run an operator into its first input.
 
     Gradients may come in with other strides than were traced. The result may then have others than
     its input, and gets memory of its own.
     """
-    if first.stride() != strides:
-        return op(first, *args, **kwargs)
+    if not ((first.is_contiguous() or _is_dense(first)) and _are_alike(first, args, eq)):
+        result: torch.Tensor = op(first, *args, **kwargs)
+        return result
     form, name = _FORMS[op]
-    return form(first, *args, **kwargs, **{name: first})
+    written: torch.Tensor = form(first, *args, **kwargs, **{name: first})
+    return written
 
 
 def _makes_new_memory(node: fx.Node) -> bool:
@@ -93,15 +97,41 @@ def _makes_new_memory(node: fx.Node) -> bool:
 
 
 def _same_layout(first: fx.Node, node: fx.Node) -> bool:
-    """Whether the input fills its memory as the result fills its own."""
+    """Whether the result fills its memory as the input does."""
     given, result = first.meta.get("val"), node.meta.get("val")
     if not isinstance(given, torch.Tensor) or not isinstance(result, torch.Tensor):
         return False
+    others = fx.node.map_arg(node.args[1:], lambda argument: argument.meta.get("val"))
+    bytes_of_first = given.numel() * given.element_size()
     return (
         given.dtype == result.dtype
-        and given.shape == result.shape
-        and given.stride() == result.stride()
-        and given.untyped_storage().nbytes() == given.numel() * given.element_size()
-        # Strides are kept by what has neither gaps nor overlaps.
-        and torch.empty_like(given).stride() == given.stride()
+        and _are_equal(given.shape, result.shape)
+        and _are_equal([given.untyped_storage().nbytes()], [bytes_of_first])
+        and _is_dense(given)
+        and _are_alike(given, others, _are_equal)
+    )
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether it has neither gaps nor overlaps: a new tensor like it has its strides then."""
+    return _are_equal(torch.empty_like(tensor, device="meta").stride(), tensor.stride())
+
+
+def _are_alike(
+    first: torch.Tensor, others: Sequence[Any], are_equal: Callable[[Any, Any], bool]
+) -> bool:
+    """Whether an elementwise result has the strides of `first`: no other input has others."""
+    shape, strides = first.shape, first.stride()
+    return not any(
+        isinstance(other, torch.Tensor)
+        and other.dim()
+        and not (are_equal(strides, other.stride()) and are_equal(shape, other.shape))
+        for other in others
+    )
+
+
+def _are_equal(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    """Whether sizes are equal, whatever those are that are left open."""
+    return len(left) == len(right) and all(
+        statically_known_true(a == b) for a, b in zip(left, right, strict=True)
     )
