@@ -2,7 +2,7 @@
 
     python benchmarks/solvers.py [--instances FOLDER] [--zoo gpt2,resnet50] [--shares 0.5,0.1]
         [--layers gpt2-12,gpt2-96] [--graphs FOLDER] [--time-limit 60] [--jobs 1]
-        [--output docs/benchmarks/solvers.md]
+        [--only in-place] [--output docs/benchmarks/solvers.md]
 
 `--instances` holds graphs in the plain form that `autockpt solve` reads; without it that table is
 left out. `--graphs` keeps the graphs of models, which take longer to capture than to solve, from
@@ -13,6 +13,7 @@ simulator replayed it. Every row is made in a process of its own.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import importlib.util
 import os
@@ -34,6 +35,7 @@ from autockpt_solvers import (
     ComputeGraph,
     Problem,
     Result,
+    minimum_budget,
     read_instance,
     simulate,
     solve,
@@ -52,6 +54,7 @@ _RIVALS: dict[str, str | Callable[..., object]] = {
 }
 _STAGES_OF = ("gpt2", "bert-base", "resnet50", "unet")
 _TIGHT = 0.25
+_PARTS = ("zoo", "in-place", "scale", "instances")
 _Row = tuple[str, ...]
 _Reached = tuple[str, dict[str, float]]  # a model, and the least f that each method reached
 _Made = TypeVar("_Made")
@@ -67,8 +70,10 @@ def main() -> None:
     parser.add_argument("--graphs", type=Path, default=Path(".graphs"))
     parser.add_argument("--time-limit", type=float, default=60.0)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", choices=_PARTS, help="this part alone")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    parts = (options.only,) if options.only else _PARTS
     lines = list(_head(options.time_limit, options.jobs))
     limit, jobs = options.time_limit, options.jobs
 
@@ -85,16 +90,20 @@ def main() -> None:
     zoo = {n: _exported(options.graphs, n) for n in options.zoo.split(",") if n}
     shares = [float(share) for share in options.shares.split(",")]
     cells = [(name, text, share, limit) for name, text in zoo.items() for share in shares]
-    if zoo:
+    if zoo and "zoo" in parts:
         reached: list[_Reached] = []
         tell(*_ZOO_TABLE, _noted(_mapped(_zoo_cell, cells, jobs), reached))
         tell(*_LEAST_TABLE, _least_rows(reached))
         tight = [(n, t, f, limit) for n, t, f, _ in cells if f <= _TIGHT and n in _STAGES_OF]
         tell(*_STAGES_TABLE, _mapped(_stages_row, tight, jobs))
-    layers = [(n, _exported(options.graphs, n), limit) for n in options.layers.split(",") if n]
-    if layers:
+    if zoo and "in-place" in parts:
+        rows = [(name, text, limit) for name, text in zoo.items()]
+        tell(*_IN_PLACE_TABLE, _mapped(_in_place_row, rows, jobs))
+    if "scale" in parts:
+        names = [n for n in options.layers.split(",") if n]
+        layers = [(n, _exported(options.graphs, n), limit) for n in names]
         tell(*_SCALE_TABLE, _mapped(_scale_row, layers, 1))
-    if options.instances is not None and options.instances.is_dir():
+    if "instances" in parts and options.instances is not None and options.instances.is_dir():
         files = sorted(options.instances.glob("*.json"))
         texts = [(file.stem, file.read_text(encoding="utf-8")) for file in files]
         cells = [(name, text, share, limit) for name, text in texts for share in _SHARES]
@@ -169,9 +178,9 @@ _ZOO_TABLE = (
     "Graphs of the zoo (small size)",
     "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound). Figures "
     "are recomputation in % of a step's time. Two bounds: for any plan at all, ones that move or "
-    "repeat backward ops or run them in place included, and for plans that run each backward op "
-    "once, in order. Gap: `ilp` less the second; what lies between the first and `ilp` is the most "
-    "that such freedoms could bring. - where a method has no plan that fits.",
+    "repeat backward ops included, and for plans that run each backward op once, in order. Gap: "
+    "`ilp` less the second; what lies between the first and `ilp` is the most that such freedoms "
+    "could bring. - where a method has no plan that fits.",
     ("model", "ops", "f", "any plan", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
 )
 
@@ -270,6 +279,44 @@ def _cheapest(orders: Orders, found: Iterable[Iterable[int]], room: int) -> str:
     judged = [orders.evaluate(tuple(order)) for order in found]
     costs = [recompute for peak, recompute in judged if peak <= room]
     return f"{100 * min(costs) / orders.graph.total_runtime_ns:.2f}" if costs else "-"
+
+
+_IN_PLACE_TABLE = (
+    "What writing in place brings",
+    "Backward ops that write over an input nobody else reads, against the same graph with none. "
+    "Least: the smallest peak that `ilp` found, in MB, parameters and inputs not counted. "
+    "Recomputation in % of a step's time in the same bytes, f = 0.25 and 0.1 of the graph with "
+    "nothing in place.",
+    (
+        *("model", "ops in place", "least, none in place", "least", "less %"),
+        *("f = 0.25, none in place", "f = 0.25", "f = 0.1, none in place", "f = 0.1"),
+    ),
+)
+
+
+def _in_place_row(name: str, text: str, time_limit_s: float) -> _Row:
+    graph = read_instance(text).graph
+    num_ops = sum(bool(op.overwrites) for op in graph.ops)
+    ops = tuple(dataclasses.replace(op, overwrites=()) for op in graph.ops)
+    nowhere = dataclasses.replace(graph, ops=ops)
+    before, after = (
+        minimum_budget(own, method="ilp", time_limit_s=time_limit_s).peak_bytes / 1e6
+        for own in (nowhere, graph)
+    )
+    cells = []
+    for share in (0.25, 0.1):
+        budget = _problem(nowhere, share).budget_bytes
+        for own in (nowhere, graph):
+            problem = Problem(graph=own, budget_bytes=budget)
+            cells.append(_percent(own, solve(problem, method="ilp", time_limit_s=time_limit_s)))
+    return (
+        name,
+        str(num_ops),
+        f"{before:.2f}",
+        f"{after:.2f}",
+        f"{100 * (1 - after / before):.1f}",
+        *cells,
+    )
 
 
 _SCALE_TABLE = (
