@@ -80,7 +80,7 @@ def over_first(op: Any, first: torch.Tensor, *args: Any, **kwargs: Any) -> torch
     Gradients may come in with other strides than were traced. The result may then have others than
     its input, and gets memory of its own.
     """
-    if not ((first.is_contiguous() or _is_dense(first)) and _are_alike(first, args, eq)):
+    if not (_keeps_strides(first) and _are_alike(first, args, eq)):
         result: torch.Tensor = op(first, *args, **kwargs)
         return result
     form, name = _FORMS[op]
@@ -107,14 +107,24 @@ def _same_layout(first: fx.Node, node: fx.Node) -> bool:
         given.dtype == result.dtype
         and _are_equal(given.shape, result.shape)
         and _are_equal([given.untyped_storage().nbytes()], [bytes_of_first])
-        and _is_dense(given)
+        and _keeps_strides(given)
         and _are_alike(given, others, _are_equal)
     )
 
 
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether it has neither gaps nor overlaps: a new tensor like it has its strides then."""
-    return _are_equal(torch.empty_like(tensor, device="meta").stride(), tensor.stride())
+def _keeps_strides(tensor: torch.Tensor) -> bool:
+    """Whether a new tensor like it has its strides: there are neither gaps nor overlaps.
+
+    A dimension of size 1 may have any stride, and a result has another one then, by which kernels
+    choose; so where there is one, all strides must be those of a contiguous tensor.
+    """
+    format_ = torch.preserve_format
+    if any(statically_known_true(size == 1) for size in tensor.shape):
+        format_ = torch.contiguous_format
+    elif tensor.is_contiguous():
+        return True
+    like = torch.empty_like(tensor, device="meta", memory_format=format_)
+    return _are_equal(like.stride(), tensor.stride())
 
 
 def _are_alike(
