@@ -18,10 +18,12 @@ from autockpt.arguments import (
     checked_request,
 )
 from autockpt.budget import Budget
+from autockpt.call_planner import CallPlanner
 from autockpt.dispatch import OptimizedForward, optimized_forward
 from autockpt.distributed import refuse_spread
 from autockpt.ladder import Ladder, planned_rungs
 from autockpt.plan import Plan
+from autockpt.planner import Planner
 from autockpt_solvers.methods.attempt import Method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -159,10 +161,15 @@ def plan(
         made = ladder.descend(
             planned_rungs(
                 lambda kind, **how: kind(model, original, args, kwargs, request, **how),
-                lambda planner: planner.plan().plan,
+                _planned,
             )
         )
     return ladder.explained(made)
+
+
+def _planned(planner: Planner | CallPlanner) -> Plan:
+    plan = planner.plan().plan
+    return plan.as_it_is() if plan.leaves_the_model else plan
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:

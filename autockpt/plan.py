@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from autockpt import plan_text, report
@@ -148,6 +148,16 @@ class Plan:
         if self.recompute_ns <= self.lower_bound_ns:
             return 0.0
         return (self.recompute_ns - self.lower_bound_ns) / self.recompute_ns
+
+    @property
+    def leaves_the_model(self) -> bool:
+        """Whether the model fits as it is, so that nothing is rewritten."""
+        return self.recompute_ns == 0 and self.budget_bytes >= self.baseline_peak_bytes
+
+    def as_it_is(self) -> Plan:
+        """The plan with the peak of the model as it is: eager writes in place less than a plan."""
+        peak_bytes = max(self.predicted_peak_bytes, self.baseline_peak_bytes)
+        return replace(self, predicted_peak_bytes=peak_bytes)
 
     @property
     def num_recomputed_ops(self) -> int:

@@ -76,10 +76,10 @@ class Trial:
                 raise
             raise self._measured(error, planner) from error
         plan = planned.plan
-        fits = plan.recompute_ns == 0 and plan.budget_bytes >= plan.baseline_peak_bytes
         must_run = self.verify or not planner.is_complete
-        if fits and (moves_parameters or not (must_run and self.is_exact)):
-            return Followed(plan=_as_it_is(plan), planned=None, step=self.forward)
+        if plan.leaves_the_model and (moves_parameters or not (must_run and self.is_exact)):
+            plan = dataclasses.replace(plan.as_it_is(), rung="eager")
+            return Followed(plan=plan, planned=None, step=self.forward)
         note = ""
         if not self.verify:
             note = _NOT_COMPARED
@@ -144,7 +144,8 @@ class Trial:
             if self.is_exact and eager_peak_bytes <= plan.budget_bytes:
                 note = "eager PyTorch was measured within the budget: nothing to do"
                 untouched = dataclasses.replace(
-                    _as_it_is(planner.untouched()),
+                    planner.untouched().as_it_is(),
+                    rung="eager",
                     measured_peak_bytes=eager_peak_bytes,
                     notes=(*notes, note),
                 )
@@ -195,12 +196,6 @@ class Trial:
                 reason="its graphs are other ones from draw to draw",
             )
         return peak_bytes
-
-
-def _as_it_is(plan: Plan) -> Plan:
-    """The plan of leaving the model alone; a rewritten one writes in place more than eager does."""
-    peak_bytes = max(plan.predicted_peak_bytes, plan.baseline_peak_bytes)
-    return dataclasses.replace(plan, rung="eager", predicted_peak_bytes=peak_bytes)
 
 
 def _is_stale(step: Callable[..., Any]) -> bool:
