@@ -41,8 +41,8 @@ def with_frees(graph: ComputeGraph, compute_order: Sequence[int]) -> Schedule:
     """Makes the schedule that runs `compute_order` and frees each storage as early as it can.
 
     An instance of a storage is freed right after its last read before the storage is written
-    again; one that is never read, right after it is written. Outputs stay, and what an op overwrites
-    goes by itself. This is the normal form of a schedule.
+    again; one that is never read, right after it is written. Outputs stay, and what an op
+    overwrites goes by itself. This is the normal form of a schedule.
 
     Args:
         graph: The graph.
