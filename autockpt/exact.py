@@ -188,6 +188,21 @@ def exact_layouts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _writing_along_strides() -> Iterator[None]:
+    kernels = _functionalized()
+    try:
+        with contextlib.ExitStack() as patches:
+            for op, kernel in kernels.items():
+                patch = mock.patch.dict(op.python_key_table, {FunctionalTensorMode: kernel})
+                patches.enter_context(patch)
+                op._dispatch_cache.clear()
+            yield
+    finally:
+        for op in kernels:
+            op._dispatch_cache.clear()
+
+
+@contextlib.contextmanager
 def exact_tracing() -> Iterator[None]:
     """Let eager's C++ kernels be traced; one thread at a time, everything is put back."""
     replaced: dict[Any, dict[Any, Any]] = {
@@ -197,12 +212,10 @@ def exact_tracing() -> Iterator[None]:
         },
         aten.bernoulli_.float: {DispatchKey.Autograd: _eager_bernoulli_},
     }
-    with _TRACING_LOCK, exact_layouts():
+    with _TRACING_LOCK, exact_layouts(), _writing_along_strides():
         ops = set(_traced_only_ops()) | set(replaced)
         kept: list[tuple[Any, dict[Any, Any]]] = []
         try:
-            for op, kernel in _functionalized().items():
-                op.py_impl(FunctionalTensorMode)(kernel)
             for op in ops:
                 kept.append((op, dict(op.py_kernels)))
                 for key in _TRACING_KEYS:
@@ -211,9 +224,6 @@ def exact_tracing() -> Iterator[None]:
                 op._dispatch_cache.clear()
             yield
         finally:
-            for op in _functionalized():
-                op.python_key_table.pop(FunctionalTensorMode, None)
-                op._dispatch_cache.clear()
             for op, kernels in kept:
                 op.py_kernels.clear()
                 op.py_kernels.update(kernels)
