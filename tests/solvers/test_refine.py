@@ -85,5 +85,16 @@ def test_equal_seeds_walk_the_same_path_and_time_ends_it():
     assert first == second
     started = time.monotonic()
     refiner = Refiner(orders, problem.room_bytes, 0)
-    refiner.run(start, 10**9, started)
+    refiner.run(start, 10**9, started, hot=1e-3)
     assert refiner.best_order is not None or refiner.lean_order is not None
+
+
+def test_a_walk_that_aims_above_the_room_is_known_by_its_peak_alone():
+    graph = blocks(3)
+    orders = Orders(graph)
+    start = orders.baseline()
+    peak = orders.evaluate(start)[0]
+    refiner = Refiner(orders, 1, 0)
+    refiner.run(start, 5_000, FOREVER, hot=1e-3, aim=int(peak * 0.8))
+    assert refiner.best_order is None
+    assert orders.evaluate(refiner.lean_order)[0] <= peak * 0.8

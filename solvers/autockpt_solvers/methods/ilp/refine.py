@@ -27,15 +27,19 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _LONGER = 4  # an order may have this many times the ops
-_HOT, _WARM = 1e-3, 2e-4  # first temperatures, in times of a training step
-_STARTS = 3  # hot walks from the start, before a warm one from the best plan met
+# First temperatures, in times of a training step, and shares of the steps: from the start, then
+# twice from the best plan met.
+_HOT, _WARM, _COOL = (2e-3, 0.5), (1e-3, 0.25), (2e-4, 0.25)
+# Where nothing fits: from the leanest plan met, to this share of its peak.
+_LEANER = 0.97
 _WORK = 600_000_000  # reads and runs that all walks together look at: some seconds
 _WORK_INTERPRETED = 1_000_000
 _STEPS_PER_OP = 1000
 _COOLING = 0.02  # last temperature over first
 _LIGHT, _HEAVY = 0.06, 20.0  # what a run over by the whole room weighs, in the same time
 _CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
-_FAR = 2e-2  # the same, that is worth all steps; less is worth fewer
+_FAR = 2e-2  # the same, that is worth all steps; less is worth fewer, and more
+_MOST_WORTH = 2.0  # times as many at most
 
 
 def refine(
@@ -61,15 +65,19 @@ def refine(
         gain = recompute - lower_bound_ns(problem, time_limit_s=left / 4)
         if gain <= _CLOSE * total:
             return []
-        worth = min(1.0, gain / (_FAR * total))
+        worth = min(_MOST_WORTH, gain / (_FAR * total))
     refiner = Refiner(orders, problem.room_bytes, seed)
     num_steps = refiner.num_steps()
     if not refiner.decided.any():
         return []
-    steps = int(num_steps * worth) // (_STARTS + 1)
-    for _ in range(_STARTS):
-        refiner.run(start, steps, deadline, hot=_HOT)
-    refiner.run(refiner.best_order or start, steps, deadline, hot=_WARM)
+    for hot, share in (_HOT, _WARM, _COOL):
+        steps = int(num_steps * worth * share)
+        lean = refiner.lean_order
+        if peak > problem.room_bytes and refiner.best_order is None and lean is not None:
+            aim = int(orders.evaluate(lean)[0] * _LEANER)
+            refiner.run(lean, steps, deadline, hot=hot, aim=aim)
+        else:
+            refiner.run(refiner.best_order or start, steps, deadline, hot=hot)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -184,7 +192,9 @@ class Refiner:
                 last[storage] = row
         return keep, hold
 
-    def run(self, order: Sequence[int], steps: int, deadline: float, *, hot: float = _HOT) -> None:
+    def run(
+        self, order: Sequence[int], steps: int, deadline: float, *, hot: float, aim: int = 0
+    ) -> None:
         """One walk from hot to cold, from an order that runs.
 
         Args:
@@ -192,7 +202,10 @@ class Refiner:
             steps: Number of steps.
             deadline: Ends the walk early.
             hot: First temperature.
+            aim: Bytes to come under, where nothing under the room is known; the room if that is
+                more. Beside it, what is found is known by its peak alone.
         """
+        aim = max(self.room, aim)
         scale = (*self.units, hot, hot * _COOLING, _LIGHT, _HEAVY)
         keep, hold = self.encode(order)
         tables = (keep, hold, self.arrays, self.ranks)
@@ -207,9 +220,11 @@ class Refiner:
                 self.touched,
                 self.state,
                 self.found,
-                self.room,
+                aim,
                 span,
                 scale,
             )
             if self.found[0] == 0 or time.monotonic() > deadline:
-                return
+                break
+        if aim > self.room:
+            self.found[0] = -1
