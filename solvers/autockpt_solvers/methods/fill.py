@@ -111,6 +111,9 @@ class _Filler:
             (self.instances[s][self._at(s, place) - 1].last + 1, self.orders.sizes[s])
             for s in self.orders.writes[self.order[place]]
         ]
+        if len(kept) == 1:  # the most common by far
+            [(first, size)] = kept
+            return first >= place or int(self.live[first:place].max()) + size <= limit
         for first, size in kept:
             self.live[first:place] += size
         fits = all(self.live[first:place].max(initial=0) <= limit for first, _ in kept)
