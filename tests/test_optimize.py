@@ -296,9 +296,8 @@ def test_gradients_that_do_not_fit_beside_the_step_are_said() -> None:
     tiny = build("control_flow")
     gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
     options = {"sample_args": tiny.args, "sample_kwargs": tiny.kwargs, "method": "greedy"}
-    # The least that `plan` names is a prediction, on whatever rung it is lowest.
     with pytest.raises(autockpt.BudgetError) as caught:
-        autockpt.optimize(tiny.model, 1, **options)
+        autockpt.plan(tiny.model, 1, **options)
     budget = caught.value.minimum_peak_bytes + gradients // 2
     autockpt.optimize(tiny.model, budget, **options)
     tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()

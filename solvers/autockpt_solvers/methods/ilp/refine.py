@@ -70,14 +70,18 @@ def refine(
     num_steps = refiner.num_steps()
     if not refiner.decided.any():
         return []
+    shares_left = 1.0
     for hot, share in (_HOT, _WARM, _COOL):
         steps = int(num_steps * worth * share)
+        now = time.monotonic()
+        until = now + (deadline - now) * share / shares_left
+        shares_left -= share
         lean = refiner.lean_order
         if peak > problem.room_bytes and refiner.best_order is None and lean is not None:
             aim = int(orders.evaluate(lean)[0] * _LEANER)
-            refiner.run(lean, steps, deadline, hot=hot, aim=aim)
+            refiner.run(lean, steps, until, hot=hot, aim=aim)
         else:
-            refiner.run(refiner.best_order or start, steps, deadline, hot=hot)
+            refiner.run(refiner.best_order or start, steps, until, hot=hot)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -200,7 +204,7 @@ class Refiner:
         Args:
             order: Where to start; if the tables cannot say it, nothing is done.
             steps: Number of steps.
-            deadline: Ends the walk early.
+            deadline: Makes the walk a shorter one, and ends it early.
             hot: First temperature.
             aim: Bytes to come under, where nothing under the room is known; the room if that is
                 more. Beside it, what is found is known by its peak alone.
@@ -211,7 +215,9 @@ class Refiner:
         tables = (keep, hold, self.arrays, self.ranks)
         if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
             return
-        for first in range(0, steps, _CHUNK):
+        started = time.monotonic()
+        first, most = 0, steps
+        while first < steps:
             span = (first, min(first + _CHUNK, steps), steps)
             anneal_held(
                 *tables,
@@ -224,7 +230,12 @@ class Refiner:
                 span,
                 scale,
             )
-            if self.found[0] == 0 or time.monotonic() > deadline:
+            first = span[1]
+            now = time.monotonic()
+            if self.found[0] == 0 or now > deadline:
                 break
+            # A walk that is cut off ends hot: rather take all of a shorter one.
+            in_time = (deadline - now) * first / max(1e-9, now - started)
+            steps = first + int(min(most - first, in_time))
         if aim > self.room:
             self.found[0] = -1
