@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from autockpt.torch_private import AUTOCAST_CACHES
+from autockpt.torch_private import AUTOCAST_CACHES, fake_like
 
 aten = torch.ops.aten
 
@@ -106,5 +106,5 @@ def _cast(graph: fx.Graph, halves: list[Any], like: fx.Node) -> fx.Node:
 
 def _added(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
     total = graph.call_function(aten.add.Tensor, (left, right))
-    total.meta["val"] = torch.empty_like(left.meta["val"])
+    total.meta["val"] = fake_like(left.meta["val"])
     return total

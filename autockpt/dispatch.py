@@ -25,6 +25,7 @@ from autockpt.distributed import Parallel, parallel_around, refuse_spread
 from autockpt.errors import BudgetError, CaptureError, VerificationError
 from autockpt.ladder import Ladder, planned_rungs
 from autockpt.layout import Layout, layout_of, resized
+from autockpt.measure import is_profiling
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
 from autockpt.trial import Followed, Trial
@@ -131,6 +132,10 @@ class OptimizedForward:
             return self.original(*args, **kwargs)
         key = self._key(args, kwargs)
         step = self._steps.get(key)
+        # A user's profiler is no reason to end a training: the plan that there is goes on.
+        if getattr(step, "is_stale", False) and (self._parallel is not None or not is_profiling()):
+            self._forget(key)
+            step = self._steps.get(key)
         if step is None:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
                 return self.original(*args, **kwargs)
@@ -142,10 +147,7 @@ class OptimizedForward:
                 # Whoever catches this trains on with the model as it was.
                 self.uninstall()
                 raise
-        output = step(*args, **kwargs)
-        if getattr(step, "is_stale", False):
-            self._forget(key)
-        return output
+        return step(*args, **kwargs)
 
     def _raise_what_eager_raises(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An input that the model itself refuses is no reason to give its plans up."""

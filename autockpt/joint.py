@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from autockpt.autocast import share_casts
 from autockpt.in_place import overwritten_storages
 from autockpt.tangents import drop_tangents, is_tangent
+from autockpt.torch_private import fake_like
 
 aten = torch.ops.aten
 
@@ -302,7 +303,7 @@ def _shield_mutated_inputs(graph: fx.Graph) -> None:
             continue
         with graph.inserting_after(placeholders[-1]):
             copy = graph.call_function(aten.clone.default, (node,))
-        copy.meta["val"] = torch.empty_like(node.meta["val"])
+        copy.meta["val"] = fake_like(node.meta["val"])
         node.replace_all_uses_with(
             copy,
             delete_user_cb=lambda user, kept=copy: (

@@ -37,12 +37,17 @@ def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cp
     return max((live_bytes for _, live_bytes in memory_timeline(session)), default=0)
 
 
+def is_profiling() -> bool:
+    """Whether a profiler of torch runs: peaks on the CPU cannot be measured beside it."""
+    return bool(torch._C._autograd._profiler_enabled())
+
+
 @contextlib.contextmanager
 def memory_profile() -> Iterator[Any]:
     """A profiler session on the CPU that notes every allocation and every free."""
     # Some builds of torch print two lines per session; the level is read at the first one.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    if torch._C._autograd._profiler_enabled():
+    if is_profiling():
         raise RuntimeError(
             "a torch profiler is running, and measuring here would end it. Plan before profiling: "
             "pass sample_args to autockpt.optimize, or take one training step first."

@@ -9,7 +9,7 @@ import torch
 import torch.fx as fx
 from torch._prims_common import suggest_memory_format
 
-from autockpt.torch_private import CONTIGUOUS_GRADIENTS, run_on_fakes
+from autockpt.torch_private import CONTIGUOUS_GRADIENTS, fake_like, run_on_fakes
 
 aten = torch.ops.aten
 
@@ -111,7 +111,7 @@ def _lay_out_gradient(
         copied = graph.call_function(
             aten.clone.default, (gradient,), {"memory_format": suggest_memory_format(then)}
         )
-    copied.meta = {**gradient.meta, "val": torch.empty_like(then)}
+    copied.meta = {**gradient.meta, "val": fake_like(then)}
     node.replace_input_with(gradient, copied)
 
 
@@ -130,9 +130,9 @@ def _zeros_like(graph: fx.Graph, node: fx.Node) -> fx.Node:
         (_any_tensor(graph), value.shape, value.stride()),
         {"dtype": value.dtype, "device": value.device},
     )
-    zeros.meta["val"] = torch.empty_like(value)
+    zeros.meta["val"] = fake_like(value)
     filled = graph.call_function(aten.zeros_like.default, (zeros,))
-    filled.meta["val"] = torch.empty_like(value)
+    filled.meta["val"] = fake_like(value)
     return filled
 
 

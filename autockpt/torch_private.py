@@ -307,6 +307,11 @@ def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+def fake_like(fake: torch.Tensor) -> Any:
+    """Another fake of the same layout and mode: where a mode is on it would be that one's."""
+    return run_on_fakes(torch.empty_like, (fake,), {})
+
+
 def has_global_hooks() -> bool:
     """Whether hooks are registered on all modules of the process."""
     return bool(torch.nn.modules.module._has_any_global_hook())

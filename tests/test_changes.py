@@ -149,6 +149,35 @@ def test_parameters_that_are_unfrozen_bring_their_optimizers_state() -> None:
     assert peak_bytes(model, optimizer) <= autockpt.get_plan(model).budget_bytes
 
 
+class _TwoPaths(Residual):
+    squares = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        loss = super().forward(x)
+        return loss * loss if self.squares else loss
+
+
+@pytest.mark.filterwarnings("ignore:a graph of the model is not in its plan:UserWarning")
+def test_another_path_is_planned_after_a_users_profiler_has_ended() -> None:
+    """The step after the new path was to plan anew: beside a profiler it cannot, and raised."""
+    torch.manual_seed(1)
+    model = optimized(_TwoPaths().train())
+    eager = copy.deepcopy(model)
+    del eager.__dict__["forward"]
+    known = autockpt.get_plan(model)
+    for trained in (model, eager):
+        trained.squares = True
+        first = train(trained, (X,), num_steps=1)
+        with torch.profiler.profile(profile_memory=True):
+            under = train(trained, (X,))
+        if trained is model:
+            assert autockpt.get_plan(model) is known
+        trained.record = [first, under, train(trained, (X,))]
+    for expected, got in zip(eager.record, model.record, strict=True):
+        assert differing(expected, got) == []
+    assert autockpt.get_plan(model) is not known
+
+
 class _Dropped(Stack):
     """Layers dropped by a draw that Python reads."""
 

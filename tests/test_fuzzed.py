@@ -417,6 +417,35 @@ def test_a_kernel_that_reads_its_gradient_as_contiguous_gets_it_so() -> None:
     assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_made_for_a_kernel_that_reads_contiguous_mixes_with_the_rest() -> None:
+    """The copy was a fake of the mode that was on: what read it was not traced again, and kept the
+    strides of another layout. So the graph that ran was not the one in the plan, and ran without
+    it."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            wide = (nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 16))
+            self.first, self.norm = nn.Sequential(*wide), nn.GroupNorm(4, 16)
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            y = self.first(x).transpose(1, 2)
+            hidden = (self.norm(y) + y).transpose(1, 2)
+            return {"logits": self.head(hidden), "hidden": hidden}
+
+    def loss_fn(output: dict[str, torch.Tensor]) -> torch.Tensor:
+        return output["logits"].square().mean()
+
+    torch.manual_seed(0)
+    model, x = Grouped(), torch.randn(64, 16, 16)
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(model, "90%", sample_args=(x,), loss_fn=loss_fn)
+    assert autockpt.get_plan(model).rung == "whole"
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
 @pytest.mark.parametrize("loss_fn", [torch.sum, lambda y: (y.mT.contiguous() ** 2).sum()])
 def test_a_gradient_that_comes_with_other_strides_than_were_traced(loss_fn) -> None:
     """A loss outside of the model gave one that was expanded, or transposed. The kernel read it as
