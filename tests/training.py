@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+import autockpt
 from autockpt.loss import find_loss
+from autockpt.measure import measure_peak_bytes
 from autockpt.verify import same_bits
 
 
@@ -54,3 +57,28 @@ def differing(
         for name in names
         if name not in got or name not in expected or not same_bits(expected[name], got[name])
     ]
+
+
+def at_the_minimum(model: torch.nn.Module, *args: torch.Tensor, **options: Any) -> torch.nn.Module:
+    """The model optimized for the least budget that can be met, and not verified."""
+    with pytest.raises(autockpt.BudgetError) as caught:
+        autockpt.plan(model, 1, sample_args=args, **options)
+    budget = caught.value.minimum_peak_bytes
+    return autockpt.optimize(model, budget, sample_args=args, verify=False, **options)
+
+
+def measured_bytes(
+    model: torch.nn.Module,
+    *args: torch.Tensor,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+) -> int:
+    """Peak of a step of an optimized model, with what stands through it."""
+    plan = autockpt.get_plan(model)
+
+    def step() -> None:
+        output = model(*args)
+        (output if loss_fn is None else loss_fn(output)).backward()
+
+    step()
+    model.zero_grad(set_to_none=True)
+    return plan.fixed.total_bytes + measure_peak_bytes(step)
