@@ -1,12 +1,19 @@
-"""Models that no tracer follows, whole or at all: for the rungs below the highest."""
+"""Models that no tracer follows, whole or at all, and how the rungs below the highest are tried."""
 
 from __future__ import annotations
 
 import random
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from training import train
+
+import autockpt
+from autockpt.random_state import host_random_states, same_states
+from autockpt.verify import same_bits
 
 WIDTH = 32
 
@@ -170,3 +177,35 @@ class Breaking(Printing):
     """Blocks that are not one graph, made of parts that are."""
 
     block = _Broken
+
+
+def built(kind: type[nn.Module]) -> tuple[nn.Module, torch.Tensor]:
+    """A model and its input."""
+    torch.manual_seed(0)
+    return kind().train(), torch.randn(512, WIDTH)
+
+
+def optimized(model: nn.Module, budget: str, x: torch.Tensor, **options: Any) -> list[str]:
+    """Optimizes the model, with little time; gives what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        autockpt.optimize(
+            model, budget, sample_args=(x,), optimizer="adamw", time_limit_s=0.5, **options
+        )
+    return [str(warning.message) for warning in caught]
+
+
+def trained(model: nn.Module, x: torch.Tensor) -> tuple[dict[str, Any], Any]:
+    """What training gives, and where the generators of Python and numpy stand after it."""
+    random.seed(1)
+    np.random.seed(1)
+    record = train(model, (x,))
+    return record, host_random_states()
+
+
+def assert_same(model: nn.Module, eager: nn.Module, x: torch.Tensor) -> None:
+    """Both give the same, to the bit, when they are trained."""
+    expected, expected_states = trained(eager, x)
+    got, states = trained(model, x)
+    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+    assert same_states(states, expected_states)

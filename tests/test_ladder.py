@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import io
 import pickle
-import random
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from ladder_models import (
@@ -25,48 +22,21 @@ from ladder_models import (
     Shared,
     Stack,
     Yielding,
+    assert_same,
+    built,
+    optimized,
 )
 from torch import nn
 from training import train
 
 import autockpt
-from autockpt.calls import observe
 from autockpt.measure import measure_peak_bytes
 from autockpt.optimizer_memory import optimizer_memory
-from autockpt.random_state import host_random_states, same_states
-from autockpt.verify import Step, same_bits
+from autockpt.verify import same_bits
 
 BLOCKS = (Printing, Yielding, Breaking)
 KINDS = (Stack, Recurrent, Foreign, Averaging, Handed, Shared, Disabled)
 QUICK = (Stack, Recurrent, Foreign, Handed, Breaking)
-
-
-def _built(kind: type[nn.Module]) -> tuple[nn.Module, torch.Tensor]:
-    torch.manual_seed(0)
-    return kind().train(), torch.randn(512, WIDTH)
-
-
-def _optimized(model: nn.Module, budget: str, x: torch.Tensor, **options):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        autockpt.optimize(
-            model, budget, sample_args=(x,), optimizer="adamw", time_limit_s=0.5, **options
-        )
-    return [str(warning.message) for warning in caught]
-
-
-def _trained(model: nn.Module, x: torch.Tensor):
-    random.seed(1)
-    np.random.seed(1)
-    record = train(model, (x,))
-    return record, host_random_states()
-
-
-def _assert_same(model: nn.Module, eager: nn.Module, x: torch.Tensor) -> None:
-    expected, expected_states = _trained(eager, x)
-    got, states = _trained(model, x)
-    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
-    assert same_states(states, expected_states)
 
 
 @pytest.mark.row("ladder of fallbacks", "models that cannot be captured, whole or at all")
@@ -74,10 +44,10 @@ def _assert_same(model: nn.Module, eager: nn.Module, x: torch.Tensor) -> None:
     "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.full) for k in KINDS]
 )
 def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]) -> None:
-    model, x = _built(kind)
+    model, x = built(kind)
     eager = copy.deepcopy(model)
     keys = list(model.state_dict())
-    messages = _optimized(model, "65%", x)
+    messages = optimized(model, "65%", x)
     plan = autockpt.get_plan(model)
     assert plan.rung == "checkpoint"
     assert plan.recompute_ns > 0
@@ -86,7 +56,7 @@ def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]
     assert "fell back because of whole: cannot capture" in plan.notes[-1]
     assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
     assert list(model.state_dict()) == keys
-    _assert_same(model, eager, x)
+    assert_same(model, eager, x)
     # No trace of the calls that were made while it trained.
     assert all("forward" not in m.__dict__ for m in model.modules() if m is not model)
 
@@ -97,24 +67,24 @@ def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]
 )
 def test_blocks_are_captured_where_the_loop_around_them_cannot_be(kind: type[nn.Module]) -> None:
     """Blocks that look the same were given one graph, and with it one of their plans, for all."""
-    model, x = _built(kind)
+    model, x = built(kind)
     eager = copy.deepcopy(model)
-    messages = _optimized(model, "75%", x)
+    messages = optimized(model, "75%", x)
     plan = autockpt.get_plan(model)
     assert plan.rung == "blocks"
     assert plan.num_graphs == 4
     assert '"blocks", because the ones above failed. whole: cannot capture' in messages[0]
     assert plan.recompute_ns > 0
     assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
-    _assert_same(pickle.loads(pickle.dumps(model)), copy.deepcopy(eager), x)
-    _assert_same(model, eager, x)
+    assert_same(pickle.loads(pickle.dumps(model)), copy.deepcopy(eager), x)
+    assert_same(model, eager, x)
 
 
 @pytest.mark.parametrize("kind", [Stack, Printing])
 def test_the_budget_binds_and_is_kept(kind: type[nn.Module]) -> None:
-    model, x = _built(kind)
+    model, x = built(kind)
     eager = copy.deepcopy(model)
-    _optimized(model, "65%", x)
+    optimized(model, "65%", x)
     plan = autockpt.get_plan(model)
     beside_bytes = plan.fixed.total_bytes - optimizer_memory(None, []).state_bytes
 
@@ -139,22 +109,22 @@ def test_smaller_modules_are_checkpointed_where_larger_ones_do_not_fit() -> None
                 assert x.abs().mean().item() < 1e6
             return self.head(x).square().mean()
 
-    model, x = _built(Halves)
+    model, x = built(Halves)
     eager = copy.deepcopy(model)
-    _optimized(model, "55%", x)
+    optimized(model, "55%", x)
     plan = autockpt.get_plan(model)
     again = {row.module for row in plan.rows if row.recompute_ns}
     assert again
     assert not again & {"halves.0", "halves.1"}
-    _assert_same(model, eager, x)
+    assert_same(model, eager, x)
 
 
 def test_autocast_is_what_it_was() -> None:
-    model, x = _built(Stack)
+    model, x = built(Stack)
     eager = copy.deepcopy(model)
     losses = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _optimized(model, "75%", x)
+        optimized(model, "75%", x)
     for trained in (model, eager):
         torch.manual_seed(3)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -166,139 +136,16 @@ def test_autocast_is_what_it_was() -> None:
         assert same_bits(ours.grad, theirs.grad)
 
 
-class _Counting(Block):
-    calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return super().forward(x) * (1 if self.calls % 2 else -1)
-
-
-class _Overwriting(Block):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.mul_(0.5))
-
-
-class _Remembering(Block):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = collections.deque(maxlen=3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = super().forward(x)
-        self.seen.append(y)
-        return y
-
-
-@pytest.mark.parametrize(
-    ("block", "obstacle"),
-    [
-        (_Counting, "it changes attributes of its modules"),
-        (_Overwriting, "an input of it is overwritten"),
-        (_Remembering, "it changes attributes of its modules"),
-    ],
-)
-def test_a_call_that_leaves_a_trace_does_not_run_twice(
-    block: type[nn.Module], obstacle: str
-) -> None:
-    """Only what such a block is made of runs again."""
-
-    class Tracing(Stack):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x * 1.0)
-
-    Tracing.block = block
-    model, x = _built(Tracing)
-    eager = copy.deepcopy(model)
-    step = Step(
-        module=model,
-        forward=model.forward,
-        args=(x,),
-        kwargs={},
-        loss_fn=None,
-        device=x.device,
-        accumulates=False,
-    )
-    assert f"blocks.0: {obstacle}" in observe(step).obstacles
-    _optimized(model, "70%", x)
-    rows = autockpt.get_plan(model).rows
-    again = {row.module.partition(".")[2].partition(".")[2] for row in rows if row.recompute_ns}
-    assert again
-    assert all(name.startswith("mlp") for name in again)
-    _assert_same(model, eager, x)
-
-
-class _Log:
-    """An object that a call may change as it likes."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-class _Logging(nn.Module):
-    """All in one, so that it is this module's calls that run again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up = nn.Parameter(torch.randn(WIDTH, 4 * WIDTH) / WIDTH)
-        self.down = nn.Parameter(torch.randn(4 * WIDTH, WIDTH) / WIDTH)
-
-    def forward(self, x: torch.Tensor, log: _Log | None = None) -> torch.Tensor:
-        if log is not None:
-            log.count += 1
-        y = nn.functional.gelu(x @ self.up)
-        return x + nn.functional.dropout(y, 0.1) @ self.down
-
-
-class LoggedNow(Stack):
-    """Calls of one block, of which some are handed what running twice would change twice."""
-
-    logged: tuple[bool, ...] = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([_Logging()])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.__dict__["log"] = log = _Log()
-        for is_logged in self.logged:
-            x = self.blocks[0](x, log) if is_logged else self.blocks[0](x)
-            assert x.abs().mean().item() < 1e6
-        return self.head(x).square().mean()
-
-
-@pytest.mark.parametrize("logged", [(False, False, True), (True, False, True)])
-def test_calls_of_one_module_are_told_apart(
-    logged: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only calls that could be chosen had numbers: one that may not run twice was taken for the
-    last of those that may, or those that were to run again were taken for ones that were not."""
-    monkeypatch.setattr(LoggedNow, "logged", logged)
-    model, x = _built(LoggedNow)
-    eager = copy.deepcopy(model)
-    _optimized(model, "95%", x, verify=False)
-    plan = autockpt.get_plan(model)
-    assert plan.rung == "checkpoint"
-    model(x).backward()
-    assert model.log.count == sum(logged)
-    model.zero_grad(set_to_none=True)
-    peak_bytes = plan.fixed.total_bytes + measure_peak_bytes(lambda: model(x).backward())
-    assert peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
-    model.load_state_dict(eager.state_dict())
-    model.zero_grad(set_to_none=True)
-    _assert_same(model, eager, x)
-
-
 def test_errors_name_every_rung_and_leave_the_model_alone() -> None:
-    model, x = _built(Stack)
+    model, x = built(Stack)
     before = copy.deepcopy(model)
     with pytest.raises(autockpt.BudgetError) as caught:
-        _optimized(model, "5%", x)
+        optimized(model, "5%", x)
     assert "Other ways were tried: whole: cannot capture Stack" in str(caught.value)
     assert "eager: budget" in str(caught.value)
     assert caught.value.minimum_peak_bytes > caught.value.budget_bytes
     assert all("forward" not in m.__dict__ for m in model.modules())
-    _assert_same(model, before, x)
+    assert_same(model, before, x)
 
 
 def test_eager_is_the_last_rung() -> None:
@@ -312,8 +159,8 @@ def test_eager_is_the_last_rung() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (self.linear(x) * float(x.sum())).square().mean()
 
-    model, x = _built(Opaque)
-    messages = _optimized(model, "100%", x)
+    model, x = built(Opaque)
+    messages = optimized(model, "100%", x)
     plan = autockpt.get_plan(model)
     assert plan.rung == "eager"
     assert "checkpoint: cannot capture Opaque: none of its modules' calls" in messages[0]
@@ -321,7 +168,7 @@ def test_eager_is_the_last_rung() -> None:
     assert autockpt.Plan.from_json(plan.to_json()) == plan
     model(x).backward()
     with pytest.raises(autockpt.CaptureError, match=r"tried: blocks: .*checkpoint: .*eager:"):
-        _optimized(model, "90%", x)
+        optimized(model, "90%", x)
 
 
 @pytest.mark.row("ladder of fallbacks", "models that cannot be captured, whole or at all")
@@ -341,12 +188,12 @@ def test_a_model_whose_bits_change_when_captured() -> None:
                 x = block(x)
             return self.head(x).square().mean()
 
-    model, x = _built(Captured)
+    model, x = built(Captured)
     eager = copy.deepcopy(model)
-    messages = _optimized(model, "65%", x)
+    messages = optimized(model, "65%", x)
     assert "whole: verification failed: a step is not bit-equal" in messages[0]
     assert autockpt.get_plan(model).rung == "checkpoint"
-    _assert_same(model, eager, x)
+    assert_same(model, eager, x)
 
 
 @pytest.mark.full
@@ -362,7 +209,7 @@ def test_a_model_that_wanders_checkpoints_calls_in_the_end() -> None:
                 x = self.blocks[(number * self.calls) % 4](x)
             return self.head(x).square().mean()
 
-    model, x = _built(Wandering)
+    model, x = built(Wandering)
     eager = copy.deepcopy(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -377,18 +224,18 @@ def test_a_model_that_wanders_checkpoints_calls_in_the_end() -> None:
 
 
 def test_without_verification_the_plan_says_so() -> None:
-    model, x = _built(Stack)
+    model, x = built(Stack)
     eager = copy.deepcopy(model)
-    _optimized(model, "65%", x, verify=False)
+    optimized(model, "65%", x, verify=False)
     plan = autockpt.get_plan(model)
     assert plan.rung == "checkpoint"
     assert "not compared with eager: verify=False" in plan.notes
     assert plan.measured_peak_bytes <= plan.budget_bytes
-    _assert_same(model, eager, x)
+    assert_same(model, eager, x)
 
 
 def test_plan_goes_down_the_ladder_too() -> None:
-    model, x = _built(Stack)
+    model, x = built(Stack)
     before = copy.deepcopy(model)
     plan = autockpt.plan(model, "65%", sample_args=(x,), time_limit_s=2)
     assert plan.rung == "checkpoint"
@@ -403,9 +250,9 @@ def test_plan_goes_down_the_ladder_too() -> None:
     "how", ["deepcopy", "torch.save", pytest.param("pickle", marks=pytest.mark.full)]
 )
 def test_copies_follow_the_plan(how: str) -> None:
-    model, x = _built(Stack)
+    model, x = built(Stack)
     eager = copy.deepcopy(model)
-    _optimized(model, "65%", x)
+    optimized(model, "65%", x)
     if how == "deepcopy":
         other = copy.deepcopy(model)
     elif how == "pickle":
@@ -416,15 +263,15 @@ def test_copies_follow_the_plan(how: str) -> None:
         file.seek(0)
         other = torch.load(file, weights_only=False)
     assert autockpt.get_plan(other) == autockpt.get_plan(model)
-    _assert_same(other, eager, x)
+    assert_same(other, eager, x)
 
 
 @pytest.mark.row("gradient accumulation", "checkpointed calls")
 @pytest.mark.parametrize("kind", [Stack, pytest.param(Printing, marks=pytest.mark.full)])
 def test_gradients_that_accumulate(kind: type[nn.Module]) -> None:
-    model, x = _built(kind)
+    model, x = built(kind)
     eager = copy.deepcopy(model)
-    _optimized(model, "75%", x)
+    optimized(model, "75%", x)
     for trained in (model, eager):
         torch.manual_seed(3)
         for _ in range(3):
@@ -436,9 +283,9 @@ def test_gradients_that_accumulate(kind: type[nn.Module]) -> None:
 @pytest.mark.row("retain_graph=True", "checkpointed calls")
 def test_retain_graph_and_gradients_of_gradients() -> None:
     """Checkpointed calls run again for every backward; nothing fixed stands in the way."""
-    model, x = _built(Averaging)
+    model, x = built(Averaging)
     eager = copy.deepcopy(model)
-    _optimized(model, "65%", x)
+    optimized(model, "65%", x)
     results = []
     for trained in (model, eager):
         torch.manual_seed(3)
