@@ -13,9 +13,8 @@ al. 2023):
 6. Refine: where the lower bound leaves room, annealing over what is kept and held, on the whole
    graph and across the windows' borders (`refine`).
 
-Every heuristic runs first, and the best answer of all is taken; where a heuristic's is as good as
-the lower bound, nothing else runs. A graph without a backward pass has no turns for windows to be
-planned by: `local` answers for it, and is named in the result.
+Every heuristic runs too, and the best answer of all is taken. A graph without a backward pass has
+no turns for windows to be planned by: `local` answers for it, and is named in the result.
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
@@ -30,7 +29,6 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.bound import lower_bound_ns
 from autockpt_solvers.methods.chain import solve_chain
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
@@ -44,14 +42,13 @@ from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from autockpt_solvers.problem import Problem
 
 # Heuristics whose plans do not depend on the room, and those that search for it.
 _FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
 _SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
-_CLOSE = 5e-4  # time above the bound, in times of a training step, that is not worth windows
 
 
 def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -72,25 +69,12 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 
     fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
     found = [o for h in _SEARCHES for o in orders.best(asked(h).orders, problem.room_bytes)]
-    has_turns = bool(orders.backward_ops) and any(graph.is_needed[: graph.num_forward])
-    if has_turns and not _is_close(problem, orders, (*fixed, *found), deadline):
+    if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
         plans = _plans(orders, problem.room_bytes, deadline, seed)
         start = orders.best((*fixed, *found, *plans), problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
         found += orders.best(plans, problem.room_bytes)
     return Attempt(orders=tuple(found), fixed=tuple(fixed))
-
-
-def _is_close(
-    problem: Problem, orders: Orders, found: Sequence[Sequence[int]], deadline: float
-) -> bool:
-    """Whether the best of some orders fits and is as good as the bound."""
-    peak, recompute = orders.evaluate(orders.best(found, problem.room_bytes)[0])
-    if peak > problem.room_bytes:
-        return False
-    left = max(0.1, deadline - time.monotonic())
-    above = recompute - lower_bound_ns(problem, time_limit_s=left / 4)
-    return above <= _CLOSE * problem.graph.total_runtime_ns
 
 
 def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:

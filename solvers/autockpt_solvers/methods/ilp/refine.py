@@ -215,22 +215,15 @@ class Refiner:
         tables = (keep, hold, self.arrays, self.ranks)
         if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
             return
+        rest = (self.work, self.buffers, self.touched, self.state, self.found, aim)
+        # Compiles, where that was never done here: no part of the pace.
+        anneal_held(*tables, *rest, (0, 0, 1), scale)
         started = time.monotonic()
         first, most = 0, steps
         while first < steps:
-            span = (first, min(first + _CHUNK, steps), steps)
-            anneal_held(
-                *tables,
-                self.work,
-                self.buffers,
-                self.touched,
-                self.state,
-                self.found,
-                aim,
-                span,
-                scale,
-            )
-            first = span[1]
+            stop = min(first + _CHUNK, steps)
+            anneal_held(*tables, *rest, (first, stop, steps), scale)
+            first = stop
             now = time.monotonic()
             if self.found[0] == 0 or now > deadline:
                 break
