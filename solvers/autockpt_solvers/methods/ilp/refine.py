@@ -8,6 +8,7 @@ kept and held, one or two entries at a time, judged on the whole graph.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -215,14 +216,23 @@ class Refiner:
         tables = (keep, hold, self.arrays, self.ranks)
         if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
             return
-        rest = (self.work, self.buffers, self.touched, self.state, self.found, aim)
-        # Compiles, where that was never done here: no part of the pace.
-        anneal_held(*tables, *rest, (0, 0, 1), scale)
+        walk = partial(
+            anneal_held,
+            *tables,
+            self.work,
+            self.buffers,
+            self.touched,
+            self.state,
+            self.found,
+            aim,
+            scale=scale,
+        )
+        walk(steps=(0, 0, 1))  # compiles, where that was never done here: no part of the pace
         started = time.monotonic()
         first, most = 0, steps
         while first < steps:
             stop = min(first + _CHUNK, steps)
-            anneal_held(*tables, *rest, (first, stop, steps), scale)
+            walk(steps=(first, stop, steps))
             first = stop
             now = time.monotonic()
             if self.found[0] == 0 or now > deadline:
