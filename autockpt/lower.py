@@ -336,10 +336,12 @@ class _Builder:
         # A draw that nobody reads still moves the generator.
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
+        workspace_bytes = cost.workspace_bytes
         if op.is_random and not runs_once:
-            state = self._storage(
-                f"g{region}.{op.node.name}.rng_state", rng_state_bytes(self._capture.device)
-            )
+            state_bytes = rng_state_bytes(self._capture.device)
+            state = self._storage(f"g{region}.{op.node.name}.rng_state", state_bytes)
+            # While it is drawn again, the state that the generator is in by then is held aside.
+            workspace_bytes += state_bytes
             self._add(
                 Op(
                     name=f"{op.node.name}.rng_state",
@@ -360,7 +362,7 @@ class _Builder:
                 runtime_ns=cost.runtime_ns,
                 reads=tuple(dict.fromkeys(reads)),
                 writes=tuple(writes),
-                workspace_bytes=cost.workspace_bytes,
+                workspace_bytes=workspace_bytes,
                 recomputable=not runs_once,
                 is_backward=op.is_backward,
                 segment=module_of(op.node, self._capture.module_names),
