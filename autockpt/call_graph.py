@@ -255,6 +255,7 @@ class _Builder:
                 workspace_bytes=0 if cost is None else max(0, cost.backward_bytes - written_bytes),
                 recomputable=False,
                 is_backward=True,
+                is_fence=True,
                 segment="" if atom is None else atom.path,
             )
         )
@@ -269,5 +270,6 @@ class _Builder:
                 workspace_bytes=step_bytes,
                 recomputable=False,
                 is_backward=True,
+                is_fence=True,
             )
         )

@@ -29,6 +29,7 @@ _BATCH_NORM_BACKWARD = {
     aten.native_batch_norm_backward.default: (3, 4),
     aten.cudnn_batch_norm_backward.default: (3, 4),
 }
+_KNOWN = ("aten", "prims", "autockpt")  # namespaces of operators that do what they say, no more
 # Kernels that add with atomics on an accelerator: two runs may differ in the last bits.
 _UNORDERED_SUMS = {
     aten.index_add,
@@ -264,10 +265,20 @@ def may_run_again(node: fx.Node) -> bool:
     target = node.target
     if is_effect(node) or not isinstance(target, torch._ops.OpOverload):
         return False
-    if target.namespace not in ("aten", "prims", "autockpt"):
+    if target.namespace not in _KNOWN:
         return False
     on_cpu = all(t.device.type == "cpu" for t in tensors_of(node.meta.get("val")))
     return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
+
+
+def may_move(node: fx.Node) -> bool:
+    """Whether the node may trade places in the backward with others that it does not depend on.
+
+    What acts on state or draws random numbers may not, nor what another library does.
+    """
+    if is_effect(node) or is_random_op(node):
+        return False
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _KNOWN
 
 
 def gives_the_same_again(op: JointNode) -> bool:

@@ -23,7 +23,13 @@ from autockpt.captured import (
     taken_up_by_later_frames,
 )
 from autockpt.exact import rng_state_bytes
-from autockpt.joint import JointNode, activation_writes, gives_the_same_again, is_batch_norm
+from autockpt.joint import (
+    JointNode,
+    activation_writes,
+    gives_the_same_again,
+    is_batch_norm,
+    may_move,
+)
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
 from autockpt_solvers import ComputeGraph, Op, Storage
@@ -217,6 +223,7 @@ class _Builder:
                     recomputable=False,
                     is_backward=True,
                     region=region,
+                    is_fence=True,
                 ),
                 Origin(kind="tangents", region=region),
             )
@@ -265,6 +272,7 @@ class _Builder:
                     recomputable=False,
                     is_backward=True,
                     region=region,
+                    is_fence=True,
                 ),
                 Origin(kind="accumulation", region=region),
             )
@@ -282,6 +290,7 @@ class _Builder:
                 recomputable=False,
                 is_backward=True,
                 region=0,
+                is_fence=True,
             ),
             Origin(kind="optimizer", region=0),
         )
@@ -365,6 +374,7 @@ class _Builder:
                 workspace_bytes=workspace_bytes,
                 recomputable=not runs_once,
                 is_backward=op.is_backward,
+                is_fence=op.is_backward and (graph.is_outside or not may_move(op.node)),
                 segment=module_of(op.node, self._capture.module_names),
                 region=region,
                 overwrites=overwrites,

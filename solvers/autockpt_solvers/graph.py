@@ -54,6 +54,8 @@ class Op:
         region: Index of the captured graph it belongs to, in order of the forward pass.
         overwrites: Of the storages it reads, those whose memory its writes take over. Nobody else
             may read them, and neither it nor what makes them may run again.
+        is_fence: True for a backward op that others may not pass: all before it in the graph's
+            order run before it, and all after it, after it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Op:
     segment: str = ""
     region: int = 0
     overwrites: tuple[int, ...] = ()
+    is_fence: bool = False
 
     def __post_init__(self) -> None:
         for what, value in (
@@ -119,6 +122,8 @@ class ComputeGraph:
             an ancestor of an output made in the forward pass, or of a forward op that writes
             nothing.
         is_needed: Per op, whether any valid schedule must run it.
+        stretch: Per op, in which stretch of the backward pass it is; 0 for forward ops. Within a
+            stretch, which ends with a region and at a fence, backward ops may trade places.
         working_bytes: Per op, what its run takes beyond all that is live and what it writes: its
             workspace, less what it overwrites. It may be negative.
     """
@@ -132,6 +137,7 @@ class ComputeGraph:
     num_forward: int = field(init=False, repr=False, compare=False)
     is_required: tuple[bool, ...] = field(init=False, repr=False, compare=False)
     is_needed: tuple[bool, ...] = field(init=False, repr=False, compare=False)
+    stretch: tuple[int, ...] = field(init=False, repr=False, compare=False)
     working_bytes: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +161,7 @@ class ComputeGraph:
             "num_forward": num_forward,
             "is_required": tuple(is_required),
             "is_needed": tuple(is_needed),
+            "stretch": tuple(self._stretches(num_forward)),
             "working_bytes": tuple(
                 op.workspace_bytes - sum(self.size(s) for s in op.overwrites) for op in self.ops
             ),
@@ -253,6 +260,15 @@ class ComputeGraph:
                     f"{before.region}; regions must {order} in the "
                     f"{'backward' if after.is_backward else 'forward'} pass"
                 )
+
+    def _stretches(self, num_forward: int) -> list[int]:
+        stretches = [0] * num_forward
+        before: Op | None = None
+        for op in self.ops[num_forward:]:
+            begins = before is None or op.is_fence or before.is_fence or op.region != before.region
+            stretches.append((stretches[-1] if stretches else 0) + begins)
+            before = op
+        return stretches
 
     def _check_overwrites(
         self, producer: list[int], readers: list[list[int]], is_output: list[bool]

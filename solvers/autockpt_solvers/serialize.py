@@ -28,7 +28,7 @@ _OP_FIELDS: dict[str, type] = {
     "segment": str,
     "region": int,
 }
-_OPTIONAL_FIELD = "overwrites"  # a list, left out where it is empty
+_OPTIONAL_FIELDS = {"overwrites": list, "is_fence": bool}  # left out where empty or false
 
 _KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 
@@ -38,7 +38,7 @@ def graph_to_json(graph: ComputeGraph) -> str:
     ops = [
         json.dumps(
             {field: getattr(op, field) for field in _OP_FIELDS}
-            | ({_OPTIONAL_FIELD: op.overwrites} if op.overwrites else {}),
+            | {field: given for field in _OPTIONAL_FIELDS if (given := getattr(op, field))},
             separators=(",", ":"),
         )
         for op in graph.ops
@@ -142,13 +142,13 @@ def _load(text: str, form: str, fields: set[str]) -> dict[str, Any]:
 
 
 def _op(entry: object) -> Op:
-    if not isinstance(entry, dict) or set(entry) - {_OPTIONAL_FIELD} != set(_OP_FIELDS):
+    if not isinstance(entry, dict) or set(entry) - set(_OPTIONAL_FIELDS) != set(_OP_FIELDS):
         raise ValueError(
             f"op {entry!r} must have the fields {sorted(_OP_FIELDS)}, and may have "
-            f"{_OPTIONAL_FIELD!r}"
+            f"{sorted(_OPTIONAL_FIELDS)}"
         )
-    for field, kind in _OP_FIELDS.items():
-        if type(entry[field]) is not kind:
+    for field, kind in (_OP_FIELDS | _OPTIONAL_FIELDS).items():
+        if field in entry and type(entry[field]) is not kind:
             raise ValueError(
                 f"op {entry['name']!r}: {field} is {entry[field]!r}; it must be {_KINDS[kind]}"
             )
@@ -157,7 +157,7 @@ def _op(entry: object) -> Op:
             **entry,
             "reads": _indices(entry["reads"], "reads"),
             "writes": _indices(entry["writes"], "writes"),
-            _OPTIONAL_FIELD: _indices(entry.get(_OPTIONAL_FIELD, []), _OPTIONAL_FIELD),
+            "overwrites": _indices(entry.get("overwrites", []), "overwrites"),
         }
     )
 

@@ -5,6 +5,7 @@ It imports no solver, and no answer leaves `solve` without passing it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,9 @@ class _Replay:
         self.forward_region = 0
         # Backward ops left to run, per region: they tell whose backward is the current one.
         self.backward_left: dict[int, int] = {}
+        # The stretch of the backward that is running, and its ops that are left to run.
+        self.stretch = 1
+        self.stretch_left = Counter(graph.stretch)
         for op in graph.ops:
             if op.is_backward:
                 self.backward_left[op.region] = self.backward_left.get(op.region, 0) + 1
@@ -118,6 +122,8 @@ class _Replay:
                     f"backward op {op.name!r} runs before {self.required_left} forward ops that "
                     "the outputs need"
                 )
+            if first:
+                self.check_stretch(index)
             self.backward_left[op.region] -= first
         else:
             self.check_region(op)
@@ -135,6 +141,20 @@ class _Replay:
         if self.at_turn:
             self.at_turn = False
             self.saved = tuple(s for s, live in enumerate(self.live) if live)
+
+    def check_stretch(self, index: int) -> None:
+        """Backward ops trade places within a region and between fences, not beyond them."""
+        graph = self.graph
+        while not self.stretch_left[self.stretch]:
+            self.stretch += 1
+        if graph.stretch[index] != self.stretch:
+            waits = graph.stretch.index(self.stretch)
+            raise self.error(
+                f"backward op {graph.ops[index].name!r} runs before {graph.ops[waits].name!r} or "
+                "another op of its stretch; backward ops may not pass a fence, nor the border of "
+                "a region"
+            )
+        self.stretch_left[self.stretch] -= 1
 
     def check_region(self, op: Op) -> None:
         """A captured graph's forward ops run in its forward, or in its backward: nowhere else."""

@@ -6,17 +6,12 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from autockpt_solvers.methods.attempt import EVERY_PLAN, Attempt
-from autockpt_solvers.methods.bound import (
-    BOUND_CLASS,
-    least_op_bytes,
-    lower_bound_bytes,
-    lower_bound_ns,
-    turn_bound_ns,
-)
-from autockpt_solvers.methods.levels import least_by_levels, solve_by_levels
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.bound import least_op_bytes, lower_bound_bytes
 from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.search import is_search, search, search_least
 from autockpt_solvers.problem import Problem
+from autockpt_solvers.proof import bounds_of, least_bytes
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.simulate import simulate
@@ -43,8 +38,6 @@ _METHODS = {
     "local": ("local", "solve_local"),
     "moments": ("moments", "solve_moments"),
 }
-# Their answers depend on the room in ways that a larger one need not improve.
-_SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut", "moments")
 # They look for the least peak where nothing fits, and may run backward ops again to get there.
 _PROGRAMS = ("exact", "intervals")
 _AUTO = ("auto", "solve_auto")
@@ -113,12 +106,8 @@ def solve(
     if orders.evaluate(baseline)[0] <= problem.room_bytes:
         attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
-    elif _is_searched_by_levels(method, problem.graph):
-        # Plans of `moments` may run backward ops in another order.
-        bound = turn_bound_ns if method == "moments" else lower_bound_ns
-        attempt = solve_by_levels(
-            problem, function, time_limit_s=time_limit_s, seed=seed, bound_ns=bound
-        )
+    elif isinstance(method, str) and is_search(method, problem.graph):
+        attempt = search(problem, method, function, time_limit_s=time_limit_s, seed=seed)
     else:
         attempt = _asked(method, problem, time_limit_s, seed)
     return _judge(problem, name, attempt, started, time_limit_s, seed)
@@ -149,8 +138,8 @@ def minimum_budget(
     attempt = Attempt(orders=())
     if orders.evaluate(found[0])[0] <= least_op_bytes(graph):
         pass  # no method could do better
-    elif _is_searched_by_levels(method, graph):
-        floor, order = least_by_levels(graph, function, time_limit_s=time_limit_s, seed=seed)
+    elif isinstance(method, str) and is_search(method, graph):
+        floor, order = search_least(graph, method, function, time_limit_s=time_limit_s, seed=seed)
         found += [order] if order is not None else []
     else:
         # A bound for plans that run each backward op once is no bound for the programs.
@@ -161,15 +150,10 @@ def minimum_budget(
     schedule = with_frees(graph, leanest)
     # A search by levels answers from a level's room on, even where its plan needs less.
     least = max(simulate(graph, schedule).peak_bytes, floor)
-    bound, bound_class = _least_bytes(graph, schedule, attempt)
+    bound, bound_class = least_bytes(graph, schedule, attempt)
     return MinimumBudget(
         peak_bytes=least, lower_bound_bytes=bound, bound_class=bound_class, schedule=schedule
     )
-
-
-def _is_searched_by_levels(method: str | Method, graph: ComputeGraph) -> bool:
-    """Whether the method's answer depends on the room, and a bound can end the search."""
-    return method in _SEARCHES and 0 < graph.num_forward < len(graph.ops)
 
 
 def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
@@ -200,50 +184,6 @@ def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: in
     return answer
 
 
-def _class_of(graph: ComputeGraph, schedule: Schedule) -> str:
-    """The class of plans that a schedule is measured against: the narrowest that it is of."""
-    backward = [op for op in schedule.compute_order if op >= graph.num_forward]
-    in_order = backward == list(range(graph.num_forward, len(graph.ops)))
-    return BOUND_CLASS if backward and in_order else EVERY_PLAN
-
-
-def _least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tuple[int, str]:
-    """The highest bound on the peak that is proven for a class, and the class.
-
-    Where the leanest schedule runs backward ops again or in another order, a bound for plans that
-    do not would say that it cannot be.
-    """
-    bounds = [(least_op_bytes(graph), EVERY_PLAN)]
-    if _class_of(graph, schedule) == BOUND_CLASS:
-        bounds.append((lower_bound_bytes(graph), BOUND_CLASS))
-    if attempt.bound_class:
-        bounds.append((attempt.lower_bound_bytes, attempt.bound_class))
-    # Of equal ones the first, which holds for most plans.
-    return max(bounds, key=lambda bound: bound[0])
-
-
-def _bytes_of(graph: ComputeGraph, bound_class: str, attempt: Attempt) -> int:
-    """What no plan of a class needs less than."""
-    own = lower_bound_bytes(graph) if bound_class == BOUND_CLASS else least_op_bytes(graph)
-    proven = attempt.bound_class in (bound_class, EVERY_PLAN)
-    return max(own, attempt.lower_bound_bytes) if proven else own
-
-
-def _least_ns(
-    problem: Problem, bound_class: str, attempt: Attempt, time_limit_s: float, seed: int
-) -> int:
-    """What no plan of a class that fits recomputes less than."""
-    if bound_class == BOUND_CLASS:
-        return lower_bound_ns(problem, time_limit_s=time_limit_s)
-    if problem.graph.num_forward < len(problem.graph.ops):
-        return turn_bound_ns(problem, time_limit_s=time_limit_s)
-    if attempt.bound_class == EVERY_PLAN:
-        return attempt.lower_bound_ns
-    from autockpt_solvers.methods.moments import search
-
-    return search(problem, time_limit_s=time_limit_s, seed=seed).bound_ns
-
-
 def _judge(
     problem: Problem, name: str, attempt: Attempt, started: float, time_limit_s: float, seed: int
 ) -> Result:
@@ -262,14 +202,14 @@ def _judge(
         if t.peak_bytes <= problem.room_bytes
     ]
     if not fitting:
-        least_bytes, bound_class = _least_bytes(graph, leanest, attempt)
+        least, bound_class = least_bytes(graph, leanest, attempt)
         return Result(
             status=SolveStatus.INFEASIBLE,
             schedule=None,
             recompute_ns=0,
             peak_bytes=minimum + problem.fixed_bytes,
             lower_bound_ns=0,
-            lower_bound_bytes=least_bytes + problem.fixed_bytes,
+            lower_bound_bytes=least + problem.fixed_bytes,
             bound_class=bound_class,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
             solve_time_s=time.monotonic() - started,
@@ -277,19 +217,15 @@ def _judge(
         )
     recompute, peak, best = min(fitting)
     schedule = replays[best][1]
-    bound_class, bound = _class_of(graph, schedule), 0
-    if recompute:
-        left = max(0.5, time_limit_s - (time.monotonic() - started))
-        bound = _least_ns(problem, bound_class, attempt, left, seed)
-    if attempt.bound_class and attempt.lower_bound_ns > bound:
-        bound, bound_class = attempt.lower_bound_ns, attempt.bound_class
+    left = max(0.5, time_limit_s - (time.monotonic() - started))
+    bound_class, bound, bound_bytes = bounds_of(problem, schedule, attempt, left, seed)
     return Result(
         status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,
         schedule=schedule,
         recompute_ns=recompute,
         peak_bytes=peak + problem.fixed_bytes,
         lower_bound_ns=min(bound, recompute),
-        lower_bound_bytes=_bytes_of(graph, bound_class, attempt) + problem.fixed_bytes,
+        lower_bound_bytes=bound_bytes + problem.fixed_bytes,
         bound_class=bound_class,
         minimum_peak_bytes=minimum + problem.fixed_bytes,
         solve_time_s=time.monotonic() - started,

@@ -56,7 +56,7 @@ def least_recompute(graph, room):
 
 
 def least_recompute_in_any_order(graph, room):
-    """The same over all schedules: backward ops in any order, and as often as they may run."""
+    """The same over all schedules: backward ops in any order of their stretch, and again."""
     ops, num_forward = graph.ops, graph.num_forward
     required = [i for i in range(num_forward) if graph.is_required[i]]
     backward = range(num_forward, len(ops))
@@ -73,9 +73,12 @@ def least_recompute_in_any_order(graph, room):
         if turned and done.issuperset(backward) and live.issuperset(graph.outputs):
             return cost
         current = max((ops[i].region for i in backward if i not in done), default=None)
+        stretch = min((graph.stretch[i] for i in backward if i not in done), default=None)
         followers = [(cost, (live - {s}, done, region)) for s in live]
         for index, op in enumerate(ops):
             if index >= num_forward and not turned:
+                continue
+            if index >= num_forward and index not in done and graph.stretch[index] != stretch:
                 continue
             if index < num_forward and turned and op.region != current:
                 continue

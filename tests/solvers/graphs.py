@@ -120,6 +120,7 @@ def graphs(draw, max_forward=7, max_backward=6, max_regions=2, max_sizes=2):
             output=draw(st.booleans()),
             workspace_bytes=draw(st.integers(0, 3)),
             is_backward=True,
+            is_fence=draw(st.integers(0, 5)) == 0,
             region=num_regions - 1 - sum(k >= c for c in back_cuts),
         )
     overwrite_some(b, draw)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
 
 BOUND_CLASS = "each backward op once, in the graph's order; forward ops at will"
+MOVED_CLASS = "each backward op once, in the order of this plan; forward ops at will"
 
 _UNIT = 1 << 10  # capacities are in 1/1024 ns
 _INFINITE = 1 << 58

@@ -19,8 +19,8 @@ no turns for windows to be planned by: `local` answers for it, and is named in t
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
 grows with the number of segments, and refinement takes fewer steps the larger the graph.
-Weakness: on graphs of many thousand ops what crosses a window's border is kept; the order of the
-backward ops is fixed, and backward values are never recomputed.
+Weakness: on graphs of many thousand ops what crosses a window's border is kept; the backward ops
+run once each, in an order that is chosen before (see `moving`).
 """
 
 from __future__ import annotations
@@ -29,26 +29,15 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.chain import solve_chain
-from autockpt_solvers.methods.full import solve_full
-from autockpt_solvers.methods.greedy import solve_greedy
+from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.ilp.refine import refine
-from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.methods.revolve import solve_revolve
 from autockpt_solvers.methods.sharing import once
-from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from autockpt_solvers.problem import Problem
-
-# Heuristics whose plans do not depend on the room, and those that search for it.
-_FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
-_SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
 
 
 def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -63,18 +52,14 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     graph = problem.graph
     orders = Orders(graph)
 
-    def asked(heuristic: Callable[..., Attempt]) -> Attempt:
-        limit = max(0.1, (deadline - time.monotonic()) / 5)
-        return heuristic(problem, time_limit_s=limit, seed=seed)
-
-    fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
-    found = [o for h in _SEARCHES for o in orders.best(asked(h).orders, problem.room_bytes)]
+    heuristics = solve_heuristics(problem, time_limit_s=time_limit_s, seed=seed)
+    fixed, found = heuristics.fixed, [*heuristics.orders]
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
         plans = _plans(orders, problem.room_bytes, deadline, seed)
         start = orders.best((*fixed, *found, *plans), problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
         found += orders.best(plans, problem.room_bytes)
-    return Attempt(orders=tuple(found), fixed=tuple(fixed))
+    return Attempt(orders=tuple(found), fixed=fixed)
 
 
 def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:

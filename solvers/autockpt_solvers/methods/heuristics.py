@@ -1,0 +1,39 @@
+"""All heuristics together: what `ilp` is never worse than."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.methods.chain import solve_chain
+from autockpt_solvers.methods.full import solve_full
+from autockpt_solvers.methods.greedy import solve_greedy
+from autockpt_solvers.methods.mincut import solve_mincut
+from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.revolve import solve_revolve
+from autockpt_solvers.methods.sharing import once
+from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autockpt_solvers.problem import Problem
+
+# Those whose plans do not depend on the room, and those that search for it.
+_FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
+_SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
+
+
+def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+    """Offers what every heuristic offers."""
+    deadline = time.monotonic() + time_limit_s
+    orders = Orders(problem.graph)
+
+    def asked(heuristic: Callable[..., Attempt]) -> Attempt:
+        limit = max(0.1, (deadline - time.monotonic()) / 5)
+        return heuristic(problem, time_limit_s=limit, seed=seed)
+
+    fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
+    found = [o for h in _SEARCHES for o in orders.best(asked(h).orders, problem.room_bytes)]
+    return Attempt(orders=tuple(found), fixed=tuple(fixed))

@@ -1,0 +1,109 @@
+"""Plans that run backward ops in an order of their own: the same bits, in the bytes foreseen."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from training import differing, measured_bytes, train
+
+import autockpt
+
+_DIM = 32
+
+
+class _Attention(nn.Module):
+    """Three projections of one value: their gradients for it are added, those for weights wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(_DIM)
+        self.query, self.key, self.value = (nn.Linear(_DIM, _DIM) for _ in range(3))
+        self.grow, self.shrink = nn.Linear(_DIM, 4 * _DIM), nn.Linear(4 * _DIM, _DIM)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        heads = (project(y).unflatten(-1, (4, -1)).transpose(1, 2) for project in self.projections)
+        mixed = nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(-2)
+        x = x + self.dropout(mixed)
+        grown: torch.Tensor = self.shrink(nn.functional.gelu(self.grow(x)))
+        return x + grown
+
+    @property
+    def projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.query, self.key, self.value
+
+
+class _Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(_Attention() for _ in range(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers(x)
+        return y.square().mean()
+
+
+def _backward_order(plan: autockpt.Plan) -> list[int]:
+    assert plan.graph is not None
+    assert plan.schedule is not None
+    order = plan.schedule.compute_order
+    return [op for op in order if op >= plan.graph.num_forward]
+
+
+@pytest.mark.parametrize("budget", ["85%", "70%"])
+def test_a_step_follows_the_plans_order_to_the_bit(budget: str) -> None:
+    torch.manual_seed(0)
+    model, x = _Model(), torch.randn(8, 48, _DIM)
+    expected = train(copy.deepcopy(model), (x,))
+    autockpt.optimize(model, budget, sample_args=(x,))
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    order = _backward_order(plan)
+    assert order != sorted(order)
+    assert differing(expected, train(model, (x,))) == []
+    assert measured_bytes(model, x) <= plan.budget_bytes
+
+
+def test_what_acts_on_state_in_the_backward_keeps_its_place() -> None:
+    """A backward that writes down what it met writes it in eager's order."""
+    seen: list[float] = []
+
+    @torch.library.custom_op("moved::note", mutates_args=())
+    def note(x: torch.Tensor, number: int) -> torch.Tensor:
+        return x.clone()
+
+    @note.register_fake
+    def _(x: torch.Tensor, number: int) -> torch.Tensor:
+        return torch.empty_like(x)
+
+    @torch.library.custom_op("moved::noted", mutates_args=())
+    def noted(gradient: torch.Tensor, number: int) -> torch.Tensor:
+        seen.append(number)
+        return gradient.clone()
+
+    @noted.register_fake
+    def _(gradient: torch.Tensor, number: int) -> torch.Tensor:
+        return torch.empty_like(gradient)
+
+    note.register_autograd(
+        lambda ctx, gradient: (noted(gradient, ctx.number), None),
+        setup_context=lambda ctx, inputs, output: setattr(ctx, "number", inputs[1]),
+    )
+
+    class Noting(_Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = [note(layer(x), k) for k, layer in enumerate(self.layers)]
+            return torch.stack(parts).square().mean()
+
+    torch.manual_seed(0)
+    model, x = Noting(), torch.randn(8, 48, _DIM)
+    copy.deepcopy(model)(x).backward()
+    expected, seen[:] = [*seen], []
+    autockpt.optimize(model, "80%", sample_args=(x,))
+    seen.clear()
+    model(x).backward()
+    assert seen == expected
