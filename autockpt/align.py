@@ -44,7 +44,7 @@ def aligned(order: RegionOrder, planned: tuple[str, ...], joint: JointGraph) -> 
     backward = adapter.with_own_ops(pairs[op] for op in order.backward if op in pairs)
     backward += adapter.remaining_backward()
     replayed = frozenset(pairs[op] for op in order.replayed if op in pairs)
-    if not _is_in_order(joint, forward):
+    if not _is_in_order(joint, forward) or not _is_in_order(joint, backward, is_backward=True):
         return None
     return RegionOrder(forward=tuple(forward), backward=tuple(backward), replayed=replayed)
 
@@ -121,10 +121,16 @@ class _Adapter:
                 result.append(writer)
 
 
-def _is_in_order(joint: JointGraph, forward: list[int]) -> bool:
+def _is_in_order(joint: JointGraph, order: list[int], *, is_backward: bool = False) -> bool:
+    """Whether ops stand behind those of the pass that make what they read."""
     made: set[int] = set()
-    writers = {s: number for number, op in enumerate(joint.ops) for s in op.writes}
-    for number in forward:
+    writers = {
+        s: number
+        for number, op in enumerate(joint.ops)
+        for s in op.writes
+        if op.is_backward == is_backward
+    }
+    for number in order:
         if any(s in writers and s not in made for s in joint.ops[number].reads):
             return False
         made.update(joint.ops[number].writes)

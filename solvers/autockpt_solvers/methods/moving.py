@@ -80,29 +80,27 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
         graph: A graph with a backward pass.
         time_limit_s: Ends the computation of a bound.
     """
-    orders = Orders(graph)
-    least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
+    most = _baseline_peak_bytes(graph)
+    listed = dict.fromkeys(tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown))
+    choices = [with_backward(graph, backward) for backward in listed]
+    # The moment that needs most is the dearest: an order that spares nothing there saves no time.
+    choices = [moved for moved in choices if _baseline_peak_bytes(moved.graph) < most]
+    if not choices:
+        return None
+    least = lower_bound_bytes(graph)
     room = int(least + _REFERENCE * (most - least))
 
     def needed_ns(graph: ComputeGraph) -> int:
         problem = Problem(graph=graph, budget_bytes=room)
         return lower_bound_ns(problem, time_limit_s=time_limit_s)
 
-    own = tuple(range(graph.num_forward, len(graph.ops)))
-    choices = dict.fromkeys(
-        tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown)
-    )
-    choices.pop(own, None)
-    if not choices:
-        return None
-    aim = _WORTH * needed_ns(graph)
-    best: Moved | None = None
-    for backward in choices:
-        moved = with_backward(graph, backward)
-        needed = needed_ns(moved.graph)
-        if needed < aim:
-            best, aim = moved, needed
-    return best
+    best = min(choices, key=lambda moved: needed_ns(moved.graph))
+    return best if needed_ns(best.graph) < _WORTH * needed_ns(graph) else None
+
+
+def _baseline_peak_bytes(graph: ComputeGraph) -> int:
+    orders = Orders(graph)
+    return orders.evaluate(orders.baseline())[0]
 
 
 def _shrinking_first(grown_bytes: int, kept_bytes: int) -> int:
