@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.ilp import solve_ilp
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -35,7 +35,7 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         return solve_free(problem, time_limit_s=time_limit_s, seed=seed)
     attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)
     fixed, first = attempt.fixed, (*attempt.fixed, *attempt.orders)
-    orders = Orders(graph)
+    orders = orders_of(graph)
     room = problem.room_bytes
     ranks = [orders.lack(order, room) for order in first]
     best = min(range(len(first)), key=ranks.__getitem__)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 from autockpt_solvers.methods.stages import Stages
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def solve_chain(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the plans of the table for the room and for smaller ones."""
     del seed
     deadline = time.monotonic() + time_limit_s
-    stages = Stages(Orders(problem.graph), _MAX_STAGES)
+    stages = Stages(orders_of(problem.graph), _MAX_STAGES)
     if not stages.is_chain or problem.room_bytes <= 0:
         return Attempt(orders=())
     table = Table(stages, problem.room_bytes)

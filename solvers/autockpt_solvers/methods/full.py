@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -22,5 +22,5 @@ if TYPE_CHECKING:
 def solve_full(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the schedule with the fewest saved bytes."""
     del time_limit_s, seed
-    order = Orders(problem.graph).just_in_time(())
+    order = orders_of(problem.graph).just_in_time(())
     return Attempt(orders=(order,))

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     """Offers the first fitting plan on the way down, improved, and the leanest one met."""
     del seed
     deadline = time.monotonic() + time_limit_s
-    orders = Orders(problem.graph)
+    orders = orders_of(problem.graph)
     steps = once("drops", lambda: drop_order(orders, time.monotonic() + time_limit_s / 2))
     peaks: dict[int, int] = once("peaks of drops", dict)
 

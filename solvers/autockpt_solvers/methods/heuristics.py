@@ -10,7 +10,7 @@ from autockpt_solvers.methods.chain import solve_chain
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 from autockpt_solvers.methods.revolve import solve_revolve
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
@@ -28,7 +28,7 @@ _SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, sol
 def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers what every heuristic offers."""
     deadline = time.monotonic() + time_limit_s
-    orders = Orders(problem.graph)
+    orders = orders_of(problem.graph)
 
     def asked(heuristic: Callable[..., Attempt]) -> Attempt:
         limit = max(0.1, (deadline - time.monotonic()) / 5)

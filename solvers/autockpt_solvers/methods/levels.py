@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.bound import lower_bound_bytes, lower_bound_ns
 from autockpt_solvers.methods.fill import fill
-from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.methods.sharing import sharing
+from autockpt_solvers.methods.orders import orders_of
+from autockpt_solvers.methods.sharing import once, sharing
 from autockpt_solvers.problem import Problem
 
 if TYPE_CHECKING:
@@ -33,9 +33,25 @@ _WORTH_FILLING = 1.5  # times the cheapest plan's recomputation; dearer ones sta
 
 def level_rooms(graph: ComputeGraph) -> list[int]:
     """The levels, ascending: evenly from what any schedule needs to what the baseline needs."""
-    orders = Orders(graph)
+    orders = orders_of(graph)
     least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
     return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
+
+
+def bound_below_ns(
+    problem: Problem, deadline: float, bound_ns: Callable[..., int] = lower_bound_ns
+) -> int:
+    """What no plan for less than a problem's room recomputes less than.
+
+    Args:
+        problem: The problem.
+        deadline: Ends the search for the bound.
+        bound_ns: The bound.
+    """
+    below = Problem(graph=problem.graph, budget_bytes=max(0, problem.room_bytes - 1))
+    left = max(0.05, deadline - time.monotonic())
+    name = f"{bound_ns.__name__} of {below.budget_bytes} bytes"
+    return once(name, lambda: bound_ns(below, time_limit_s=left))
 
 
 @sharing()
@@ -93,7 +109,7 @@ def least_by_levels(
 ) -> tuple[int, Sequence[int] | None]:
     """The least room for which `solve_by_levels` finds a plan, and that plan."""
     deadline = time.monotonic() + time_limit_s
-    orders = Orders(graph)
+    orders = orders_of(graph)
     rooms = level_rooms(graph)
     least = rooms[-1]
     leanest: Sequence[int] | None = None
@@ -127,7 +143,7 @@ class _Climber:
     ) -> None:
         self.problem = problem
         self.bound_ns = bound_ns
-        self.orders = Orders(problem.graph)
+        self.orders = orders_of(problem.graph)
         self.rooms = rooms
         self.best: tuple[int, int, Sequence[int]] | None = None
         self.lean: tuple[int, int, Sequence[int]] | None = None
@@ -169,9 +185,8 @@ class _Climber:
         """Whether no plan for less than a level's room can be cheaper than the one in hand."""
         if self.best is None or self.best[0] == 0:
             return self.best is not None
-        below = Problem(graph=self.problem.graph, budget_bytes=max(0, self.rooms[level] - 1))
-        left = max(0.05, deadline - time.monotonic())
-        return self.bound_ns(below, time_limit_s=left) >= self.best[0]
+        at_level = Problem(graph=self.problem.graph, budget_bytes=self.rooms[level])
+        return bound_below_ns(at_level, deadline, self.bound_ns) >= self.best[0]
 
     def attempt(self) -> Attempt:
         """What was found."""

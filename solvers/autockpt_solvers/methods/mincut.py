@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.network import KeepNetwork
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     """Offers the schedules met while bisecting for the lowest price that fits."""
     del seed
     deadline = time.monotonic() + time_limit_s
-    orders = Orders(problem.graph)
+    orders = orders_of(problem.graph)
     network = once("network", lambda: keep_network(orders))
     weights = once("weights", lambda: ageing_weights(orders))
     room = problem.room_bytes

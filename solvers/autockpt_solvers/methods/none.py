@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -20,5 +20,5 @@ if TYPE_CHECKING:
 def solve_none(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the schedule that runs every needed op once."""
     del time_limit_s, seed
-    order = Orders(problem.graph).baseline()
+    order = orders_of(problem.graph).baseline()
     return Attempt(orders=(order,))

@@ -8,11 +8,18 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.methods.sharing import once
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from autockpt_solvers.graph import ComputeGraph
-    from autockpt_solvers.methods.tally import Tally
+    from autockpt_solvers.methods.tally import Tail, Tally
+
+
+def orders_of(graph: ComputeGraph) -> Orders:
+    """The facts of a graph, gathered once where searches share what they make."""
+    return once(f"orders {id(graph)}", lambda: Orders(graph))
 
 
 class Orders:
@@ -38,10 +45,6 @@ class Orders:
         self.forward_rank = self._rank_forward()
         self.backward_ops = list(range(graph.num_forward, len(graph.ops)))
         self._by_rank = sorted(range(graph.num_forward), key=self.forward_rank.__getitem__)
-        self._forward_reads = [
-            [s for s in self.reads[op] if graph.producer[s] < graph.num_forward]
-            for op in self.backward_ops
-        ]
 
     def _rank_forward(self) -> list[int]:
         graph = self.graph
@@ -94,44 +97,23 @@ class Orders:
 
     def _backward_tail(self, kept: set[int]) -> list[int]:
         """The backward ops and, before each, what it misses; adds to `kept` what must be."""
-        at_hand = bytearray(len(self.sizes))
-        for storage in kept:
-            at_hand[storage] = 1
-        for storage in self.graph.outputs:
-            at_hand[storage] = self.graph.producer[storage] < self.graph.num_forward
-        tail: list[int] = []
-        for index, reads in zip(self.backward_ops, self._forward_reads, strict=True):
-            missing = [s for s in reads if not at_hand[s]]
-            if missing:
-                tail.extend(self._make_again(missing, self.region[index], at_hand, kept))
-            tail.append(index)
-        return tail
-
-    def _make_again(
-        self, missing: list[int], region: int, at_hand: bytearray, kept: set[int]
-    ) -> list[int]:
         graph = self.graph
-        ops: set[int] = set()
-        while missing:
-            storage = missing.pop()
-            op = graph.producer[storage]
-            if at_hand[storage] or op in ops:
-                continue
-            may_run = self.rerunnable[op] or not graph.is_required[op]
-            if may_run and self.region[op] == region:
-                ops.add(op)
-                missing.extend(s for s in self.reads[op] if not at_hand[s])
-            else:
-                kept.add(storage)
-                at_hand[storage] = 1
-        for op in ops:
-            for storage in self.writes[op]:
-                at_hand[storage] = 1
-        return sorted(ops)
+        made = (s for s in graph.outputs if graph.producer[s] < graph.num_forward)
+        order, added = self._tail((*kept, *made))
+        kept.update(added)
+        return order
 
     def evaluate(self, order: Sequence[int]) -> tuple[int, int]:
         """Peak bytes and recompute time of an order that is known to be valid, frees included."""
         return self._tally(order)
+
+    @cached_property
+    def _tail(self) -> Tail:
+        from autockpt_solvers.methods.tally import Tail
+
+        required = self.graph.is_required
+        forward = range(self.graph.num_forward)
+        return Tail(self.graph, (self.rerunnable[op] or not required[op] for op in forward))
 
     @cached_property
     def _tally(self) -> Tally:

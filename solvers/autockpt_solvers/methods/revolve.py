@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 from autockpt_solvers.methods.stages import Stages
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def solve_revolve(problem: Problem, *, time_limit_s: float, seed: int) -> Attemp
     """Offers one schedule per number of snapshots."""
     del seed
     deadline = time.monotonic() + time_limit_s
-    stages = Stages(Orders(problem.graph), _MAX_STAGES)
+    stages = Stages(orders_of(problem.graph), _MAX_STAGES)
     num = len(stages.ops)
     if not stages.is_chain:
         return Attempt(orders=())

@@ -27,7 +27,7 @@ def once(name: str, make: Callable[[], _Made]) -> _Made:
     """What `make` gives, made at most once within `sharing`.
 
     Args:
-        name: Names it; what is made must not depend on the room.
+        name: Names it, and the room if what is made depends on that.
         make: Makes it. Whoever changes the value must change a copy.
     """
     shared = _shared.get()

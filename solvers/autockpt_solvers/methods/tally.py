@@ -1,4 +1,8 @@
-"""Peak and recompute time of a compute order, counted as `with_frees` and `simulate` would."""
+"""What is done to one graph many times, on plain arrays.
+
+`Tally`: peak and recompute time of a compute order, counted as `with_frees` and `simulate` would.
+`Tail`: the backward ops and, before each, the forward ops that make what it misses.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +51,41 @@ class Tally:
             ran, change = order, [0] * (len(order) + 1)
         peak, recompute = _count(ran, *self.graph, *self.scratch, change)
         return int(peak), int(recompute)
+
+
+class Tail:
+    """A graph as arrays, and scratch; plain lists where nothing is compiled."""
+
+    def __init__(self, graph: ComputeGraph, may_run: Iterable[bool]) -> None:
+        ops = graph.ops
+        reads_at, reads = map(_array, flat([op.reads for op in ops]))
+        writes_at, writes = map(_array, flat([op.writes for op in ops]))
+        self.graph = (
+            reads_at,
+            reads,
+            writes_at,
+            writes,
+            _array(graph.producer),
+            _array(op.region for op in ops),
+            _array(may_run),
+        )
+        self.num_storages = len(graph.storages)
+        # Every run of a forward op brings a storage that was missing.
+        sizes = (len(ops), len(reads) + 1, self.num_storages, len(ops) + self.num_storages)
+        self.scratch = tuple(_array(0 for _ in range(size)) for size in sizes)
+
+    def __call__(self, at_hand: Iterable[int]) -> tuple[list[int], list[int]]:
+        """What runs after the turn, when these storages are at hand, made again right before use.
+
+        Returns:
+            The order, and what must be at hand besides, because it cannot be made again.
+        """
+        is_there = _array(0 for _ in range(self.num_storages))
+        for storage in at_hand:
+            is_there[storage] = 1
+        length, num_added = _follow(is_there, *self.graph, *self.scratch)
+        _, _, added, order = self.scratch
+        return [int(op) for op in order[:length]], [int(s) for s in added[:num_added]]
 
 
 def _array(values: Iterable[int]) -> Any:
@@ -104,3 +143,59 @@ def _count(
         live += change[place]
         peak = max(peak, live + working[order[place]])
     return peak, recompute
+
+
+@compiled
+def _follow(
+    at_hand: Any,
+    reads_at: Any,
+    reads: Any,
+    writes_at: Any,
+    writes: Any,
+    producer: Any,
+    region: Any,
+    may_run: Any,
+    marked: Any,
+    stack: Any,
+    added: Any,
+    order: Any,
+) -> tuple[int, int]:
+    num_forward = len(may_run)
+    length = 0
+    num_added = 0
+    for stage in range(num_forward, len(region)):
+        top = 0
+        for k in range(reads_at[stage], reads_at[stage + 1]):
+            if producer[reads[k]] < num_forward and not at_hand[reads[k]]:
+                stack[top] = reads[k]
+                top += 1
+        first = num_forward
+        last = -1
+        while top > 0:
+            top -= 1
+            storage = stack[top]
+            op = producer[storage]
+            if at_hand[storage] or marked[op]:
+                continue
+            if not may_run[op] or region[op] != region[stage]:
+                at_hand[storage] = 1
+                added[num_added] = storage
+                num_added += 1
+                continue
+            marked[op] = 1
+            first = min(first, op)
+            last = max(last, op)
+            for k in range(reads_at[op], reads_at[op + 1]):
+                if not at_hand[reads[k]]:
+                    stack[top] = reads[k]
+                    top += 1
+        for op in range(first, last + 1):
+            if marked[op]:
+                marked[op] = 0
+                order[length] = op
+                length += 1
+                for k in range(writes_at[op], writes_at[op + 1]):
+                    at_hand[writes[k]] = 1
+        order[length] = stage
+        length += 1
+    return length, num_added

@@ -23,7 +23,7 @@ from autockpt_solvers.methods.cuts import (
     forward_spans,
     narrow_places,
 )
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -41,7 +41,7 @@ def spacings(num_cuts: int) -> list[int]:
 
 class _Cutter:
     def __init__(self, problem: Problem) -> None:
-        self.orders = Orders(problem.graph)
+        self.orders = orders_of(problem.graph)
         self.forward = self.orders.forward_order()
         self.spans = forward_spans(self.orders, self.forward)
         self.cuts = narrow_places(crossing_bytes(self.orders, self.forward))

@@ -33,7 +33,7 @@ from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.ilp.refine import refine
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     started = time.monotonic()
     deadline = started + time_limit_s
     graph = problem.graph
-    orders = Orders(graph)
+    orders = orders_of(graph)
 
     heuristics = solve_heuristics(problem, time_limit_s=time_limit_s, seed=seed)
     fixed, found = heuristics.fixed, [*heuristics.orders]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.bound import lower_bound_ns
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.holding import anneal_held, decode
+from autockpt_solvers.methods.levels import bound_below_ns
 from autockpt_solvers.methods.local import graph_arrays
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def refine(
     total = problem.graph.total_runtime_ns
     worth = 1.0
     if peak <= problem.room_bytes:
-        left = max(0.1, deadline - time.monotonic())
-        gain = recompute - lower_bound_ns(problem, time_limit_s=left / 4)
+        left = deadline - time.monotonic()
+        gain = recompute - bound_below_ns(problem, deadline - 3 * left / 4)
         if gain <= _CLOSE * total:
             return []
         worth = min(_MOST_WORTH, gain / (_FAR * total))
