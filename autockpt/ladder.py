@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from autockpt.call_planner import CallPlanner
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
+from autockpt.measure import old_objects_set_aside
 from autockpt.plan import Plan
 from autockpt.planner import Planner
 
@@ -61,7 +62,8 @@ class Ladder:
             if rung in self._given_up:
                 continue
             try:
-                result = attempt()
+                with old_objects_set_aside():
+                    result = attempt()
             except (BudgetError, CaptureError, VerificationError) as error:
                 failures.append((rung, error))
                 continue

@@ -37,6 +37,20 @@ def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cp
     return max((live_bytes for _, live_bytes in memory_timeline(session)), default=0)
 
 
+@contextlib.contextmanager
+def old_objects_set_aside() -> Iterator[None]:
+    """Within it the garbage collector looks at what was made since: each measurement runs it."""
+    if gc.get_freeze_count():  # by whoever calls us, who will not want it undone
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def is_profiling() -> bool:
     """Whether a profiler of torch runs: peaks on the CPU cannot be measured beside it."""
     return bool(torch._C._autograd._profiler_enabled())
