@@ -84,7 +84,7 @@ class JointGraph:
     backward_output_storages: tuple[tuple[int, ...], ...]
     external_storages: frozenset[int]
     mutated_storages: frozenset[int]
-    tangent_closure: frozenset[fx.Node]
+    backward_nodes: frozenset[fx.Node]
     fingerprint: str
 
 
@@ -95,11 +95,11 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
 def is_random_op(node: fx.Node) -> bool:
     """Whether the operator draws random numbers when called with this node's arguments."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    target = node.target
+    seeded = torch.Tag.nondeterministic_seeded
+    if not isinstance(target, torch._ops.OpOverload) or seeded not in target.tags:
         return False
-    if torch.Tag.nondeterministic_seeded not in node.target.tags:
-        return False
-    for position, argument in enumerate(node.target._schema.arguments):
+    for position, argument in enumerate(target._schema.arguments):
         if argument.name in ("dropout_p", "p", "dropout"):
             value = node.kwargs.get(
                 argument.name,
@@ -156,7 +156,7 @@ def analyze(
     storage_ids: dict[int, int] = {}
     storage_bytes: list[int] = []
     node_storages: dict[fx.Node, tuple[int, ...]] = {}
-    closure: set[fx.Node] = set()
+    of_backward = _of_backward(graph)
     external: set[int] = set()
     mutated: set[int] = set()
     primals: list[fx.Node] = []
@@ -181,8 +181,6 @@ def analyze(
     for node in graph.nodes:
         if node.op == "output":
             continue
-        if is_tangent(node) or any(parent in closure for parent in node.all_input_nodes):
-            closure.add(node)
         every, new = storages_of(node.meta.get("val"))
         node_storages[node] = tuple(every)
         if node.op == "placeholder":
@@ -206,7 +204,7 @@ def analyze(
         ops.append(
             JointNode(
                 node=node,
-                is_backward=node in closure,
+                is_backward=node in of_backward,
                 is_effect=node in effects,
                 is_random=is_random_op(node),
                 reads_mutated=bool(reads & mutated),
@@ -240,7 +238,7 @@ def analyze(
         backward_output_storages=of_outputs(outputs[num_fwd_outputs:]),
         external_storages=frozenset(external),
         mutated_storages=frozenset(mutated),
-        tangent_closure=frozenset(closure),
+        backward_nodes=frozenset(of_backward),
         fingerprint=fingerprint(graph),
     )
 
@@ -289,6 +287,22 @@ def gives_the_same_again(op: JointNode) -> bool:
     return may_run_again(op.node) and (not op.reads_mutated or is_batch_norm(op.node))
 
 
+def _of_backward(graph: fx.Graph) -> set[fx.Node]:
+    """Tangents, what depends on them, and what the backward draws by itself.
+
+    The forward is traced before the first op that depends on a tangent: a draw behind that op is
+    the backward's.
+    """
+    found: set[fx.Node] = set()
+    has_begun = False
+    for node in graph.nodes:
+        depends = any(parent in found for parent in node.all_input_nodes)
+        if is_tangent(node) or depends or (has_begun and is_random_op(node)):
+            found.add(node)
+        has_begun = has_begun or depends
+    return found
+
+
 def _shield_mutated_inputs(graph: fx.Graph) -> None:
     """Let the backward read a copy of an input that the graph itself overwrites.
 
@@ -305,12 +319,9 @@ def _shield_mutated_inputs(graph: fx.Graph) -> None:
     }
     if not mutated:
         return
-    closure = {node for node in graph.nodes if is_tangent(node)}
-    for node in graph.nodes:
-        if any(parent in closure for parent in node.all_input_nodes):
-            closure.add(node)
+    of_backward = _of_backward(graph)
     for node in placeholders:
-        if node not in mutated or not _reaches(node, closure):
+        if node not in mutated or not _reaches(node, of_backward):
             continue
         with graph.inserting_after(placeholders[-1]):
             copy = graph.call_function(aten.clone.default, (node,))
@@ -323,16 +334,16 @@ def _shield_mutated_inputs(graph: fx.Graph) -> None:
         )
 
 
-def _reaches(node: fx.Node, closure: set[fx.Node]) -> bool:
+def _reaches(node: fx.Node, of_backward: set[fx.Node]) -> bool:
     """Whether the backward reads the storage of an input, itself or through views."""
     storages = {t.untyped_storage()._cdata for t in tensors_of(node.meta["val"])}
     for user in node.users:
         if user.op == "output" or is_effect(user):
             continue
-        if user in closure:
+        if user in of_backward:
             return True
         views = {t.untyped_storage()._cdata for t in tensors_of(user.meta.get("val"))}
-        if views & storages and _reaches(user, closure):
+        if views & storages and _reaches(user, of_backward):
             return True
     return False
 

@@ -295,7 +295,7 @@ class _Rewriter:
             return node if is_tangent(node) else self._kept(node)
         if node.op == "get_attr":
             return node
-        if node in self._joint.tangent_closure:
+        if node in self._joint.backward_nodes:
             if node not in self._op_nodes:
                 self._place_backward_alias(node)
             return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,47 @@ def test_a_step_follows_the_plans_order_to_the_bit(budget: str) -> None:
     assert order != sorted(order)
     assert differing(expected, train(model, (x,))) == []
     assert measured_bytes(model, x) <= plan.budget_bytes
+
+
+class _Noisy(torch.autograd.Function):
+    """Its backward draws two tensors that depend on no gradient, for two that do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (gradient,), (weight,) = gradients, ctx.saved_tensors
+        flat = gradient.reshape(-1, _DIM)
+        return (gradient * torch.rand(_DIM)) @ weight.T, flat.T @ torch.rand(flat.shape)
+
+
+class _NoisyAttention(_Attention):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(_DIM, _DIM) / 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = _Noisy.apply(super().forward(x), self.mix)
+        return y
+
+
+@pytest.mark.parametrize("budget", ["90%", "75%"])
+def test_draws_of_the_backward_keep_their_order(budget: str) -> None:
+    """They counted as the forward's, ran right before their first reader, and traded places."""
+    torch.manual_seed(0)
+    model, x = _Model(), torch.randn(8, 48, _DIM)
+    model.layers = nn.Sequential(*(_NoisyAttention() for _ in range(3)))
+    expected = train(copy.deepcopy(model), (x,))
+    autockpt.optimize(model, budget, sample_args=(x,))
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    assert plan.rung == "whole"
+    order = _backward_order(plan)
+    assert order != sorted(order)
+    assert differing(expected, train(model, (x,))) == []
 
 
 def test_what_acts_on_state_in_the_backward_keeps_its_place() -> None:

@@ -90,6 +90,10 @@ class Op:
             raise ValueError(
                 f"op {self.name!r} names a storage twice; list each read and write once"
             )
+        if self.is_fence and not self.is_backward:
+            raise ValueError(
+                f"op {self.name!r} is a fence and no backward op; only those may be fences"
+            )
         if not set(self.overwrites) <= set(self.reads) or len(set(self.overwrites)) != len(
             self.overwrites
         ):

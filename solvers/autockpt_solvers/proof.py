@@ -19,7 +19,6 @@ from autockpt_solvers.methods.bound import (
     turn_bound_ns,
 )
 from autockpt_solvers.methods.moving import with_backward
-from autockpt_solvers.simulate import simulate
 
 if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
@@ -59,26 +58,40 @@ def least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tu
 
 
 def bounds_of(
-    problem: Problem, schedule: Schedule, attempt: Attempt, time_limit_s: float, seed: int
+    problem: Problem,
+    schedule: Schedule,
+    attempt: Attempt,
+    *,
+    is_free: bool,
+    time_limit_s: float,
+    seed: int,
 ) -> tuple[str, int, int]:
     """What no plan that fits can do, of a schedule's class or of the one that its method proves.
+
+    Args:
+        problem: The problem.
+        schedule: A schedule that fits.
+        attempt: What its method offers, and proves.
+        is_free: Whether the schedule recomputes nothing, which needs no bound.
+        time_limit_s: Ends the search for a bound.
+        seed: Random seed.
 
     Returns:
         The class, the least recomputation in ns, and the least peak in bytes.
     """
     graph = problem.graph
-    bound_class, as_run = class_of(graph, schedule)
-    bound_ns = 0
-    if simulate(graph, schedule).recompute_ns:
+    own_class, as_run = class_of(graph, schedule)
+    bound_class, bound_ns = own_class, 0
+    if not is_free:
         in_order = dataclasses.replace(problem, graph=as_run)
-        if bound_class != EVERY_PLAN:
-            bound_ns = lower_bound_ns(in_order, time_limit_s=time_limit_s)
-        else:
+        if own_class == EVERY_PLAN:
             bound_ns = _least_ns(in_order, attempt, time_limit_s, seed)
+        else:
+            bound_ns = lower_bound_ns(in_order, time_limit_s=time_limit_s)
     if attempt.bound_class and attempt.lower_bound_ns > bound_ns:
         bound_ns, bound_class = attempt.lower_bound_ns, attempt.bound_class
-    in_order_class = bound_class in (BOUND_CLASS, MOVED_CLASS)
-    bound_bytes = lower_bound_bytes(as_run) if in_order_class else least_op_bytes(graph)
+    is_own = bound_class == own_class != EVERY_PLAN
+    bound_bytes = lower_bound_bytes(as_run) if is_own else least_op_bytes(graph)
     if attempt.bound_class in (bound_class, EVERY_PLAN):
         bound_bytes = max(bound_bytes, attempt.lower_bound_bytes)
     return bound_class, bound_ns, bound_bytes

@@ -35,7 +35,7 @@ class Result:
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. Above
             the budget, it proves that no such plan fits.
         bound_class: The plans that both bounds hold for, in words. Bounds for plans that run each
-            backward op once, in order, are given only where the schedule is one of them.
+            backward op once, in one order, are given only where the schedule is one of them.
         minimum_peak_bytes: Least peak of what the method offered, fixed bytes included; when
             infeasible, the least it can reach.
         solve_time_s: Wall-clock time of the solve.

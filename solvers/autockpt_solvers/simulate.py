@@ -55,7 +55,8 @@ def simulate(graph: ComputeGraph, schedule: Schedule) -> MemoryTimeline:
 
     Args:
         graph: The graph.
-        schedule: The schedule; ops may stand in any order that their reads allow.
+        schedule: The schedule; ops may stand in any order that their reads allow, first runs of
+            backward ops within their stretch.
 
     Returns:
         Its memory at every step and its cost.

@@ -218,7 +218,9 @@ def _judge(
     recompute, peak, best = min(fitting)
     schedule = replays[best][1]
     left = max(0.5, time_limit_s - (time.monotonic() - started))
-    bound_class, bound, bound_bytes = bounds_of(problem, schedule, attempt, left, seed)
+    bound_class, bound, bound_bytes = bounds_of(
+        problem, schedule, attempt, is_free=not recompute, time_limit_s=left, seed=seed
+    )
     return Result(
         status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,
         schedule=schedule,

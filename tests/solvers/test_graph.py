@@ -63,6 +63,7 @@ def test_equal_content_is_equal_and_derived_facts_are_not_compared():
             ),
             "regions must fall",
         ),
+        (lambda: op("a", is_fence=True), "op 'a' is a fence and no backward op"),
         (lambda: Problem(graph=chain(1), budget_bytes=-1), "budget_bytes is -1"),
         (lambda: Problem(graph=chain(1), budget_bytes=1, fixed_bytes=-1), "fixed_bytes is -1"),
     ],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
-from graphs import Builder, chain, graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ from autockpt_solvers.methods.moving import (
     with_backward,
 )
 from autockpt_solvers.methods.orders import Orders
+from tests.solvers.graphs import Builder, chain, graphs
 
 RULES = (_shrinking_first, _least_grown)
 
@@ -119,6 +121,39 @@ def test_fences_keep_the_graphs_order():
     assert result.bound_class == BOUND_CLASS
     backward = [op for op in result.schedule.compute_order if op >= graph.num_forward]
     assert backward == sorted(backward)
+
+
+def test_an_order_that_holds_more_at_its_worst_is_not_taken():
+    """Budgets near the least, which `ilp` met in the graph's order, were out of its reach."""
+    for graph in (late_gradients(), late_gradients(3)):
+        moved = find_order(graph, time_limit_s=10)
+        assert moved is None or lower_bound_bytes(moved.graph) <= lower_bound_bytes(graph)
+
+
+def test_wide_graphs_are_listed_quickly():
+    """All that was ready was rated anew for each op: 10,000 at once took most of a minute."""
+    b = Builder()
+    x = b.add("f", (), (1,))
+    b.add("loss", [x], (1,), output=True)
+    for k in range(10_000):
+        b.add(f"b{k}", [x], (k % 7,), output=True, is_backward=True)
+    graph = b.graph()
+    sizes = [graph.size(graph.ops[op].writes[0]) for op in _listed(graph, _least_grown)]
+    assert sizes == sorted(sizes)
+
+
+def test_no_solver_is_loaded_before_it_is_asked():
+    """The search imported the heuristics, and they OR-Tools: a third of the import's time."""
+    code = "import sys, autockpt_solvers; print(any(m.startswith('ortools') for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_moved_baseline_is_told_as_such():
+    graph = late_gradients()
+    moved = find_order(graph, time_limit_s=10).graph
+    room = Orders(moved).evaluate(Orders(moved).baseline())[0]
+    assert solve(Problem(graph=graph, budget_bytes=room)).method == "none"
 
 
 def test_an_order_that_brings_nothing_leaves_the_graphs_own():

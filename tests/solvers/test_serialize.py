@@ -55,8 +55,16 @@ def test_what_is_no_graph_is_refused(text, message):
         graph_from_json(text)
 
 
-def test_an_op_with_a_wrong_type_is_refused():
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("runtime_ns", True, "op 'f0': runtime_ns is True; it must be an integer"),
+        ("is_fence", 1, "op 'f0': is_fence is 1; it must be true or false"),
+        ("overwrites", 1, "op 'f0': overwrites is 1; it must be a list"),
+    ],
+)
+def test_an_op_with_a_wrong_type_is_refused(field, value, message):
     data = json.loads(graph_to_json(chain(1)))
-    data["ops"][0]["runtime_ns"] = True
-    with pytest.raises(ValueError, match="op 'f0': runtime_ns is True; it must be an integer"):
+    data["ops"][0][field] = value
+    with pytest.raises(ValueError, match=message):
         graph_from_json(json.dumps(data))

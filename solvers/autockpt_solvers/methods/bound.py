@@ -1,8 +1,8 @@
 """Proven lower bounds, for the class of plans named here.
 
-The class: every schedule that runs each backward op exactly once, in the graph's order. Forward
-ops may run any number of times, at any time the simulator allows. Nothing is claimed for plans
-that move or repeat backward ops.
+The class: every schedule that runs each backward op exactly once, in the order of the graph that
+is given. Forward ops may run any number of times, at any time the simulator allows. Nothing is
+claimed for plans with another order, or that repeat backward ops.
 
 `least_op_bytes`: some op needs this much by itself. This holds for every schedule there is.
 
@@ -27,16 +27,21 @@ backward ops, or run them in place of what they read, as well.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autockpt_solvers.methods.sharing import once
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.problem import Problem
 
 BOUND_CLASS = "each backward op once, in the graph's order; forward ops at will"
-MOVED_CLASS = "each backward op once, in the order of this plan; forward ops at will"
+MOVED_CLASS = "each backward op once, in an order chosen beforehand; forward ops at will"
 
 _UNIT = 1 << 10  # capacities are in 1/1024 ns
 _INFINITE = 1 << 58
@@ -277,6 +282,24 @@ def turn_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
     cutter = _Cutter(_Relaxation(graph, problem.room_bytes), [_TURN])
     value, _, _ = _ascend(cutter, np.zeros(1), time.monotonic() + time_limit_s)
     return max(0, int(value))
+
+
+def bound_below_ns(
+    problem: Problem, deadline: float, bound_ns: Callable[..., int] = lower_bound_ns
+) -> int:
+    """What no plan for less than a problem's room recomputes less than.
+
+    It is made once where searches share what they make.
+
+    Args:
+        problem: The problem.
+        deadline: Ends the search for the bound.
+        bound_ns: The bound.
+    """
+    below = replace(problem, budget_bytes=max(0, problem.room_bytes - 1), fixed_bytes=0)
+    left = max(0.05, deadline - time.monotonic())
+    name = f"{bound_ns.__name__} of {below.budget_bytes} bytes"
+    return once(name, lambda: bound_ns(below, time_limit_s=left))
 
 
 def _ascend(

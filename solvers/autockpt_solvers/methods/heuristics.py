@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Those whose plans do not depend on the room, and those that search for it.
 _FIXED: tuple[Callable[..., Attempt], ...] = (solve_full, solve_sqrt, solve_uniform, solve_revolve)
-_SEARCHES: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
+_SEARCHING: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, solve_chain)
 
 
 def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
@@ -35,5 +35,5 @@ def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Att
         return heuristic(problem, time_limit_s=limit, seed=seed)
 
     fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
-    found = [o for h in _SEARCHES for o in orders.best(asked(h).orders, problem.room_bytes)]
+    found = [o for h in _SEARCHING for o in orders.best(asked(h).orders, problem.room_bytes)]
     return Attempt(orders=tuple(found), fixed=tuple(fixed))

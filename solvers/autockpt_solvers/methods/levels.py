@@ -15,10 +15,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.bound import lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.methods.bound import bound_below_ns, lower_bound_bytes, lower_bound_ns
 from autockpt_solvers.methods.fill import fill
 from autockpt_solvers.methods.orders import orders_of
-from autockpt_solvers.methods.sharing import once, sharing
+from autockpt_solvers.methods.sharing import sharing
 from autockpt_solvers.problem import Problem
 
 if TYPE_CHECKING:
@@ -36,22 +36,6 @@ def level_rooms(graph: ComputeGraph) -> list[int]:
     orders = orders_of(graph)
     least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
     return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
-
-
-def bound_below_ns(
-    problem: Problem, deadline: float, bound_ns: Callable[..., int] = lower_bound_ns
-) -> int:
-    """What no plan for less than a problem's room recomputes less than.
-
-    Args:
-        problem: The problem.
-        deadline: Ends the search for the bound.
-        bound_ns: The bound.
-    """
-    below = Problem(graph=problem.graph, budget_bytes=max(0, problem.room_bytes - 1))
-    left = max(0.05, deadline - time.monotonic())
-    name = f"{bound_ns.__name__} of {below.budget_bytes} bytes"
-    return once(name, lambda: bound_ns(below, time_limit_s=left))
 
 
 @sharing()

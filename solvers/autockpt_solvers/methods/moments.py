@@ -176,7 +176,7 @@ class _Search:
         try:
             timeline = simulate(self.graph, schedule)
         except ScheduleError:
-            # Regions of a backward pass forbid what the relaxation allows.
+            # Regions and fences of a backward pass forbid what the relaxation allows.
             return False, None
         self.found.orders.append(order)
         if timeline.peak_bytes <= self.room:

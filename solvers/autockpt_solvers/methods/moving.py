@@ -10,14 +10,16 @@ that order. The order whose lower bound on recomputation is lowest, in one refer
 for all rooms; so everything that is promised of plans in the graph's order holds in it too.
 
 Guarantee: none about the order; the graph's own is kept unless the bound says that another is worth
-it. Complexity: quadratic in the ops that are ready at once, at worst. Weakness: the best order for
-one room need not be the best for another; ops do not leave their stretch, that is their region and
-the fences around them.
+it. Complexity: linear in reads, but for a heap. Weakness: the best order for one room need not be
+the best for another; ops do not leave their stretch, that is their region and the fences around
+them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.graph import ComputeGraph
@@ -80,22 +82,27 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
         graph: A graph with a backward pass.
         time_limit_s: Ends the computation of a bound.
     """
-    most = _baseline_peak_bytes(graph)
+    least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
     listed = dict.fromkeys(tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown))
     choices = [with_backward(graph, backward) for backward in listed]
-    # The moment that needs most is the dearest: an order that spares nothing there saves no time.
-    choices = [moved for moved in choices if _baseline_peak_bytes(moved.graph) < most]
+    # Where the first moment that is too dear is no cheaper, the bound is rarely lower; and where
+    # an order must hold more at its worst, `ilp` would lose budgets that it can meet without it.
+    choices = [
+        moved
+        for moved in choices
+        if _baseline_peak_bytes(moved.graph) < most and lower_bound_bytes(moved.graph) <= least
+    ]
     if not choices:
         return None
-    least = lower_bound_bytes(graph)
     room = int(least + _REFERENCE * (most - least))
 
     def needed_ns(graph: ComputeGraph) -> int:
         problem = Problem(graph=graph, budget_bytes=room)
         return lower_bound_ns(problem, time_limit_s=time_limit_s)
 
-    best = min(choices, key=lambda moved: needed_ns(moved.graph))
-    return best if needed_ns(best.graph) < _WORTH * needed_ns(graph) else None
+    needed = [needed_ns(moved.graph) for moved in choices]
+    best = min(range(len(choices)), key=needed.__getitem__)
+    return choices[best] if needed[best] < _WORTH * needed_ns(graph) else None
 
 
 def _baseline_peak_bytes(graph: ComputeGraph) -> int:
@@ -121,48 +128,69 @@ def _listed(graph: ComputeGraph, rule: Callable[[int, int], int]) -> list[int]:
         rule: Takes the bytes by which an op's run grows what is live, and the bytes of those of its
             writes that stay, to what is compared.
     """
-    first, num_ops = graph.num_forward, len(graph.ops)
-    size, is_output = graph.size, graph.is_output
-    readers = [[r for r in readers if r >= first] for readers in graph.readers]
-    left = [len(r) for r in readers]
-    made = [sum(map(size, op.writes)) for op in graph.ops]
-    kept = [sum(size(s) for s in op.writes if is_output[s]) for op in graph.ops]
-    waits_for = [
-        len({graph.producer[s] for s in op.reads if graph.producer[s] >= first}) for op in graph.ops
-    ]
-    stretch_left = [0] * (2 + max(graph.stretch, default=0))
-    for op in range(first, num_ops):
-        stretch_left[graph.stretch[op]] += 1
-    waiting: dict[int, list[int]] = {}
-    ready: set[int] = set()
-    current = 1
+    ready = _Ready(graph, rule)
+    return [ready.take() for _ in range(graph.num_forward, len(graph.ops))]
 
-    def admit(op: int) -> None:
-        if graph.stretch[op] == current:
-            ready.add(op)
+
+class _Ready:
+    """The backward ops that may run next, least first."""
+
+    def __init__(self, graph: ComputeGraph, rule: Callable[[int, int], int]) -> None:
+        self.graph = graph
+        self.rule = rule
+        first = graph.num_forward
+        backward = range(first, len(graph.ops))
+        self.readers = [[r for r in readers if r >= first] for readers in graph.readers]
+        self.left = [len(readers) for readers in self.readers]
+        self.waits_for = {
+            op: sum(graph.producer[s] >= first for s in graph.ops[op].reads) for op in backward
+        }
+        self.stretch_left = Counter(graph.stretch[op] for op in backward)
+        self.stretch = 1
+        self.later: dict[int, list[int]] = {}
+        # Entries of the heap are outdated where the op is gone or has another worth by now.
+        self.worth: dict[int, int] = {}
+        self.heap: list[tuple[int, int]] = []
+        for op in backward:
+            if not self.waits_for[op]:
+                self._admit(op)
+
+    def take(self) -> int:
+        """The next op, which runs now."""
+        while not self.stretch_left[self.stretch]:
+            self.stretch += 1
+            for op in self.later.pop(self.stretch, ()):
+                self._rate(op)
+        worth, op = heappop(self.heap)
+        while self.worth.get(op) != worth:
+            worth, op = heappop(self.heap)
+        del self.worth[op]
+        self.stretch_left[self.stretch] -= 1
+        for s in self.graph.ops[op].reads:
+            self.left[s] -= 1
+            if self.left[s] == 1:  # whoever reads it last lets it go
+                for reader in self.readers[s]:
+                    if reader in self.worth:
+                        self._rate(reader)
+        for s in self.graph.ops[op].writes:
+            for reader in self.readers[s]:
+                self.waits_for[reader] -= 1
+                if not self.waits_for[reader]:
+                    self._admit(reader)
+        return op
+
+    def _admit(self, op: int) -> None:
+        stretch = self.graph.stretch[op]
+        if stretch == self.stretch:
+            self._rate(op)
         else:
-            waiting.setdefault(graph.stretch[op], []).append(op)
+            self.later.setdefault(stretch, []).append(op)
 
-    def worth(op: int) -> tuple[int, int]:
-        gone = sum(size(s) for s in graph.ops[op].reads if left[s] == 1 and not is_output[s])
-        return rule(made[op] - gone, kept[op]), op
-
-    for op in range(first, num_ops):
-        if not waits_for[op]:
-            admit(op)
-    listed: list[int] = []
-    while len(listed) < num_ops - first:
-        while not stretch_left[current]:
-            current += 1
-            ready.update(waiting.pop(current, ()))
-        op = min(ready, key=worth)
-        ready.remove(op)
-        listed.append(op)
-        stretch_left[current] -= 1
-        for s in graph.ops[op].reads:
-            left[s] -= 1
-        for reader in {r for s in graph.ops[op].writes for r in readers[s]}:
-            waits_for[reader] -= 1
-            if not waits_for[reader]:
-                admit(reader)
-    return listed
+    def _rate(self, op: int) -> None:
+        graph = self.graph
+        reads, writes = graph.ops[op].reads, graph.ops[op].writes
+        made = sum(map(graph.size, writes))
+        kept = sum(graph.size(s) for s in writes if graph.is_output[s])
+        gone = sum(graph.size(s) for s in reads if self.left[s] == 1 and not graph.is_output[s])
+        self.worth[op] = self.rule(made - gone, kept)
+        heappush(self.heap, (self.worth[op], op))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def orders_of(graph: ComputeGraph) -> Orders:
-    """The facts of a graph, gathered once where searches share what they make."""
+    """The facts of a graph, gathered once where searches share what they make.
+
+    They keep their graph, so no other can have its `id` meanwhile.
+    """
     return once(f"orders {id(graph)}", lambda: Orders(graph))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.bound import lower_bound_ns, turn_bound_ns
-from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.levels import least_by_levels, solve_by_levels
 from autockpt_solvers.methods.moving import find_order
 from autockpt_solvers.methods.orders import Orders
@@ -48,7 +48,7 @@ def search(
         seed: Handed on.
     """
     deadline = time.monotonic() + time_limit_s
-    moved = find_order(problem.graph, time_limit_s=time_limit_s / 10) if name in _MOVING else None
+    moved = find_order(problem.graph, time_limit_s=time_limit_s) if name in _MOVING else None
     if moved is None:
         # Plans of `moments` may run backward ops in another order.
         bound = turn_bound_ns if name == "moments" else lower_bound_ns
@@ -58,15 +58,18 @@ def search(
     orders, room = Orders(moved.graph), problem.room_bytes
     baseline = orders.baseline()
     if orders.evaluate(baseline)[0] <= room:
-        return moved.attempt(Attempt(orders=(baseline,)))
+        return moved.attempt(Attempt(orders=(baseline,), method="none"))
     asked = dataclasses.replace(problem, graph=moved.graph)
     found = solve_by_levels(asked, method, time_limit_s=_left(deadline), seed=seed)
     attempt = moved.attempt(found)
-    costs = [cost for peak, cost in map(orders.evaluate, found.orders) if peak <= room]
-    if costs and min(costs) <= lower_bound_ns(problem, time_limit_s=_left(deadline)):
+    cost = _least_cost(orders, found, room)
+    if cost <= lower_bound_ns(problem, time_limit_s=_left(deadline)):
         return attempt
-    own = solve_by_levels(problem, solve_heuristics, time_limit_s=_left(deadline), seed=seed)
-    return Attempt(orders=(*attempt.orders, *own.orders), method=attempt.method)
+    own = _in_order(problem, time_limit_s=_left(deadline), seed=seed)
+    is_better = _least_cost(Orders(problem.graph), own, room) < cost
+    return Attempt(
+        orders=(*attempt.orders, *own.orders), method="ilp" if is_better else attempt.method
+    )
 
 
 def search_least(
@@ -74,9 +77,11 @@ def search_least(
 ) -> tuple[int, Sequence[int] | None]:
     """The least room for which `search` finds a plan, and that plan."""
     deadline = time.monotonic() + time_limit_s
-    moved = find_order(graph, time_limit_s=time_limit_s / 10) if name in _MOVING else None
+    moved = find_order(graph, time_limit_s=time_limit_s) if name in _MOVING else None
     if moved is None:
         return least_by_levels(graph, method, time_limit_s=_left(deadline), seed=seed)
+    from autockpt_solvers.methods.heuristics import solve_heuristics
+
     orders = Orders(moved.graph)
     baseline = orders.baseline()
     found: list[tuple[int, Sequence[int] | None]] = [
@@ -86,6 +91,19 @@ def search_least(
     found.append((floor, None if order is None else moved.originally(order)))
     found.append(least_by_levels(graph, solve_heuristics, time_limit_s=_left(deadline), seed=seed))
     return min((least for least in found if least[1] is not None), key=lambda least: least[0])
+
+
+def _in_order(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
+    """What heuristics find in the graph's own order."""
+    from autockpt_solvers.methods.heuristics import solve_heuristics
+
+    return solve_by_levels(problem, solve_heuristics, time_limit_s=time_limit_s, seed=seed)
+
+
+def _least_cost(orders: Orders, attempt: Attempt, room: int) -> float:
+    """The recompute time of the cheapest plan that fits; infinite where none does."""
+    judged = map(orders.evaluate, attempt.orders)
+    return min((cost for peak, cost in judged if peak <= room), default=math.inf)
 
 
 def _left(deadline: float) -> float:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autockpt_solvers.methods.bound import bound_below_ns
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.holding import anneal_held, decode
-from autockpt_solvers.methods.levels import bound_below_ns
 from autockpt_solvers.methods.local import graph_arrays
 
 if TYPE_CHECKING:
