@@ -290,8 +290,7 @@ def gives_the_same_again(op: JointNode) -> bool:
 def _of_backward(graph: fx.Graph) -> set[fx.Node]:
     """Tangents, what depends on them, and what the backward draws by itself.
 
-    The forward is traced before the first op that depends on a tangent: a draw behind that op is
-    the backward's.
+    It was traced after the forward: its draws stand behind the first op that depends on a tangent.
     """
     found: set[fx.Node] = set()
     has_begun = False
