@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import operator
 from typing import Any
 
 import torch
@@ -20,6 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from autockpt.autocast import share_casts
 from autockpt.in_place import overwritten_storages
+from autockpt.nodes import (
+    is_batch_norm,
+    is_effect,
+    is_random_op,
+    may_run_again,
+    tensors_of,
+)
 from autockpt.tangents import drop_tangents, is_tangent
 from autockpt.torch_private import fake_like
 
@@ -28,25 +34,6 @@ aten = torch.ops.aten
 _BATCH_NORM_BACKWARD = {
     aten.native_batch_norm_backward.default: (3, 4),
     aten.cudnn_batch_norm_backward.default: (3, 4),
-}
-_KNOWN = ("aten", "prims", "autockpt")  # namespaces of operators that do what they say, no more
-# Kernels that add with atomics on an accelerator: two runs may differ in the last bits.
-_UNORDERED_SUMS = {
-    aten.index_add,
-    aten.index_put,
-    aten.scatter_add,
-    aten.scatter_reduce,
-    aten.bincount,
-    aten.histc,
-    aten.cumsum,
-}
-# Operators that move BatchNorm's running statistics while they normalize. The first two do so
-# behind a schema that does not say it, at the same argument positions.
-_BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
-_BATCH_NORM_FORWARD = {
-    aten.native_batch_norm.default,
-    aten.cudnn_batch_norm.default,
-    _BATCH_NORM_FUNCTIONAL,
 }
 
 
@@ -88,46 +75,6 @@ class JointGraph:
     fingerprint: str
 
 
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    """The tensors in a node's ``meta["val"]``, in order."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def is_random_op(node: fx.Node) -> bool:
-    """Whether the operator draws random numbers when called with this node's arguments."""
-    target = node.target
-    seeded = torch.Tag.nondeterministic_seeded
-    if not isinstance(target, torch._ops.OpOverload) or seeded not in target.tags:
-        return False
-    for position, argument in enumerate(target._schema.arguments):
-        if argument.name in ("dropout_p", "p", "dropout"):
-            value = node.kwargs.get(
-                argument.name,
-                node.args[position] if position < len(node.args) else argument.default_value,
-            )
-            if value == 0:
-                return False
-    return True
-
-
-def is_batch_norm(node: fx.Node) -> bool:
-    """Whether the node is a BatchNorm that moves its running statistics."""
-    return node.target in _BATCH_NORM_FORWARD and bool(node.args[5])
-
-
-def activation_writes(node: fx.Node, writes: tuple[int, ...]) -> tuple[int, ...]:
-    """Of an op's new storages those that are activations, not new running statistics."""
-    return writes[:3] if node.target is _BATCH_NORM_FUNCTIONAL else writes
-
-
-def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
-    """Operator and arguments that normalize once more and leave the running statistics alone."""
-    x, weight, bias, _, _, training, momentum, eps = node.args
-    if node.target is _BATCH_NORM_FUNCTIONAL:
-        return aten._native_batch_norm_legit.no_stats, (x, weight, bias, training, momentum, eps)
-    return node.target, (x, weight, bias, None, None, training, momentum, eps)
-
-
 def analyze(
     module: fx.GraphModule,
     *,
@@ -148,7 +95,7 @@ def analyze(
     drop_tangents(graph, absent_tangents)
     share_casts(graph, num_fwd_outputs=num_fwd_outputs)
     graph.eliminate_dead_code(is_impure_node=lambda node: is_effect(node) or is_random_op(node))
-    _shield_mutated_inputs(graph)
+    _shield_mutated_inputs(graph, num_fwd_outputs)
     module.recompile()
     output_node = next(iter(graph.find_nodes(op="output")))
     outputs = list(output_node.args[0])
@@ -156,7 +103,7 @@ def analyze(
     storage_ids: dict[int, int] = {}
     storage_bytes: list[int] = []
     node_storages: dict[fx.Node, tuple[int, ...]] = {}
-    of_backward = _of_backward(graph)
+    of_backward = _of_backward(graph, num_fwd_outputs)
     external: set[int] = set()
     mutated: set[int] = set()
     primals: list[fx.Node] = []
@@ -243,42 +190,6 @@ def analyze(
     )
 
 
-def is_effect(node: fx.Node) -> bool:
-    """Whether a node acts on something other than its result, and so runs exactly once."""
-    if node.op in ("placeholder", "output"):
-        return True
-    if node.op != "call_function":
-        return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.is_mutable or node.is_impure(impure_random=False)
-    return node.target is not operator.getitem and node.is_impure(impure_random=False)
-
-
-def may_run_again(node: fx.Node) -> bool:
-    """Whether computing the node a second time is known to give the same bits and to do no more.
-
-    What is in doubt is not: operators of other libraries, higher-order operators, and kernels that
-    add up in no fixed order on an accelerator.
-    """
-    target = node.target
-    if is_effect(node) or not isinstance(target, torch._ops.OpOverload):
-        return False
-    if target.namespace not in _KNOWN:
-        return False
-    on_cpu = all(t.device.type == "cpu" for t in tensors_of(node.meta.get("val")))
-    return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
-
-
-def may_move(node: fx.Node) -> bool:
-    """Whether the node may trade places in the backward with others that it does not depend on.
-
-    What acts on state or draws random numbers may not, nor what another library does.
-    """
-    if is_effect(node) or is_random_op(node):
-        return False
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _KNOWN
-
-
 def gives_the_same_again(op: JointNode) -> bool:
     """Whether an op may run again, its inputs included: none of them is overwritten meanwhile.
 
@@ -287,22 +198,27 @@ def gives_the_same_again(op: JointNode) -> bool:
     return may_run_again(op.node) and (not op.reads_mutated or is_batch_norm(op.node))
 
 
-def _of_backward(graph: fx.Graph) -> set[fx.Node]:
+def _of_backward(graph: fx.Graph, num_fwd_outputs: int) -> set[fx.Node]:
     """Tangents, what depends on them, and what the backward draws by itself.
 
-    It was traced after the forward: its draws stand behind the first op that depends on a tangent.
+    It was traced after the forward: its draws stand behind all outputs of the forward.
     """
+    outputs = next(iter(graph.find_nodes(op="output"))).args[0][:num_fwd_outputs]
+    left = {node for node in outputs if isinstance(node, fx.Node) and node.op == "call_function"}
     found: set[fx.Node] = set()
     has_begun = False
     for node in graph.nodes:
         depends = any(parent in found for parent in node.all_input_nodes)
-        if is_tangent(node) or depends or (has_begun and is_random_op(node)):
+        # A draw that nobody reads may be the forward's last.
+        is_behind = has_begun or (not left and bool(node.users))
+        if is_tangent(node) or depends or (is_behind and is_random_op(node)):
             found.add(node)
         has_begun = has_begun or depends
+        left.discard(node)
     return found
 
 
-def _shield_mutated_inputs(graph: fx.Graph) -> None:
+def _shield_mutated_inputs(graph: fx.Graph, num_fwd_outputs: int) -> None:
     """Let the backward read a copy of an input that the graph itself overwrites.
 
     An eager kernel would have saved the old value; here the input is read when it has the new one.
@@ -318,7 +234,7 @@ def _shield_mutated_inputs(graph: fx.Graph) -> None:
     }
     if not mutated:
         return
-    of_backward = _of_backward(graph)
+    of_backward = _of_backward(graph, num_fwd_outputs)
     for node in placeholders:
         if node not in mutated or not _reaches(node, of_backward):
             continue

@@ -23,13 +23,8 @@ from autockpt.captured import (
     taken_up_by_later_frames,
 )
 from autockpt.exact import rng_state_bytes
-from autockpt.joint import (
-    JointNode,
-    activation_writes,
-    gives_the_same_again,
-    is_batch_norm,
-    may_move,
-)
+from autockpt.joint import JointNode, gives_the_same_again
+from autockpt.nodes import activation_writes, is_batch_norm, may_move
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
 from autockpt_solvers import ComputeGraph, Op, Storage

@@ -20,8 +20,8 @@ import torch
 import torch.fx as fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autockpt.joint import tensors_of
 from autockpt.measure import memory_profile
+from autockpt.nodes import tensors_of
 from autockpt.profile_cache import NodeCost, ProfileCache
 from autockpt.random_state import kept_random_states
 

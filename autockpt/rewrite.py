@@ -18,16 +18,9 @@ import torch.fx as fx
 
 from autockpt import exact, torch_private
 from autockpt.in_place import write_over_first
-from autockpt.joint import (
-    JointGraph,
-    batch_norm_again,
-    gives_the_same_again,
-    is_batch_norm,
-    is_effect,
-    is_random_op,
-    tensors_of,
-)
+from autockpt.joint import JointGraph, gives_the_same_again
 from autockpt.lower import Origin
+from autockpt.nodes import batch_norm_again, is_batch_norm, is_effect, is_random_op, tensors_of
 from autockpt.tangents import is_tangent
 from autockpt_solvers import Compute, ComputeGraph, Schedule
 

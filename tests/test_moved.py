@@ -110,6 +110,50 @@ def test_draws_of_the_backward_keep_their_order(budget: str) -> None:
     assert differing(expected, train(model, (x,))) == []
 
 
+class _NoisyLast(torch.autograd.Function):
+    """Its backward, the first of all, draws before it reads the gradient; the last draw first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (gradient,), (weight,) = gradients, ctx.saved_tensors
+        for_weight, for_input = torch.rand(8 * 48, _DIM), torch.rand(_DIM)
+        flat = gradient.reshape(-1, _DIM)
+        return (gradient * for_input) @ weight.T, flat.T @ for_weight
+
+
+def test_draws_that_a_backward_begins_with_keep_their_order() -> None:
+    """They stand before all that depends on a gradient, and counted as the forward's."""
+
+    class Ending(_Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(_DIM, _DIM) / 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = _NoisyLast.apply(self.layers(x), self.mix)
+            return y
+
+    def loss_fn(y: torch.Tensor) -> torch.Tensor:
+        return y.square().mean()
+
+    torch.manual_seed(0)
+    model, x = Ending(), torch.randn(8, 48, _DIM)
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(model, "80%", sample_args=(x,), loss_fn=loss_fn)
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    assert plan.rung == "whole"
+    assert plan.graph is not None
+    draws = [op for op in plan.graph.ops if op.name.startswith("rand")]
+    assert [op.is_fence for op in draws] == [True, True]
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
 def test_what_acts_on_state_in_the_backward_keeps_its_place() -> None:
     """A backward that writes down what it met writes it in eager's order."""
     seen: list[float] = []

@@ -1,0 +1,112 @@
+"""What is known of one node of a joint graph, from its operator and what it was traced to give.
+
+Whether it draws, acts on state, may run again or elsewhere; and how BatchNorm, which does two
+things at once, runs again.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+_KNOWN = ("aten", "prims", "autockpt")  # namespaces of operators that do what they say, no more
+# Kernels that add with atomics on an accelerator: two runs may differ in the last bits.
+_UNORDERED_SUMS = {
+    aten.index_add,
+    aten.index_put,
+    aten.scatter_add,
+    aten.scatter_reduce,
+    aten.bincount,
+    aten.histc,
+    aten.cumsum,
+}
+# Operators that move BatchNorm's running statistics while they normalize. The first two do so
+# behind a schema that does not say it, at the same argument positions.
+_BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
+_BATCH_NORM_FORWARD = {
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    _BATCH_NORM_FUNCTIONAL,
+}
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors in a node's ``meta["val"]``, in order."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def is_random_op(node: fx.Node) -> bool:
+    """Whether the operator draws random numbers when called with this node's arguments."""
+    target = node.target
+    seeded = torch.Tag.nondeterministic_seeded
+    if not isinstance(target, torch._ops.OpOverload) or seeded not in target.tags:
+        return False
+    for position, argument in enumerate(target._schema.arguments):
+        if argument.name in ("dropout_p", "p", "dropout"):
+            value = node.kwargs.get(
+                argument.name,
+                node.args[position] if position < len(node.args) else argument.default_value,
+            )
+            if value == 0:
+                return False
+    return True
+
+
+def is_effect(node: fx.Node) -> bool:
+    """Whether a node acts on something other than its result, and so runs exactly once."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op != "call_function":
+        return False
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.is_mutable or node.is_impure(impure_random=False)
+    return node.target is not operator.getitem and node.is_impure(impure_random=False)
+
+
+def may_run_again(node: fx.Node) -> bool:
+    """Whether computing the node a second time is known to give the same bits and to do no more.
+
+    What is in doubt is not: operators of other libraries, higher-order operators, and kernels that
+    add up in no fixed order on an accelerator.
+    """
+    target = node.target
+    if is_effect(node) or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target.namespace not in _KNOWN:
+        return False
+    on_cpu = all(t.device.type == "cpu" for t in tensors_of(node.meta.get("val")))
+    return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
+
+
+def may_move(node: fx.Node) -> bool:
+    """Whether the node may trade places in the backward with others that it does not depend on.
+
+    What acts on state or draws random numbers may not, nor what another library does.
+    """
+    if is_effect(node) or is_random_op(node):
+        return False
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _KNOWN
+
+
+def is_batch_norm(node: fx.Node) -> bool:
+    """Whether the node is a BatchNorm that moves its running statistics."""
+    return node.target in _BATCH_NORM_FORWARD and bool(node.args[5])
+
+
+def activation_writes(node: fx.Node, writes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an op's new storages those that are activations, not new running statistics."""
+    return writes[:3] if node.target is _BATCH_NORM_FUNCTIONAL else writes
+
+
+def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
+    """Operator and arguments that normalize once more and leave the running statistics alone."""
+    x, weight, bias, _, _, training, momentum, eps = node.args
+    if node.target is _BATCH_NORM_FUNCTIONAL:
+        return aten._native_batch_norm_legit.no_stats, (x, weight, bias, training, momentum, eps)
+    return node.target, (x, weight, bias, None, None, training, momentum, eps)
