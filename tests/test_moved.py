@@ -41,7 +41,7 @@ class _Attention(nn.Module):
 class _Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(_Attention() for _ in range(4)))
+        self.layers = nn.Sequential(*(_Attention() for _ in range(2)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.layers(x)
