@@ -209,12 +209,27 @@ def _of_backward(graph: fx.Graph, num_fwd_outputs: int) -> set[fx.Node]:
     has_begun = False
     for node in graph.nodes:
         depends = any(parent in found for parent in node.all_input_nodes)
-        # A draw that nobody reads may be the forward's last.
-        is_behind = has_begun or (not left and bool(node.users))
+        # The forward's last draws may be for nobody, or for the backward; torch names them its own.
+        is_forward = not node.users or node.meta.get("partitioner_tag") == "is_forward"
+        is_behind = has_begun or (not left and not is_forward)
         if is_tangent(node) or depends or (is_behind and is_random_op(node)):
             found.add(node)
         has_begun = has_begun or depends
         left.discard(node)
+    return found
+
+
+def needed_by_forward(joint: JointGraph) -> set[fx.Node]:
+    """Nodes that an output of the forward, or what it does to state, depends on."""
+    output = next(iter(joint.module.graph.find_nodes(op="output")))
+    found: set[fx.Node] = set()
+    stack = [op.node for op in joint.ops if op.is_effect and not op.is_backward]
+    stack += [o for o in output.args[0][: joint.num_fwd_outputs] if isinstance(o, fx.Node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.all_input_nodes)
     return found
 
 

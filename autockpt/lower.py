@@ -23,7 +23,7 @@ from autockpt.captured import (
     taken_up_by_later_frames,
 )
 from autockpt.exact import rng_state_bytes
-from autockpt.joint import JointNode, gives_the_same_again
+from autockpt.joint import JointNode, gives_the_same_again, needed_by_forward
 from autockpt.nodes import activation_writes, is_batch_norm, may_move
 from autockpt.optimizer_memory import OptimizerMemory
 from autockpt.profile_cache import NodeCost
@@ -128,6 +128,7 @@ class _Builder:
         self._contributions: dict[int, list[int]] = {}
         self._first_users = first_users(capture)
         self._overwritten_keys = overwritten_keys(capture.graphs)
+        self._needed: set[fx.Node] = set()
         self.origins: list[Origin] = []
 
     def finish(self) -> ComputeGraph:
@@ -159,6 +160,7 @@ class _Builder:
                 if key in self._by_key:
                     self._local[region, storage] = self._by_key[key]
         held = kept_outputs(self._capture, region)
+        self._needed |= needed_by_forward(joint)
         for index, op in enumerate(joint.ops):
             if not op.is_backward:
                 self._add_node(region, index, op, held)
@@ -327,7 +329,8 @@ class _Builder:
             own = [*reads, *writes]
             reads += formula
             formula.extend(own)
-        is_unused_draw = op.is_random and not op.node.users
+        is_read_in_time = op.is_backward or op.node in self._needed
+        is_unused_draw = op.is_random and not (op.node.users and is_read_in_time)
         runs_once = (
             not gives_the_same_again(op)
             or is_unused_draw
@@ -337,7 +340,8 @@ class _Builder:
             or op.is_backward
             or any(s in held for s in local_writes)
         )
-        # A draw that nobody reads still moves the generator.
+        # A draw that nobody reads still moves the generator; one that the forward does not read
+        # moves it in the forward.
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
         workspace_bytes = cost.workspace_bytes

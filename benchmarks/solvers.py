@@ -179,7 +179,8 @@ def _instance_row(name: str, text: str, share: float, time_limit_s: float) -> _R
 
 _ZOO_TABLE = (
     "Graphs of the zoo (small size)",
-    "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound). Figures "
+    "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound), both for "
+    "backward ops in the graph's order. Figures "
     "are recomputation in % of a step's time. Two bounds: for any plan at all, ones that move or "
     "repeat backward ops included, and for plans that run each backward op once, in the order in "
     "which `ilp` does. Gap: `ilp` less the second. - where a method has no plan that fits.",
@@ -220,7 +221,8 @@ def _zoo_cell(name: str, text: str, share: float, time_limit_s: float) -> tuple[
 
 _LEAST_TABLE = (
     "Smallest budgets",
-    "The least f at which a method has a plan, of those met while solving for the budgets above.",
+    "The least f at which a method has a plan, of those met while solving for the budgets above. 0 "
+    "is the bound for plans in the graph's order; moved backward ops may go below it.",
     ("model", "ilp", *_RIVALS),
 )
 
@@ -241,9 +243,10 @@ def _least_rows(reached: list[_Reached]) -> Iterator[_Row]:
 _STAGES_TABLE = (
     "What each stage brings",
     "Recomputation in % of a step's time after each stage of `ilp`, searching in the room itself "
-    "(`solve` searches by levels): the best of greedy, mincut, uniform and sqrt; the composition "
-    "of the windows' options by minimum cuts; with leaner options by integer programs and nested "
-    "windows, where room is short; with polish by integer programs; with refinement.",
+    "(`solve` searches by levels), backward ops in the graph's order: the best of greedy, mincut, "
+    "uniform and sqrt; the composition of the windows' options by minimum cuts; with leaner "
+    "options by integer programs and nested windows, where room is short; with polish by integer "
+    "programs; with refinement.",
     ("model", "f", "heuristics", "composition", "+ nesting", "+ polish", "+ refinement"),
 )
 

@@ -189,7 +189,7 @@ def _judge(
 ) -> Result:
     """Replays the best that the method offers, and the leanest, and keeps the best that fits."""
     graph, orders = problem.graph, Orders(problem.graph)
-    offered = (*attempt.fixed, *attempt.orders) or (orders.baseline(),)
+    offered = (*attempt.fixed, *attempt.offered) or (orders.baseline(),)
     schedules = [with_frees(graph, order) for order in orders.best(offered, problem.room_bytes)]
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
     minimum, leanest = min(

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autockpt_solvers import Problem, SolveStatus, minimum_budget, simulate, solve, with_frees
+from autockpt_solvers import (
+    Problem,
+    SolveStatus,
+    graph_from_json,
+    minimum_budget,
+    simulate,
+    solve,
+    with_frees,
+)
 from autockpt_solvers.methods.bound import lower_bound_bytes
 from autockpt_solvers.methods.fill import fill
 from autockpt_solvers.methods.levels import level_rooms, solve_by_levels
@@ -74,6 +83,28 @@ def test_no_heuristic_is_better_on_a_long_chain():
     for room in rooms_between(graph, [0.3, 0.6]):
         least = min(cost(graph, room, method) for method in HEURISTICS)
         assert cost(graph, room, "ilp") <= least
+
+
+def found(name):
+    """A graph on which a promise was once broken."""
+    file = Path(__file__).parent / "graphs_found" / f"{name}.json"
+    return graph_from_json(file.read_text(encoding="utf-8"))
+
+
+def test_what_a_heuristic_finds_is_filled_up_as_if_it_were_alone():
+    """Greedy's plan was dearer than half as much again as ilp's, and so it was not filled up: alone
+    it cost 26 then, and ilp 27."""
+    graph = found("greedy_filled_up")
+    for room in (3450, 3564):
+        assert cost(graph, room, "ilp") <= cost(graph, room, "greedy")
+
+
+def test_a_plan_that_is_leaner_than_asked_counts_for_the_minimum():
+    """A search for 169 bytes found a plan for 179, which `solve` took and `minimum_budget` not."""
+    graph = found("leaner_than_its_level")
+    least = minimum_budget(graph, method="ilp").peak_bytes
+    assert cost(graph, least, "ilp") < float("inf")
+    assert cost(graph, least - 1, "ilp") == float("inf")
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -21,6 +21,8 @@ class Attempt:
     Attributes:
         orders: Candidates; `solve` keeps the one that fits and recomputes least.
         fixed: Candidates too: those that the method offers whatever the room.
+        others: What methods offered that were asked on the way. Each counts as if it had been asked
+            alone, so that the answer is never worse than its.
         method: Who made them, where that is not the method that was asked for.
         lower_bound_ns: No plan of `bound_class` that fits recomputes less.
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes not included.
@@ -30,10 +32,16 @@ class Attempt:
 
     orders: tuple[Sequence[int], ...]
     fixed: tuple[Sequence[int], ...] = ()
+    others: tuple[Attempt, ...] = ()
     method: str = ""
     lower_bound_ns: int = 0
     lower_bound_bytes: int = 0
     bound_class: str = ""
+
+    @property
+    def offered(self) -> tuple[Sequence[int], ...]:
+        """All orders that are offered for this room."""
+        return (*self.orders, *(order for other in self.others for order in other.offered))
 
 
 class Method(Protocol):

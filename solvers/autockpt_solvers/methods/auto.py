@@ -10,6 +10,7 @@ Weakness: the choice looks at sizes only.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 
         return solve_free(problem, time_limit_s=time_limit_s, seed=seed)
     attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)
-    fixed, first = attempt.fixed, (*attempt.fixed, *attempt.orders)
+    first = (*attempt.fixed, *attempt.offered)
     orders = orders_of(graph)
     room = problem.room_bytes
     ranks = [orders.lack(order, room) for order in first]
@@ -42,9 +43,11 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     is_stuck = ranks[best][0] > 0
     left = time_limit_s - (time.monotonic() - started)
     if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (_LARGE if is_stuck else _SMALL):
-        return Attempt(orders=first, fixed=fixed, method="ilp")
+        return dataclasses.replace(attempt, method="ilp")
     from autockpt_solvers.methods.local import improve
 
     more = improve(problem, first[best], time_limit_s=left, seed=seed, effort=_EFFORT).orders
     is_better = min(orders.lack(order, room) for order in more) < ranks[best]
-    return Attempt(orders=(*first, *more), fixed=fixed, method="local" if is_better else "ilp")
+    return dataclasses.replace(
+        attempt, orders=(*attempt.orders, *more), method="local" if is_better else "ilp"
+    )

@@ -10,7 +10,6 @@ from autockpt_solvers.methods.chain import solve_chain
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
-from autockpt_solvers.methods.orders import orders_of
 from autockpt_solvers.methods.revolve import solve_revolve
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
@@ -28,12 +27,10 @@ _SEARCHING: tuple[Callable[..., Attempt], ...] = (solve_mincut, solve_greedy, so
 def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers what every heuristic offers."""
     deadline = time.monotonic() + time_limit_s
-    orders = orders_of(problem.graph)
 
     def asked(heuristic: Callable[..., Attempt]) -> Attempt:
         limit = max(0.1, (deadline - time.monotonic()) / 5)
         return heuristic(problem, time_limit_s=limit, seed=seed)
 
     fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
-    found = [o for h in _SEARCHING for o in orders.best(asked(h).orders, problem.room_bytes)]
-    return Attempt(orders=tuple(found), fixed=tuple(fixed))
+    return Attempt(orders=(), fixed=tuple(fixed), others=tuple(asked(h) for h in _SEARCHING))

@@ -10,6 +10,7 @@ mostly after one or two.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -105,12 +106,13 @@ def least_by_levels(
         attempt = method(asked, time_limit_s=left, seed=seed)
         if not isinstance(attempt, Attempt):
             break
-        offered = attempt.orders if level else (*attempt.fixed, *attempt.orders)
+        offered = attempt.offered if level else (*attempt.fixed, *attempt.offered)
         peaks = [(orders.evaluate(order)[0], k) for k, order in enumerate(offered)]
         peak, k = min(peaks, default=(least, 0))
         # The lowest level's leanest plan serves from its own peak on, others from their level on.
-        if peak <= room or (level == 0 and peak < least):
-            least, leanest = max(peak, room) if level else peak, offered[k]
+        floor = max(peak, room) if level else peak
+        if floor < least:
+            least, leanest = floor, offered[k]
     return least, leanest
 
 
@@ -135,22 +137,33 @@ class _Climber:
 
     def take(self, attempt: Attempt, level: int) -> None:
         """Takes the plans that a search found for a level, and those that no level matters to."""
+        for other in attempt.others:
+            self.take(dataclasses.replace(other, method=attempt.method), level)
         room = self.problem.room_bytes
         # Where nothing fits, what the lowest level reaches is the last resort.
         free = (*attempt.fixed, *attempt.orders) if level == 0 else attempt.fixed
         for peak, cost, order in self._replayed(free):
             if peak <= room:
                 self._offer(cost, peak, order, attempt.method)
-        found = list(self._replayed(attempt.orders))
-        fitting = [(c, p, order) for p, c, order in found if p <= min(room, self.rooms[level])]
-        most = min((cost for cost, _, _ in fitting), default=0) * _WORTH_FILLING
+        for peak, cost, order in self._replayed(attempt.orders):
+            if peak <= min(room, self.rooms[level]):
+                self._offer(cost, peak, order, attempt.method)
+        if room > self.rooms[level]:
+            self._fill(attempt, level)
+
+    def _fill(self, attempt: Attempt, level: int) -> None:
+        """Fills up the cheapest plan, and the leanest, which may be the cheapest then."""
         # The range of rooms that a plan is filled for must not depend on the room.
-        start, cap = self.rooms[level], self.rooms[min(level + 1, len(self.rooms) - 1)]
-        for cost, peak, order in fitting:
-            self._offer(cost, peak, order, attempt.method)
-            # The cheapest plan is not always the cheapest once it is filled up.
-            if cost <= most and room > start:
-                full = fill(self.orders, order, start=start, cap=cap, room=min(room, cap))
+        start, top = self.rooms[level], len(self.rooms) - 1
+        # Up to the next level, which it does not reach: a bound may settle that one by itself.
+        cap = start if level == top else self.rooms[level + 1] - 1
+        chosen = self.orders.best(attempt.orders, start)
+        most = self.orders.evaluate(chosen[0])[1] * _WORTH_FILLING if chosen else 0
+        for order in chosen:
+            peak, cost = self.orders.evaluate(order)
+            if peak <= start and cost <= most:
+                room = min(self.problem.room_bytes, cap)
+                full = fill(self.orders, order, start=start, cap=cap, room=room)
                 self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
 
     def _replayed(self, found: Iterable[Sequence[int]]) -> Iterable[tuple[int, int, Sequence[int]]]:

@@ -102,7 +102,7 @@ def _in_order(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 
 def _least_cost(orders: Orders, attempt: Attempt, room: int) -> float:
     """The recompute time of the cheapest plan that fits; infinite where none does."""
-    judged = map(orders.evaluate, attempt.orders)
+    judged = map(orders.evaluate, attempt.offered)
     return min((cost for peak, cost in judged if peak <= room), default=math.inf)
 
 

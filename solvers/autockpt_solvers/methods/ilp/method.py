@@ -25,6 +25,7 @@ run once each, in an order that is chosen before (see `moving`).
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,14 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     orders = orders_of(graph)
 
     heuristics = solve_heuristics(problem, time_limit_s=time_limit_s, seed=seed)
-    fixed, found = heuristics.fixed, [*heuristics.orders]
+    plans: list[list[int]] = []
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
         plans = _plans(orders, problem.room_bytes, deadline, seed)
-        start = orders.best((*fixed, *found, *plans), problem.room_bytes)[0]
+        known = (*heuristics.fixed, *heuristics.offered, *plans)
+        start = orders.best(known, problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
-        found += orders.best(plans, problem.room_bytes)
-    return Attempt(orders=tuple(found), fixed=fixed)
+    found = orders.best(plans, problem.room_bytes)
+    return dataclasses.replace(heuristics, orders=tuple(found))
 
 
 def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:
