@@ -99,8 +99,17 @@ def _normalized_like(x: torch.Tensor) -> torch.Tensor:
 
 # Under the names of what they stand in for: fake tensors only take torch's own.
 @functools.wraps(native_batch_norm)
-def _batch_norm_shape(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    _, *statistics = native_batch_norm(x, *args)
+def _batch_norm_shape(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    *args: Any,
+) -> tuple[torch.Tensor, ...]:
+    _, *statistics = native_batch_norm(x, weight, bias, running_mean, *args)
+    if x.device.type == "cpu":  # of the parameters' type there, where an input is of a smaller one
+        like = next((t for t in (weight, running_mean) if t is not None), x)
+        statistics = [s.to(like.dtype) for s in statistics]
     return _normalized_like(x), *statistics
 
 

@@ -138,3 +138,21 @@ def test_a_gradient_that_comes_with_other_strides_than_were_traced(loss_fn) -> N
     autockpt.optimize(model, eager_bytes - 1, sample_args=(x,), loss_fn=loss_fn, verify=False)
     assert autockpt.get_plan(model).rung == "whole"
     assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_workspace_of_batch_norm_under_autocast_is_measured(affine: bool) -> None:
+    """Fakes had statistics of the input's type and kernels of the parameters': on such inputs the
+    backward could not be run to be measured, and a plan that was not verified left it out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16, affine=affine), nn.ReLU()
+    ).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 16, 8, 8).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        plan = autockpt.plan(
+            model, "95%", sample_args=(x,), loss_fn=lambda y: y.float().square().mean()
+        )
+    assert plan.graph is not None
+    backward = [op for op in plan.graph.ops if op.name.startswith("native_batch_norm_backward")]
+    assert [op.workspace_bytes >= x.numel() * 2 for op in backward] == [True]
