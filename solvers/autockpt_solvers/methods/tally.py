@@ -24,13 +24,8 @@ class Tally:
 
     def __init__(self, graph: ComputeGraph) -> None:
         ops, storages = graph.ops, graph.storages
-        reads_at, reads = map(_array, flat([op.reads for op in ops]))
-        writes_at, writes = map(_array, flat([op.writes for op in ops]))
         self.graph = (
-            reads_at,
-            reads,
-            writes_at,
-            writes,
+            *_reads_and_writes(graph),
             _array(storage.size_bytes for storage in storages),
             _array(graph.working_bytes),
             _array(op.runtime_ns for op in ops),
@@ -57,21 +52,16 @@ class Tail:
     """A graph as arrays, and scratch; plain lists where nothing is compiled."""
 
     def __init__(self, graph: ComputeGraph, may_run: Iterable[bool]) -> None:
-        ops = graph.ops
-        reads_at, reads = map(_array, flat([op.reads for op in ops]))
-        writes_at, writes = map(_array, flat([op.writes for op in ops]))
+        ops, tables = graph.ops, _reads_and_writes(graph)
         self.graph = (
-            reads_at,
-            reads,
-            writes_at,
-            writes,
+            *tables,
             _array(graph.producer),
             _array(op.region for op in ops),
             _array(may_run),
         )
         self.num_storages = len(graph.storages)
         # Every run of a forward op brings a storage that was missing.
-        sizes = (len(ops), len(reads) + 1, self.num_storages, len(ops) + self.num_storages)
+        sizes = (len(ops), len(tables[1]) + 1, self.num_storages, len(ops) + self.num_storages)
         self.scratch = tuple(_array(0 for _ in range(size)) for size in sizes)
 
     def __call__(self, at_hand: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -86,6 +76,13 @@ class Tail:
         length, num_added = _follow(is_there, *self.graph, *self.scratch)
         _, _, added, order = self.scratch
         return [int(op) for op in order[:length]], [int(s) for s in added[:num_added]]
+
+
+def _reads_and_writes(graph: ComputeGraph) -> tuple[Any, Any, Any, Any]:
+    """Where each op's reads begin, the reads, and the same of its writes."""
+    reads_at, reads = map(_array, flat([op.reads for op in graph.ops]))
+    writes_at, writes = map(_array, flat([op.writes for op in graph.ops]))
+    return reads_at, reads, writes_at, writes
 
 
 def _array(values: Iterable[int]) -> Any:
