@@ -104,13 +104,8 @@ def test_draws_of_the_backward_keep_their_order(budget: str) -> None:
     assert _train_moved(model, x, budget).rung == "whole"
 
 
-class _NoisyLast(torch.autograd.Function):
+class _NoisyLast(_Noisy):
     """Its backward, the first of all, draws before it reads the gradient; the last draw first."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(weight)
-        return x @ weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,7 +147,7 @@ def test_what_acts_on_state_in_the_backward_keeps_its_place() -> None:
     """A backward that writes down what it met writes it in eager's order."""
     seen: list[float] = []
 
-    @torch.library.custom_op("moved::note", mutates_args=())
+    @torch.library.custom_op("moved::copy", mutates_args=())
     def note(x: torch.Tensor, number: int) -> torch.Tensor:
         return x.clone()
 
@@ -160,7 +155,7 @@ def test_what_acts_on_state_in_the_backward_keeps_its_place() -> None:
     def _(x: torch.Tensor, number: int) -> torch.Tensor:
         return torch.empty_like(x)
 
-    @torch.library.custom_op("moved::noted", mutates_args=())
+    @torch.library.custom_op("moved::copy_back", mutates_args=())
     def noted(gradient: torch.Tensor, number: int) -> torch.Tensor:
         seen.append(number)
         return gradient.clone()
