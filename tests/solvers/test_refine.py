@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, simulate, solve, with_frees
 from autockpt_solvers.methods.bound import lower_bound_bytes
-from autockpt_solvers.methods.holding import decode
+from autockpt_solvers.methods.held import HEAD_PEAK, RECOMPUTE
+from autockpt_solvers.methods.holding import settle
 from autockpt_solvers.methods.ilp.refine import Refiner, refine
 from autockpt_solvers.methods.orders import Orders
 from tests.solvers.brute import least_recompute
@@ -19,11 +21,9 @@ from tests.solvers.graphs import blocks, chain, graphs
 FOREVER = float("inf")
 
 
-def decoded(refiner, order):
-    keep, hold = refiner.encode(order)
-    tables = (keep, hold, refiner.arrays, refiner.ranks)
-    length, _ = decode(*tables, refiner.work[0], refiner.buffers[0], refiner.touched)
-    return refiner.buffers[0][:length].tolist()
+def again(refiner, order):
+    """The order that the tables of an order say; empty where they cannot say it."""
+    return refiner.order() if refiner.settle(order, 100) else []
 
 
 @given(graphs(), st.data())
@@ -31,10 +31,33 @@ def test_the_tables_of_a_plan_give_the_plan_again(graph, data):
     orders = Orders(graph)
     num = len(graph.storages)
     order = orders.just_in_time(data.draw(st.sets(st.integers(0, num - 1))))
-    again = decoded(Refiner(orders, 100, 0), order)
-    if again:
-        assert orders.evaluate(again) <= orders.evaluate(order)
-        simulate(graph, with_frees(graph, again))
+    found = again(Refiner(orders, 100, 0), order)
+    if found:
+        assert orders.evaluate(found) <= orders.evaluate(order)
+        simulate(graph, with_frees(graph, found))
+
+
+@given(graphs(), st.floats(0, 1), st.integers(0, 99))
+def test_what_follows_from_single_changes_is_what_follows_from_the_tables(graph, share, seed):
+    """The walk works out only what a change reaches; nothing may be missed or counted twice."""
+    orders = Orders(graph)
+    start = orders.baseline()
+    room = int(orders.evaluate(start)[0] * share)
+    refiner = Refiner(orders, room, seed)
+    if not refiner.decided.any() or not refiner.stages.row.size:
+        return
+    # Hot, so that most changes are taken, and many dear ones are taken back.
+    refiner.run(start, 300, FOREVER, hot=0.3)
+    walked = [np.copy(part) for part in refiner.plan[: refiner.plan._fields.index("totals")]]
+    walked_totals = refiner.plan.totals[: HEAD_PEAK + 1].tolist()
+    order = refiner.order()
+    peak = max(refiner.plan.totals[HEAD_PEAK], refiner.plan.peak.max())
+    assert orders.evaluate(order) == (peak, refiner.plan.totals[RECOMPUTE])
+    assert settle(refiner.stages, refiner.plan, refiner.work, max(1, room))
+    assert refiner.plan.totals[: HEAD_PEAK + 1].tolist() == walked_totals
+    for name, part in zip(refiner.plan._fields, walked, strict=False):
+        if name not in ("start", "pool", "pool_bytes"):
+            assert (getattr(refiner.plan, name) == part).all(), name
 
 
 @pytest.mark.parametrize("graph", [blocks(4), chain(9)], ids=["blocks", "chain"])
@@ -42,7 +65,7 @@ def test_tables_say_what_is_held_and_what_is_made_twice(graph):
     orders = Orders(graph)
     for kept in ((), range(0, len(graph.storages), 3), range(0, len(graph.storages), 7)):
         order = orders.just_in_time(kept)
-        assert decoded(Refiner(orders, 100, 0), order) == order
+        assert again(Refiner(orders, 100, 0), order) == order
 
 
 @given(graphs(max_forward=5, max_backward=4, max_sizes=1), st.floats(0, 1))

@@ -15,8 +15,8 @@ import numpy as np
 
 from autockpt_solvers.methods.bound import bound_below_ns
 from autockpt_solvers.methods.compiling import IS_COMPILED
-from autockpt_solvers.methods.holding import anneal_held, decode
-from autockpt_solvers.methods.local import graph_arrays
+from autockpt_solvers.methods.held import blank, stages_of
+from autockpt_solvers.methods.holding import anneal_held, settle, write_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
 
 _CHUNK = 1024
-_LONGER = 4  # an order may have this many times the ops
-# First temperatures, in times of a training step, and shares of the steps: from the start, then
-# twice from the best plan met.
-_HOT, _WARM, _COOL = (2e-3, 0.5), (1e-3, 0.25), (2e-4, 0.25)
+_LONGER = 4  # forward ops may run again this many times the number of ops
+# Walks, each from the best plan met: first temperature, in times of a training step, and share of
+# the steps.
+_WALKS = ((1e-4, 0.19), (5e-5, 0.14)) * 3
 # Where nothing fits: from the leanest plan met, to this share of its peak.
 _LEANER = 0.97
-_WORK = 600_000_000  # reads and runs that all walks together look at: some seconds
-_WORK_INTERPRETED = 1_000_000
+_WORK = 2_400_000_000  # in reads and runs of one step: some seconds
+_WORK_INTERPRETED = 10_000_000
 _STEPS_PER_OP = 1000
 _COOLING = 0.02  # last temperature over first
-_LIGHT, _HEAVY = 0.06, 20.0  # what a run over by the whole room weighs, in the same time
+# What a run over by the whole room weighs, in the same time: at first next to nothing, so that
+# plans far over the room are met, and what they spare is given up only where it is least.
+_LIGHT, _HEAVY = 3e-3, 20.0
 _CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
-_FAR = 2e-2  # the same, that is worth all steps; less is worth fewer, and more
-_MOST_WORTH = 2.0  # times as many at most
+_FAR = 1e-2  # the same, that is worth all steps; less is worth fewer, and more
+_MOST_WORTH = 2.5  # times as many at most, and where nothing fits yet
 
 
 def refine(
@@ -60,7 +62,7 @@ def refine(
     """
     peak, recompute = orders.evaluate(start)
     total = problem.graph.total_runtime_ns
-    worth = 1.0
+    worth = _MOST_WORTH
     if peak <= problem.room_bytes:
         left = deadline - time.monotonic()
         gain = recompute - bound_below_ns(problem, deadline - 3 * left / 4)
@@ -69,10 +71,10 @@ def refine(
         worth = min(_MOST_WORTH, gain / (_FAR * total))
     refiner = Refiner(orders, problem.room_bytes, seed)
     num_steps = refiner.num_steps()
-    if not refiner.decided.any():
+    if not refiner.decided.any() or not refiner.stages.row.size:
         return []
     shares_left = 1.0
-    for hot, share in (_HOT, _WARM, _COOL):
+    for hot, share in _WALKS:
         steps = int(num_steps * worth * share)
         now = time.monotonic()
         until = now + (deadline - now) * share / shares_left
@@ -98,36 +100,17 @@ class Refiner:
         graph = orders.graph
         self.orders = orders
         self.room = max(1, room)
-        self.arrays = graph_arrays(graph)
-        num_ops, num_storages = len(graph.ops), len(graph.storages)
-        rank = np.array(orders.forward_rank, dtype=np.int64)
-        self.decided = np.array([self._is_decided(s) for s in range(num_storages)], dtype=np.int64)
-        self.ranks = (np.argsort(rank), rank, self.decided)
-        size = _LONGER * num_ops + 8
-        num_regions = 1 + max((op.region for op in graph.ops), default=0)
-
-        def zeros(count: int) -> NDArray[np.int64]:
-            return np.zeros(count, dtype=np.int64)
-
-        num_reads = sum(len(reads) for reads in orders.reads)
-        self.work = (
-            (
-                zeros(num_storages),
-                zeros(num_ops),
-                zeros(num_ops),
-                zeros(2 * num_reads + num_ops + 8),
-                zeros(num_ops + 1),
-            ),
-            (
-                zeros(num_storages),
-                zeros(num_storages),
-                zeros(num_ops),
-                zeros(size + 2),
-                zeros(num_regions),
-            ),
+        self.forward = [s for s, op in enumerate(graph.producer) if op < graph.num_forward]
+        self.decided = np.array([self._is_decided(s) for s in self.forward], dtype=np.int64)
+        self.stages = stages_of(orders, self.forward, self.decided)
+        self.plan, self.work = blank(self.stages, most_runs=_LONGER * len(graph.ops))
+        size = len(graph.ops) + self.plan.pool.size
+        self.buffers = (
+            np.zeros((self.plan.pool.size, 2), dtype=np.int64),
+            np.flatnonzero(self.decided),
+            np.zeros(size, dtype=np.int64),
+            np.zeros(size, dtype=np.int64),
         )
-        self.buffers = (zeros(size), np.flatnonzero(self.decided), zeros(size), zeros(size))
-        self.touched = np.zeros((_LONGER * num_reads + 8, 2), dtype=np.int64)
         self.state = np.array([1 + seed % 2147483646], dtype=np.int64)
         self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
         total = max(1.0, float(sum(orders.runtime)))
@@ -165,14 +148,29 @@ class Refiner:
             return None
         return [int(op) for op in self.buffers[3][: int(self.found[3])]]
 
+    def order(self) -> list[int]:
+        """The order of the plan as it stands."""
+        order = np.zeros_like(self.buffers[2])
+        length = write_order(self.stages, self.plan, order)
+        return [int(op) for op in order[:length]]
+
+    def settle(self, order: Sequence[int], room: int) -> bool:
+        """Makes an order the plan; whether the tables can say it."""
+        keep, hold = self.encode(order)
+        at_turn = [keep[k] or self.orders.graph.is_output[s] for k, s in enumerate(self.forward)]
+        self.plan.keep[:] = keep
+        self.plan.hold[:] = hold
+        self.plan.at_hand[:, 0] = at_turn
+        return bool(settle(self.stages, self.plan, self.work, room))
+
     def encode(self, order: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The tables of a plan: what the order keeps and holds."""
         orders, graph = self.orders, self.orders.graph
         num_forward = graph.num_forward
         keep = np.zeros(len(graph.storages), dtype=np.int64)
-        for storage, op in enumerate(graph.producer):
-            fixed = not self.decided[storage] and bool(graph.readers[storage])
-            keep[storage] = fixed and op < num_forward and graph.is_required[op]
+        for storage, is_decided in zip(self.forward, self.decided.tolist(), strict=True):
+            fixed = not is_decided and bool(graph.readers[storage])
+            keep[storage] = fixed and graph.is_required[graph.producer[storage]]
         hold = np.ones((len(graph.storages), len(graph.ops) - num_forward), dtype=np.uint8)
         left = sum(graph.is_required)
         head, seen = 0, set[int]()
@@ -195,7 +193,7 @@ class Refiner:
                 if 0 <= last.get(storage, -1) < row:
                     hold[storage, last[storage]] = 0
                 last[storage] = row
-        return keep, hold
+        return keep[self.forward], hold[self.forward][:, self.stages.row]
 
     def run(
         self, order: Sequence[int], steps: int, deadline: float, *, hot: float, aim: int = 0
@@ -212,16 +210,14 @@ class Refiner:
         """
         aim = max(self.room, aim)
         scale = (*self.units, hot, hot * _COOLING, _LIGHT, _HEAVY)
-        keep, hold = self.encode(order)
-        tables = (keep, hold, self.arrays, self.ranks)
-        if not decode(*tables, self.work[0], self.buffers[0], self.touched)[0]:
+        if not self.settle(order, aim):
             return
         walk = partial(
             anneal_held,
-            *tables,
+            self.stages,
+            self.plan,
             self.work,
             self.buffers,
-            self.touched,
             self.state,
             self.found,
             aim,
