@@ -47,7 +47,7 @@ def test_what_follows_from_single_changes_is_what_follows_from_the_tables(graph,
     if not refiner.decided.any() or not refiner.stages.row.size:
         return
     # Hot, so that most changes are taken, and many dear ones are taken back.
-    refiner.run(start, 300, FOREVER, hot=0.3)
+    refiner.run(start, 300, FOREVER, hot=0.3, light=0.01)
     walked = [np.copy(part) for part in refiner.plan[: refiner.plan._fields.index("totals")]]
     walked_totals = refiner.plan.totals[: HEAD_PEAK + 1].tolist()
     order = refiner.order()
@@ -108,7 +108,7 @@ def test_equal_seeds_walk_the_same_path_and_time_ends_it():
     assert first == second
     started = time.monotonic()
     refiner = Refiner(orders, problem.room_bytes, 0)
-    refiner.run(start, 10**9, started, hot=1e-3)
+    refiner.run(start, 10**9, started, hot=1e-3, light=0.06)
     assert refiner.best_order is not None or refiner.lean_order is not None
 
 
@@ -118,6 +118,6 @@ def test_a_walk_that_aims_above_the_room_is_known_by_its_peak_alone():
     start = orders.baseline()
     peak = orders.evaluate(start)[0]
     refiner = Refiner(orders, 1, 0)
-    refiner.run(start, 5_000, FOREVER, hot=1e-3, aim=int(peak * 0.8))
+    refiner.run(start, 5_000, FOREVER, hot=1e-3, light=0.06, aim=int(peak * 0.8))
     assert refiner.best_order is None
     assert orders.evaluate(refiner.lean_order)[0] <= peak * 0.8

@@ -7,6 +7,7 @@ kept and held, one or two entries at a time, judged on the whole graph.
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,21 +29,24 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _LONGER = 4  # forward ops may run again this many times the number of ops
-# Walks, each from the best plan met: first temperature, in times of a training step, and share of
-# the steps.
-_WALKS = ((1e-4, 0.19), (5e-5, 0.14)) * 3
+# Walks, each from the best plan met: first temperature, in times of a training step, and what a run
+# over by the whole room weighs at first, in the same. With next to no weight walks meet plans far
+# over the room, and give up what those spare only where it costs least.
+_WALKS = ((3e-4, 0.06), (1e-4, 0.01), (1e-4, 0.003), (5e-5, 0.003))
+# Where that leaves much to gain, many short walks from the start, and one from the best plan met:
+# which of a few very different plans a walk comes to is decided early, and by chance.
+_SHORT_WALK, _LAST_WALK = (1e-4, 0.003), (5e-5, 0.003)
+_STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
+_HEAVY = 20.0  # what it weighs at last
 # Where nothing fits: from the leanest plan met, to this share of its peak.
 _LEANER = 0.97
-_WORK = 2_400_000_000  # in reads and runs of one step: some seconds
-_WORK_INTERPRETED = 10_000_000
+_WORK = 2_400_000_000  # steps of all walks, times the runs and reads of the graph: some seconds
+_WORK_INTERPRETED = 6_000_000
 _STEPS_PER_OP = 1000
 _COOLING = 0.02  # last temperature over first
-# What a run over by the whole room weighs, in the same time: at first next to nothing, so that
-# plans far over the room are met, and what they spare is given up only where it is least.
-_LIGHT, _HEAVY = 3e-3, 20.0
 _CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
-_FAR = 1e-2  # the same, that is worth all steps; less is worth fewer, and more
-_MOST_WORTH = 2.5  # times as many at most, and where nothing fits yet
+_FAR = 1e-2  # the same, that is worth all steps, and short walks; less is worth fewer, and more
+_MOST_WORTH = 2.0  # times as many at most, and where nothing fits yet
 
 
 def refine(
@@ -60,31 +64,30 @@ def refine(
     Returns:
         The cheapest order that fits, if any was met, and the one with the lowest peak.
     """
-    peak, recompute = orders.evaluate(start)
-    total = problem.graph.total_runtime_ns
-    worth = _MOST_WORTH
-    if peak <= problem.room_bytes:
+    room, total = problem.room_bytes, max(1, problem.graph.total_runtime_ns)
+
+    def gain(known_ns: list[int]) -> float:
+        """Time of the cheapest plan above the bound, in times of a step."""
         left = deadline - time.monotonic()
-        gain = recompute - bound_below_ns(problem, deadline - 3 * left / 4)
-        if gain <= _CLOSE * total:
-            return []
-        worth = min(_MOST_WORTH, gain / (_FAR * total))
-    refiner = Refiner(orders, problem.room_bytes, seed)
-    num_steps = refiner.num_steps()
+        bound = bound_below_ns(problem, deadline - 3 * left / 4) if known_ns else 0
+        return (min(known_ns, default=math.inf) - bound) / total
+
+    known_ns = [recompute for peak, recompute in [orders.evaluate(start)] if peak <= room]
+    to_gain = gain(known_ns)
+    if to_gain <= _CLOSE:
+        return []
+    refiner = Refiner(orders, room, seed)
     if not refiner.decided.any() or not refiner.stages.row.size:
         return []
-    shares_left = 1.0
-    for hot, share in _WALKS:
-        steps = int(num_steps * worth * share)
-        now = time.monotonic()
-        until = now + (deadline - now) * share / shares_left
-        shares_left -= share
-        lean = refiner.lean_order
-        if peak > problem.room_bytes and refiner.best_order is None and lean is not None:
-            aim = int(orders.evaluate(lean)[0] * _LEANER)
-            refiner.run(lean, steps, until, hot=hot, aim=aim)
-        else:
-            refiner.run(refiner.best_order or start, steps, until, hot=hot)
+    steps = int(refiner.num_steps() * min(_MOST_WORTH, to_gain / _FAR))
+    halfway = (time.monotonic() + deadline) / 2
+    refiner.walk(start, _WALKS, steps // len(_WALKS), halfway)
+    known_ns += [int(refiner.found[0])] if refiner.best_order is not None else []
+    if known_ns and gain(known_ns) > _FAR:
+        short = _STEPS_OF_SHORT * (int(refiner.decided.sum()) + refiner.stages.reads.size)
+        for _ in range(max(1, steps // short)):
+            refiner.run(start, min(short, steps), deadline, *_SHORT_WALK)
+        refiner.walk(start, [_LAST_WALK], steps // len(_WALKS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -195,8 +198,39 @@ class Refiner:
                 last[storage] = row
         return keep[self.forward], hold[self.forward][:, self.stages.row]
 
+    def walk(
+        self,
+        start: Sequence[int],
+        walks: Sequence[tuple[float, float]],
+        steps: int,
+        deadline: float,
+    ) -> None:
+        """Some walks: the first from an order that runs, the others from the best met.
+
+        Args:
+            start: The order.
+            walks: First temperature of each, and first weight of bytes over the room.
+            steps: Number of steps of each.
+            deadline: Makes the walks shorter ones, and ends them early.
+        """
+        for number, (hot, light) in enumerate(walks):
+            now = time.monotonic()
+            until = now + (deadline - now) / (len(walks) - number)
+            order, aim = self.best_order or start, 0
+            lean = self.lean_order
+            if self.best_order is None and lean is not None:
+                order, aim = lean, int(self.orders.evaluate(lean)[0] * _LEANER)
+            self.run(order, steps, until, hot, light, aim=aim)
+
     def run(
-        self, order: Sequence[int], steps: int, deadline: float, *, hot: float, aim: int = 0
+        self,
+        order: Sequence[int],
+        steps: int,
+        deadline: float,
+        hot: float,
+        light: float,
+        *,
+        aim: int = 0,
     ) -> None:
         """One walk from hot to cold, from an order that runs.
 
@@ -205,11 +239,12 @@ class Refiner:
             steps: Number of steps.
             deadline: Makes the walk a shorter one, and ends it early.
             hot: First temperature.
+            light: First weight of bytes over the room.
             aim: Bytes to come under, where nothing under the room is known; the room if that is
                 more. Beside it, what is found is known by its peak alone.
         """
         aim = max(self.room, aim)
-        scale = (*self.units, hot, hot * _COOLING, _LIGHT, _HEAVY)
+        scale = (*self.units, hot, hot * _COOLING, light, _HEAVY)
         if not self.settle(order, aim):
             return
         walk = partial(
