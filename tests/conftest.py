@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +13,17 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # Examples are derived from the test itself: the same run everywhere, on machines of any speed.
 settings.register_profile("autockpt", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("autockpt")
+
+# Numba keeps what it compiled for as long as the function's own file stays the same, whatever
+# became of what that calls in other files: so what is kept here belongs to all of them as they are.
+_ROOT = Path(__file__).parent.parent
+_SOURCES = [path.read_bytes() for path in sorted(_ROOT.glob("solvers/**/*.py"))]
+_DIGEST = hashlib.sha256(b"".join(text for text in _SOURCES if b"compiled" in text)).hexdigest()
+os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST[:12]}"))
 
 # The engine's tests run without torch; the others share the machine with several workers.
 if importlib.util.find_spec("torch") is not None:
