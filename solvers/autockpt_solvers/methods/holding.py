@@ -188,8 +188,9 @@ def anneal_held(
         if step % 64 == 0 or step == first:
             temperature = hot * (cold / hot) ** (step / total)
             weight = light * (heavy / light) ** (step / total)
-            if totals[POOL] > plan.pool.size // 2:
-                _tidy(plan, buffer)
+        # At every step: what one change adds at most has room in the other half, and no more.
+        if totals[POOL] > plan.pool.size // 2:
+            _tidy(plan, buffer)
         kind = draw(state, 14)
         kept, held, at = (-1, -1), (-1, -1), (num_stages, num_stages)
         if kind < 5:

@@ -79,6 +79,7 @@ def refine(
     refiner = Refiner(orders, room, seed)
     if not refiner.decided.any() or not refiner.stages.row.size:
         return []
+    refiner.compile()
     steps = int(refiner.num_steps() * min(_MOST_WORTH, to_gain / _FAR))
     halfway = (time.monotonic() + deadline) / 2
     refiner.walk(start, _WALKS, steps // len(_WALKS), halfway)
@@ -118,6 +119,11 @@ class Refiner:
         self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
         total = max(1.0, float(sum(orders.runtime)))
         self.units = (total, float(self.room))
+
+    def compile(self) -> None:
+        """Compiles the walk, where that was never done here: it takes no part of a walk's time."""
+        settle(self.stages, self.plan, self.work, self.room)
+        self._anneal(steps=(0, 0, 1), room=self.room, scale=(1.0,) * 6)
 
     def num_steps(self) -> int:
         """Steps of all walks together; they depend on the graph only."""
@@ -247,18 +253,7 @@ class Refiner:
         scale = (*self.units, hot, hot * _COOLING, light, _HEAVY)
         if not self.settle(order, aim):
             return
-        walk = partial(
-            anneal_held,
-            self.stages,
-            self.plan,
-            self.work,
-            self.buffers,
-            self.state,
-            self.found,
-            aim,
-            scale=scale,
-        )
-        walk(steps=(0, 0, 1))  # compiles, where that was never done here: no part of the pace
+        walk = partial(self._anneal, room=aim, scale=scale)
         started = time.monotonic()
         first, most = 0, steps
         while first < steps:
@@ -273,3 +268,14 @@ class Refiner:
             steps = first + int(min(most - first, in_time))
         if aim > self.room:
             self.found[0] = -1
+
+    def _anneal(
+        self,
+        *,
+        steps: tuple[int, int, int],
+        room: int,
+        scale: tuple[float, float, float, float, float, float],
+    ) -> None:
+        """Some steps of a walk from the plan as it stands."""
+        tables = (self.stages, self.plan, self.work, self.buffers)
+        anneal_held(*tables, self.state, self.found, room, steps, scale)
