@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, simulate, solve, with_frees
 from autockpt_solvers.methods.bound import lower_bound_bytes
-from autockpt_solvers.methods.held import HEAD_PEAK, RECOMPUTE
+from autockpt_solvers.methods.held import HEAD_PEAK, POOL, RECOMPUTE
 from autockpt_solvers.methods.holding import settle
 from autockpt_solvers.methods.ilp.refine import Refiner, refine
 from autockpt_solvers.methods.orders import Orders
@@ -121,3 +121,18 @@ def test_a_walk_that_aims_above_the_room_is_known_by_its_peak_alone():
     refiner.run(start, 5_000, FOREVER, hot=1e-3, light=0.06, aim=int(peak * 0.8))
     assert refiner.best_order is None
     assert orders.evaluate(refiner.lean_order)[0] <= peak * 0.8
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_pool_of_runs_has_room_for_any_number_of_changes_taken_in_a_row(seed):
+    """It was tidied every 64 steps only, and small graphs could run past its end before that."""
+    graph = chain(9)
+    orders = Orders(graph)
+    refiner = Refiner(orders, 1, seed)
+    assert refiner.settle(orders.just_in_time(()), 1)
+    for step in range(0, 640, 16):
+        refiner._anneal(
+            steps=(step, step + 16, 640), room=1, scale=(*refiner.units, 1e3, 1e3, 1e-3, 1e-3)
+        )
+        # The other half is for one change; here one takes little of it.
+        assert refiner.plan.totals[POOL] <= refiner.plan.pool.size * 3 // 4
