@@ -22,7 +22,7 @@ settings.load_profile("autockpt")
 # became of what that calls in other files: so what is kept here belongs to all of them as they are.
 _ROOT = Path(__file__).parent.parent
 _SOURCES = [path.read_bytes() for path in sorted(_ROOT.glob("solvers/**/*.py"))]
-_DIGEST = hashlib.sha256(b"".join(text for text in _SOURCES if b"compiled" in text)).hexdigest()
+_DIGEST = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST[:12]}"))
 
 # The engine's tests run without torch; the others share the machine with several workers.

@@ -28,20 +28,18 @@ _Function = TypeVar("_Function", bound="Callable[..., object]")
 
 def compiled(function: _Function) -> _Function:
     """Compiles with numba where it is installed."""
-    if _NJIT is None:
-        return function
-    try:
-        return cast("_Function", _NJIT(cache=True)(function))
-    except RuntimeError:  # nowhere to keep the compiled code
-        return cast("_Function", _NJIT(function))
+    return _compile(function, {})
 
 
 def compiled_within(function: _Function) -> _Function:
     """The same for what only compiled code calls; nothing else can, so it compiles faster."""
+    return _compile(function, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+
+def _compile(function: _Function, options: dict[str, bool]) -> _Function:
     if _NJIT is None:
         return function
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     try:
         return cast("_Function", _NJIT(cache=True, **options)(function))
-    except RuntimeError:
+    except RuntimeError:  # nowhere to keep the compiled code
         return cast("_Function", _NJIT(**options)(function))

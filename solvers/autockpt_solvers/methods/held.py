@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 READ, MADE = 1, 2  # how a stage touches a storage first: it reads it, or makes it again
 FAR_BELOW = -(1 << 60)  # bytes of what is not there
 
-# Places in `Plan.totals`: bytes over the room, summed over all runs; recompute time; of the
-# forward pass, the bytes over the room and the peak; where the pool and the notes end; how often
-# ops run again; the first and the last stage with other bytes than before, whether the forward
-# pass has, and whether they are counted.
+# Places in `Plan.totals`: bytes over the room, summed over all runs, where the ops between two
+# stages all count as the highest of them; recompute time; of the forward pass, the bytes over the
+# room and the peak; where the pool and the notes end; how many forward ops run for stages;
+# the first and the last stage with other bytes than before, whether the forward pass has, and
+# whether they are counted.
 OVER, RECOMPUTE, HEAD_OVER, HEAD_PEAK, POOL, NOTES, LENGTH = range(7)
 FIRST, LAST, HEAD_CHANGED, IS_WEIGHED = range(7, 11)
 _NUM_TOTALS = 11
@@ -60,6 +61,7 @@ class Stages(NamedTuple):
         region: Per unit.
         forward: Forward ops in the order they run.
         place: Per forward op, its place in that order.
+        may_be_early: Per forward op, whether it may run in the forward pass.
         head_bytes: Per place, the bytes of outputs made by then.
         before_bytes: Per stage, bytes besides forward storages right before its op.
         at_bytes: Per stage, the same while its op runs.
@@ -82,6 +84,7 @@ class Stages(NamedTuple):
     region: Numbers
     forward: Numbers
     place: Numbers
+    may_be_early: Numbers
     head_bytes: Numbers
     before_bytes: Numbers
     at_bytes: Numbers
@@ -105,7 +108,7 @@ class Plan(NamedTuple):
         pool_bytes: Bytes of each run, less `live_bytes` of its stage.
         live_bytes: Per stage, bytes of forward storages that are live right before it.
         most_bytes: Per stage, the most of `pool_bytes`, and of the ops before it.
-        over: Per stage, bytes over the room, summed over its runs and the ops before it.
+        over: Per stage, bytes over the room, summed as in `totals` over its runs and its gap.
         peak: Per stage, the most bytes.
         runs: Per forward op, how often it runs.
         in_head: Per forward op, whether it runs in the forward pass.
@@ -152,7 +155,7 @@ class Scratch(NamedTuple):
         changed: Storages that some stage touches in another way.
         first_change: Per storage, the first such stage; the number of stages where there is none.
         last_change: Per storage, the last one.
-        dirty: Per stage, whether its bytes changed (1) or those of its runs (2).
+        dirty: Per stage, whether its runs' bytes must be counted anew.
         over: `Plan.over` before the change, where it changes.
         peak: `Plan.peak` before the change, likewise.
         before: `Plan.totals` before the change.
@@ -209,6 +212,7 @@ def stages_of(orders: Orders, storages: Sequence[int], is_decided: Numbers) -> S
         [orders.region[u] for u in units],
         forward,
         rank,
+        _may_be_early(orders),
         list(accumulate(outputs)),
         [before[k] for k in stages],
         [at[k] for k in stages],
@@ -236,12 +240,24 @@ def _own_bytes(orders: Orders, outputs_bytes: int) -> tuple[list[int], list[int]
     return before, at
 
 
+def _may_be_early(orders: Orders) -> list[bool]:
+    """Whether an op may run before the backward: where nothing required follows, regions matter."""
+    graph = orders.graph
+    required = [k for k in range(graph.num_forward) if graph.is_required[k]]
+    last = max((orders.forward_rank[k] for k in required), default=-1)
+    region = orders.region[graph.num_forward] if graph.num_forward < len(graph.ops) else 0
+    return [
+        orders.forward_rank[k] < last or orders.region[k] == region or graph.is_required[k]
+        for k in range(graph.num_forward)
+    ]
+
+
 def blank(stages: Stages, most_runs: int) -> tuple[Plan, Scratch]:
     """Tables for a plan and its changes, to be filled.
 
     Args:
         stages: The graph.
-        most_runs: A plan may run forward ops again this often.
+        most_runs: For stages a plan may run forward ops this often.
     """
     num_storages, num_ops = stages.size_bytes.size, stages.place.size
     num_stages = stages.row.size
@@ -252,7 +268,7 @@ def blank(stages: Stages, most_runs: int) -> tuple[Plan, Scratch]:
     def flags(*shape: int) -> Flags:
         return np.zeros(shape, dtype=np.uint8)
 
-    # A change may list all runs anew twice, and starts where half of the pool is left.
+    # A change lists every stage's runs anew once at most; it begins where half of the pool is left.
     size = 4 * (most_runs + num_stages) + num_ops + 8
     plan = Plan(
         keep=zeros(num_storages),

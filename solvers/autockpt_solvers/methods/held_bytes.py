@@ -39,9 +39,8 @@ def relive(stages: Stages, plan: Plan, work: Scratch, s: int, first: int, last: 
             top = k if top < 0 else top
             live[k] ^= 1
             live_bytes[k] += size if now else -size
-            dirty[k] |= 1
             if k > 0 and touch[k - 1]:
-                dirty[k - 1] |= 2
+                dirty[k - 1] = 1
             totals[FIRST] = min(totals[FIRST], max(0, k - 1))
             totals[LAST] = max(totals[LAST], k)
         elif k <= first:
@@ -66,7 +65,7 @@ def weigh(stages: Stages, plan: Plan, work: Scratch, room: int) -> None:
     totals = plan.totals
     first, end = totals[FIRST], totals[LAST] + 1
     for k in range(first, end):
-        if work.dirty[k] & 2:
+        if work.dirty[k]:
             _own_runs(plan, work, k)
             note(plan.notes, totals, MOST, k, plan.most_bytes[k], 0)
             _weigh_runs(stages, plan, work, k)

@@ -51,13 +51,13 @@ def change(
         plan: The plan; gains what follows.
         work: Scratch.
         kept: Storages whose `keep` was changed; -1 for none.
-        held: Stages for which `hold` of a storage was changed, ascending; the number of stages
-            for none.
+        held: Stages for which `hold` of a storage was changed; the number of stages for none.
         room: Bytes to stay under.
         most_ns: Recompute time that is too much.
 
     Returns:
-        Whether there is such a plan; if not, or if it is not wanted, it must be taken back.
+        Whether there is such a plan, not too dear and not too long; if not, or if it is not
+        wanted, it must be taken back.
     """
     totals, num_stages = plan.totals, plan.num_again.size
     work.before[:] = totals
@@ -170,7 +170,7 @@ def _compare(
 ) -> tuple[int, int]:
     """Compares what a stage touches and leaves with what it did; the lengths of the two lists."""
     totals = plan.totals
-    work.dirty[k] |= 2
+    work.dirty[k] = 1
     totals[FIRST] = min(totals[FIRST], k)
     totals[LAST] = max(totals[LAST], k)
     num_left = 0
@@ -295,7 +295,11 @@ def _touch(
 
 @compiled_within
 def run_head(stages: Stages, plan: Plan, work: Scratch) -> bool:
-    """Finds which ops the forward pass runs; whether the plan still runs then."""
+    """Finds which ops the forward pass runs; whether the plan may run then.
+
+    An op that may run once only must not have run for a stage so far, even if it would not any
+    more: a few plans are refused that would run.
+    """
     totals = plan.totals
     top = 0
     for op in range(plan.in_head.size):
@@ -315,18 +319,19 @@ def run_head(stages: Stages, plan: Plan, work: Scratch) -> bool:
                 work.marked[other] = 1
                 work.stack[top] = other
                 top += 1
-    runs_once = True
+    runs = True
     for op in range(plan.in_head.size):
         if work.marked[op] and not plan.in_head[op]:
             totals[RECOMPUTE] += stages.runtime_ns[op] * (plan.runs[op] > 0)
-            runs_once = runs_once and (stages.is_rerunnable[op] or plan.runs[op] == 0)
+            runs = runs and stages.may_be_early[op]
+            runs = runs and (stages.is_rerunnable[op] or plan.runs[op] == 0)
             plan.runs[op] += 1
         elif plan.in_head[op] and not work.marked[op]:
             plan.runs[op] -= 1
             totals[RECOMPUTE] -= stages.runtime_ns[op] * (plan.runs[op] > 0)
         plan.in_head[op] = work.marked[op]
         work.marked[op] = 0
-    return runs_once
+    return runs
 
 
 @compiled_within

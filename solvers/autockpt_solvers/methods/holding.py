@@ -38,7 +38,7 @@ def settle(stages: Stages, plan: Plan, work: Scratch, room: int) -> bool:
         flags[:] = 0
     plan.in_head[:] = 0
     work.before[:] = 0
-    work.dirty[:] = 2
+    work.dirty[:] = 1
     if not run_head(stages, plan, work):
         return False
     for k in range(num_stages):
@@ -126,17 +126,35 @@ def _kept_pair(
 
 
 @compiled_within
-def _read_at(stages: Stages, plan: Plan, state: Numbers, k: int) -> int:
-    """A storage that some run of a stage reads; -1 where it is none to decide about."""
+def _touched_at(stages: Stages, plan: Plan, state: Numbers, k: int) -> int:
+    """A storage that some run of a stage touches; -1 where it is none to decide about."""
     run = draw(state, plan.num_again[k] + 1)
-    unit = stages.forward.size + k
+    unit, num_writes = stages.forward.size + k, 0
     if run < plan.num_again[k]:
         unit = plan.pool[plan.start[k] + run]
-    count = stages.reads_at[unit + 1] - stages.reads_at[unit]
-    if count == 0:
+        num_writes = stages.writes_at[unit + 1] - stages.writes_at[unit]
+    num_reads = stages.reads_at[unit + 1] - stages.reads_at[unit]
+    if num_reads + num_writes == 0:
         return -1
-    s = stages.reads[stages.reads_at[unit] + draw(state, count)]
+    which = draw(state, num_reads + num_writes)
+    if which < num_reads:
+        s = stages.reads[stages.reads_at[unit] + which]
+    else:
+        s = stages.writes[stages.writes_at[unit] + which - num_reads]
     return s if stages.is_decided[s] else -1
+
+
+@compiled_within
+def _record(stages: Stages, plan: Plan, best: Numbers, lean: Numbers, found: Numbers) -> None:
+    """Writes the plan's order down where it is the cheapest that fits, or the leanest."""
+    totals = plan.totals
+    if totals[OVER] == 0 and (found[0] < 0 or totals[RECOMPUTE] < found[0]):
+        found[0] = totals[RECOMPUTE]
+        found[1] = write_order(stages, plan, best)
+    peak = max(totals[HEAD_PEAK], plan.peak.max())
+    if peak < found[2]:
+        found[2] = peak
+        found[3] = write_order(stages, plan, lean)
 
 
 @compiled_within
@@ -184,6 +202,7 @@ def anneal_held(
     unit_time, unit_bytes, hot, cold, light, heavy = scale
     temperature = hot
     weight = light
+    _record(stages, plan, best, lean, found)
     for step in range(first, stop):
         if step % 64 == 0 or step == first:
             temperature = hot * (cold / hot) ** (step / total)
@@ -197,16 +216,16 @@ def anneal_held(
             kept = _kept_pair(stages, plan, choices, state, kind)
         else:
             k = draw(state, num_stages)
-            s = _read_at(stages, plan, state, k)
+            s = _touched_at(stages, plan, state, k)
             if s < 0:
                 continue
             held, at = (s, -1), (k, num_stages)
             if kind >= 10:  # another one nearby, the other way round
                 near = min(num_stages - 1, max(0, k + draw(state, 2 * _NEAR + 1) - _NEAR))
-                other = _read_at(stages, plan, state, near)
+                other = _touched_at(stages, plan, state, near)
                 if other < 0 or plan.hold[other, near] == plan.hold[s, k]:
                     continue
-                held, at = ((s, other), (k, near)) if k <= near else ((other, s), (near, k))
+                held, at = (s, other), (k, near)
             elif kind >= 8:
                 kept = (s, -1)
         over, recompute = totals[OVER], totals[RECOMPUTE]
@@ -224,10 +243,4 @@ def anneal_held(
             _switch(plan, kept, held, at)
             take_back(stages, plan, work)
             continue
-        if totals[OVER] == 0 and (found[0] < 0 or totals[RECOMPUTE] < found[0]):
-            found[0] = totals[RECOMPUTE]
-            found[1] = write_order(stages, plan, best)
-        peak = max(totals[HEAD_PEAK], plan.peak.max())
-        if peak < found[2]:
-            found[2] = peak
-            found[3] = write_order(stages, plan, lean)
+        _record(stages, plan, best, lean, found)

@@ -52,12 +52,18 @@ class Orders:
     def _rank_forward(self) -> list[int]:
         graph = self.graph
         anchor: list[tuple[int, int]] = []
+        # After the last required op the backward has begun, where only its first region may run.
+        required = [k for k in range(graph.num_forward) if graph.is_required[k]]
+        last_required = max(required, default=-1)
+        begun = self.region[graph.num_forward] if graph.num_forward < len(graph.ops) else 0
         for index in range(graph.num_forward):
             last = max((anchor[graph.producer[s]][0] for s in self.reads[index]), default=-1)
             # An op without inputs stays where it is: there is no earlier place to prefer.
             late = not graph.is_required[index] and last >= 0
             if late and self.region[last] == self.region[index]:
                 anchor.append((last, index))
+            elif last < 0 and index > last_required and self.region[index] != begun:
+                anchor.append((last_required - 1, index))
             else:
                 anchor.append((index, index))
         rank = [0] * graph.num_forward

@@ -36,6 +36,8 @@ from autockpt_solvers.methods.ilp.pool import Pool
 from autockpt_solvers.methods.ilp.refine import refine
 from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
+from autockpt_solvers.schedule import with_frees
+from autockpt_solvers.simulate import ScheduleError, simulate
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -57,11 +59,24 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     plans: list[list[int]] = []
     if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
         plans = _plans(orders, problem.room_bytes, deadline, seed)
+        plans = [plan for plan in plans if _runs(orders, plan)]
         known = (*heuristics.fixed, *heuristics.offered, *plans)
         start = orders.best(known, problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
     found = orders.best(plans, problem.room_bytes)
     return dataclasses.replace(heuristics, orders=tuple(found))
+
+
+def _runs(orders: Orders, order: list[int]) -> bool:
+    """Whether an order runs; a window may keep what its region can no longer make by then.
+
+    That takes ops that only the backward needs, behind the last op that the forward pass needs.
+    """
+    try:
+        simulate(orders.graph, with_frees(orders.graph, order))
+    except ScheduleError:
+        return False
+    return True
 
 
 def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """Refinement: annealing over what a plan holds, from the best plan there is.
 
 Windows keep what crosses their borders, and composition counts with whole turns. Annealing over
-the tables of `holding` knows neither: it starts from the plan found by windows and changes what is
-kept and held, one or two entries at a time, judged on the whole graph.
+the tables of `held` knows neither: it starts from the best plan of windows and heuristics, and
+changes what is kept and held, one or two entries at a time, judged on the whole graph.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.orders import Orders
     from autockpt_solvers.problem import Problem
 
-_CHUNK = 1024
+_CHUNK = 1024 if IS_COMPILED else 16  # steps between two looks at the clock
+_MOST_CELLS = 400_000_000  # of the largest table, in bytes; larger graphs are not refined
 _LONGER = 4  # forward ops may run again this many times the number of ops
 # Walks, each from the best plan met: first temperature, in times of a training step, and what a run
 # over by the whole room weighs at first, in the same. With next to no weight walks meet plans far
@@ -40,13 +41,14 @@ _STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
 _HEAVY = 20.0  # what it weighs at last
 # Where nothing fits: from the leanest plan met, to this share of its peak.
 _LEANER = 0.97
-_WORK = 2_400_000_000  # steps of all walks, times the runs and reads of the graph: some seconds
-_WORK_INTERPRETED = 6_000_000
+# What a step takes grows with the runs and reads of the graph: with this many, steps take seconds.
+_WORK = 2_400_000_000
+_WORK_INTERPRETED, _FIXED_INTERPRETED = 3_000_000, 1000
 _STEPS_PER_OP = 1000
 _COOLING = 0.02  # last temperature over first
 _CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
 _FAR = 1e-2  # the same, that is worth all steps, and short walks; less is worth fewer, and more
-_MOST_WORTH = 2.0  # times as many at most, and where nothing fits yet
+_MOST_WORTH = 2.0  # times as many at most; so many where no plan fits yet
 
 
 def refine(
@@ -76,8 +78,11 @@ def refine(
     to_gain = gain(known_ns)
     if to_gain <= _CLOSE:
         return []
+    num_cells = len(problem.graph.storages) * len(orders.backward_ops)
+    if num_cells > _MOST_CELLS or time.monotonic() >= deadline:
+        return []
     refiner = Refiner(orders, room, seed)
-    if not refiner.decided.any() or not refiner.stages.row.size:
+    if not refiner.has_choices:
         return []
     refiner.compile()
     steps = int(refiner.num_steps() * min(_MOST_WORTH, to_gain / _FAR))
@@ -86,8 +91,11 @@ def refine(
     known_ns += [int(refiner.found[0])] if refiner.best_order is not None else []
     if known_ns and gain(known_ns) > _FAR:
         short = _STEPS_OF_SHORT * (int(refiner.decided.sum()) + refiner.stages.reads.size)
-        for _ in range(max(1, steps // short)):
-            refiner.run(start, min(short, steps), deadline, *_SHORT_WALK)
+        num_short = max(1, steps // short)
+        for number in range(num_short):
+            now = time.monotonic()
+            until = now + (deadline - now) / (num_short + 1 - number)
+            refiner.run(start, min(short, steps), until, *_SHORT_WALK)
         refiner.walk(start, [_LAST_WALK], steps // len(_WALKS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
@@ -121,16 +129,24 @@ class Refiner:
         self.units = (total, float(self.room))
 
     def compile(self) -> None:
-        """Compiles the walk, where that was never done here: it takes no part of a walk's time."""
+        """Compiles the walk, where that was never done here; it takes half a minute then."""
         settle(self.stages, self.plan, self.work, self.room)
-        self._anneal(steps=(0, 0, 1), room=self.room, scale=(1.0,) * 6)
+        nothing = np.array([0, 0, -1, 0], dtype=np.int64)  # no plan is better
+        tables = (self.stages, self.plan, self.work, self.buffers)
+        anneal_held(*tables, self.state, nothing, self.room, (0, 0, 1), (1.0,) * 6)
 
     def num_steps(self) -> int:
-        """Steps of all walks together; they depend on the graph only."""
+        """Steps that are worth taking once; they depend on the graph only."""
         num_ops = len(self.orders.reads)
         per_step = 2 * num_ops + sum(len(reads) for reads in self.orders.reads)
-        work = _WORK if IS_COMPILED else _WORK_INTERPRETED
-        return min(_STEPS_PER_OP * num_ops, work // max(1, per_step))
+        if not IS_COMPILED:
+            return _WORK_INTERPRETED // (_FIXED_INTERPRETED + per_step)
+        return min(_STEPS_PER_OP * num_ops, _WORK // max(1, per_step))
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether there is anything to decide."""
+        return bool(self.decided.any()) and self.stages.row.size > 0
 
     def _is_decided(self, storage: int) -> bool:
         """Whether it is a matter of choice to keep a storage or to make it again."""
@@ -138,7 +154,6 @@ class Refiner:
         op = graph.producer[storage]
         return (
             self.orders.rerunnable[op]
-            and op < graph.num_forward
             and bool(graph.readers[storage])
             and all(region[r] == region[op] for r in graph.readers[storage])
         )
@@ -249,6 +264,8 @@ class Refiner:
             aim: Bytes to come under, where nothing under the room is known; the room if that is
                 more. Beside it, what is found is known by its peak alone.
         """
+        if not self.has_choices or self.found[0] == 0 or time.monotonic() >= deadline:
+            return
         aim = max(self.room, aim)
         scale = (*self.units, hot, hot * _COOLING, light, _HEAVY)
         if not self.settle(order, aim):
@@ -268,6 +285,9 @@ class Refiner:
             steps = first + int(min(most - first, in_time))
         if aim > self.room:
             self.found[0] = -1
+            lean = self.lean_order
+            if lean is not None and self.settle(lean, self.room):
+                self._anneal(steps=(0, 0, 1), room=self.room, scale=scale)
 
     def _anneal(
         self,
