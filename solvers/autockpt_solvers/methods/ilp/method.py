@@ -70,8 +70,11 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 def _runs(orders: Orders, order: list[int]) -> bool:
     """Whether an order runs; a window may keep what its region can no longer make by then.
 
-    That takes ops that only the backward needs, behind the last op that the forward pass needs.
+    That takes ops that only the backward needs, behind the last op that the forward pass needs, and
+    more than one region.
     """
+    if len(set(orders.region)) == 1:
+        return True
     try:
         simulate(orders.graph, with_frees(orders.graph, order))
     except ScheduleError:
