@@ -273,23 +273,24 @@ def _touch(
     stages: Stages, work: Scratch, ops: Numbers, stage: int, num_touched: int, is_new: bool
 ) -> int:
     """Lists what ops and a stage touch; gives the length of the list."""
-    for j in range(ops.size + 1):
-        unit = ops[j] if j < ops.size else stage
-        for i in range(stages.reads_at[unit], stages.reads_at[unit + 1]):
-            s = stages.reads[i]
-            if not work.is_touched[s]:
-                work.is_touched[s] = 1
-                work.code[s] = READ if is_new else 0
-                work.touched[num_touched] = s
-                num_touched += 1
-        if j < ops.size:
-            for i in range(stages.writes_at[unit], stages.writes_at[unit + 1]):
-                s = stages.writes[i]
-                if not work.is_touched[s]:
-                    work.is_touched[s] = 1
-                    work.code[s] = MADE if is_new else 0
-                    work.touched[num_touched] = s
-                    num_touched += 1
+    for op in ops:
+        reads = stages.reads[stages.reads_at[op] : stages.reads_at[op + 1]]
+        writes = stages.writes[stages.writes_at[op] : stages.writes_at[op + 1]]
+        num_touched = _list(work, reads, READ if is_new else 0, num_touched)
+        num_touched = _list(work, writes, MADE if is_new else 0, num_touched)
+    reads = stages.reads[stages.reads_at[stage] : stages.reads_at[stage + 1]]
+    return _list(work, reads, READ if is_new else 0, num_touched)
+
+
+@compiled_within
+def _list(work: Scratch, storages: Numbers, code: int, num_touched: int) -> int:
+    """Lists storages that are not listed yet, with how they are touched first."""
+    for s in storages:
+        if not work.is_touched[s]:
+            work.is_touched[s] = 1
+            work.code[s] = code
+            work.touched[num_touched] = s
+            num_touched += 1
     return num_touched
 
 

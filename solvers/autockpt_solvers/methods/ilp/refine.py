@@ -36,7 +36,7 @@ _LONGER = 4  # forward ops may run again this many times the number of ops
 _WALKS = ((3e-4, 0.06), (1e-4, 0.01), (1e-4, 0.003), (5e-5, 0.003))
 # Where that leaves much to gain, many short walks from the start, and one from the best plan met:
 # which of a few very different plans a walk comes to is decided early, and by chance.
-_SHORT_WALK, _LAST_WALK = (1e-4, 0.003), (5e-5, 0.003)
+_SHORT_WALK, _LAST_WALK = _WALKS[2:]
 _STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
 _HEAVY = 20.0  # what it weighs at last
 # Where nothing fits: from the leanest plan met, to this share of its peak.
