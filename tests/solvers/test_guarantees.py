@@ -20,7 +20,7 @@ from autockpt_solvers import (
     with_frees,
 )
 from autockpt_solvers.methods.bound import lower_bound_bytes
-from autockpt_solvers.methods.fill import fill
+from autockpt_solvers.methods.fill import Filler, fill
 from autockpt_solvers.methods.levels import level_rooms, solve_by_levels
 from autockpt_solvers.methods.orders import Orders
 from autockpt_solvers.methods.uniform import solve_uniform
@@ -204,3 +204,22 @@ def test_filling_keeps_to_the_room_and_only_takes_runs_out(graph, share, data):
         assert timeline.peak_bytes <= room
         costs.append(timeline.recompute_ns)
     assert [before, *costs] == sorted([before, *costs], reverse=True)
+
+
+@settings(max_examples=60)
+@given(graph=st.one_of(TRAINING, st.integers(3, 8).map(blocks)), kept=st.data())
+def test_filling_counts_bytes_as_the_simulator_does(graph, kept):
+    """Runs that did not fit once are passed over where that is sure from one place alone: it holds
+    as long as the bytes at every place are right, and what is kept for a run begins no later."""
+    orders = Orders(graph)
+    order = orders.just_in_time(kept.draw(st.sets(st.integers(0, len(graph.storages) - 1))))
+    start = orders.evaluate(order)[0]
+    filler = Filler(orders, order)
+    for limit in range(start, 2 * start, max(1, start // 8)):
+        filler.take_out(limit)
+        left = [place for place in range(len(order)) if not filler.gone[place]]
+        assert filler.left() == [order[place] for place in left]
+        assert filler.live[left].tolist() == orders.live_bytes(filler.left()).tolist()
+        for place in filler.repeats:
+            tight = filler.live[filler.tightest[place]] + filler.kept_bytes[place]
+            assert filler.gone[place] or tight <= limit or not filler.fits(place, limit)

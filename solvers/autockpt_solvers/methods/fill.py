@@ -12,8 +12,6 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,7 +33,7 @@ def fill(orders: Orders, order: Sequence[int], *, start: int, cap: int, room: in
     Returns:
         An order that fits `room` and runs a part of what `order` does.
     """
-    filler = _Filler(orders, order)
+    filler = Filler(orders, order)
     for step in range(_STEPS + 1):
         limit = start + (cap - start) * step // _STEPS
         if limit > room:
@@ -46,17 +44,26 @@ def fill(orders: Orders, order: Sequence[int], *, start: int, cap: int, room: in
 
 @dataclass(slots=True)
 class _Instance:
-    """A value between one run of its op and the next: where it was made, and who reads it."""
+    """A value between one run of its op and the next: where it was made, and who reads it.
 
+    Attributes:
+        size: Its bytes.
+        birth: Place of the run that makes it.
+        readers: Places of the runs that read it, ascending.
+        before: The one that the run before made, if any.
+    """
+
+    size: int
     birth: int
     readers: list[int]
+    before: _Instance | None
 
     @property
     def last(self) -> int:
         return self.readers[-1] if self.readers else self.birth
 
 
-class _Filler:
+class Filler:
     """An order, its bytes at every place, and what each of its runs made."""
 
     def __init__(self, orders: Orders, order: Sequence[int]) -> None:
@@ -64,27 +71,48 @@ class _Filler:
         self.order = order
         self.gone = bytearray(len(order))
         self.repeats: list[int] = []
-        self.instances: list[list[_Instance]] = [[] for _ in orders.sizes]
-        seen = set()
+        self.first_runs: dict[int, int] = {}
+        self.more_runs: dict[int, list[int]] = {}
         for place, op in enumerate(order):
-            if op in seen:
+            if self.first_runs.setdefault(op, place) != place:
                 self.repeats.append(place)
-            seen.add(op)
-            for s in orders.reads[op]:
-                self.instances[s][-1].readers.append(place)
-            for s in orders.writes[op]:
-                self.instances[s].append(_Instance(place, []))
+                self.more_runs.setdefault(op, []).append(place)
         self.is_repeat = set(self.repeats)
-        change = np.zeros(len(order) + 1, dtype=np.int64)
-        for s, instances in enumerate(self.instances):
-            for instance in instances:
-                change[instance.birth] += orders.sizes[s]
-                end = len(order) if orders.graph.is_output[s] else instance.last + 1
-                change[end] -= orders.sizes[s]
-        working = np.array([orders.working[op] for op in order], dtype=np.int64)
-        self.live = np.cumsum(change)[:-1] + working
+        # Per storage that is looked at, what its op's runs made, and the same per run.
+        self._instances: dict[int, list[_Instance]] = {}
+        self._made: dict[int, list[_Instance]] = {}
+        # Per run, the place where what would be kept for it is tightest, and its bytes there; as
+        # others go, what is kept for it can only begin earlier.
+        self.tightest = [0] * len(order)
+        self.kept_bytes = [0] * len(order)
+        self.live = orders.live_bytes(order)
         # Dearest per byte first; equal ones in the order they run.
         self.repeats.sort(key=lambda place: (-self._worth(place), place))
+
+    def _runs(self, op: int) -> list[int]:
+        return [self.first_runs[op], *self.more_runs.get(op, ())] if op in self.first_runs else []
+
+    def _instances_of(self, storage: int) -> list[_Instance]:
+        """What the runs of a storage's op made, as far as they have not been taken out."""
+        if storage not in self._instances:
+            graph = self.orders.graph
+            instances: list[_Instance] = []
+            for place in self._runs(graph.producer[storage]):
+                before = instances[-1] if instances else None
+                instances.append(_Instance(graph.size(storage), place, [], before))
+            self._instances[storage] = instances
+            for place in sorted(p for op in graph.readers[storage] for p in self._runs(op)):
+                instances[self._at(storage, place)].readers.append(place)
+        return self._instances[storage]
+
+    def _made_at(self, place: int) -> list[_Instance]:
+        """What a run makes."""
+        if place not in self._made:
+            self._made[place] = [
+                self._instances_of(s)[self._at(s, place)]
+                for s in self.orders.writes[self.order[place]]
+            ]
+        return self._made[place]
 
     def _worth(self, place: int) -> float:
         op = self.order[place]
@@ -98,27 +126,30 @@ class _Filler:
     def take_out(self, limit: int) -> None:
         """Takes out every run that can go without a byte above `limit`."""
         for place in self.repeats:
-            if not self.gone[place] and self._fits(place, limit):
+            # Nearly all of them still do not fit where they did not before.
+            if self.gone[place] or self.live[self.tightest[place]] + self.kept_bytes[place] > limit:
+                continue
+            if self.fits(place, limit):
                 self._remove(place)
 
     def _at(self, storage: int, place: int) -> int:
         """Which instance of a storage is the one of `place`."""
-        return bisect_right(self.instances[storage], place, key=lambda i: i.birth) - 1
+        return bisect_right(self._instances_of(storage), place, key=lambda i: i.birth) - 1
 
-    def _fits(self, place: int, limit: int) -> bool:
+    def fits(self, place: int, limit: int) -> bool:
         """Whether the values of the run can be kept from their last readers before it."""
-        kept = [
-            (self.instances[s][self._at(s, place) - 1].last + 1, self.orders.sizes[s])
-            for s in self.orders.writes[self.order[place]]
-        ]
-        if len(kept) == 1:  # the most common by far
-            [(first, size)] = kept
-            return first >= place or int(self.live[first:place].max()) + size <= limit
-        for first, size in kept:
-            self.live[first:place] += size
-        fits = all(self.live[first:place].max(initial=0) <= limit for first, _ in kept)
-        for first, size in kept:
-            self.live[first:place] -= size
+        kept = [(made.before.last + 1, made.size) for made in self._made_at(place) if made.before]
+        first = min((first for first, _ in kept), default=place)
+        if first >= place:
+            return True
+        for start, size in kept:
+            self.live[start:place] += size
+        tight = first + int(self.live[first:place].argmax())
+        fits = bool(self.live[tight] <= limit)
+        for start, size in kept:
+            self.live[start:place] -= size
+        self.tightest[place] = tight
+        self.kept_bytes[place] = sum(size for start, size in kept if start <= tight)
         return fits
 
     def _remove(self, place: int) -> None:
@@ -127,10 +158,10 @@ class _Filler:
         self.gone[place] = 1
         self.live[place] -= orders.working[op]
         for s in orders.writes[op]:
-            instances = self.instances[s]
+            instances = self._instances_of(s)
             index = self._at(s, place)
             made, before = instances[index], instances[index - 1]
-            size = orders.sizes[s]
+            size = made.size
             if made.readers:
                 self.live[before.last + 1 : place] += size
                 for reader in made.readers:
@@ -138,8 +169,10 @@ class _Filler:
             else:
                 self.live[place] -= size
             del instances[index]
+            if index < len(instances):
+                instances[index].before = before
         for s in orders.reads[op]:
-            read = self.instances[s][self._at(s, place)]
+            read = self._instances_of(s)[self._at(s, place)]
             old = read.last
             read.readers.remove(place)
             if not orders.graph.is_output[s]:
@@ -150,7 +183,4 @@ class _Filler:
 
     def _is_idle(self, place: int) -> bool:
         """Whether nothing reads what a run made."""
-        return not any(
-            self.instances[s][self._at(s, place)].readers
-            for s in self.orders.writes[self.order[place]]
-        )
+        return not any(made.readers for made in self._made_at(place))

@@ -10,12 +10,13 @@ from autockpt_solvers.methods.chain import solve_chain
 from autockpt_solvers.methods.full import solve_full
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
+from autockpt_solvers.methods.orders import orders_of
 from autockpt_solvers.methods.revolve import solve_revolve
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from autockpt_solvers.problem import Problem
 
@@ -32,5 +33,8 @@ def solve_heuristics(problem: Problem, *, time_limit_s: float, seed: int) -> Att
         limit = max(0.1, (deadline - time.monotonic()) / 5)
         return heuristic(problem, time_limit_s=limit, seed=seed)
 
-    fixed = once("fixed", lambda: [o for h in _FIXED for o in asked(h).orders])
+    def make_fixed() -> list[Sequence[int]]:
+        return orders_of(problem.graph).front([o for h in _FIXED for o in asked(h).orders])
+
+    fixed = once("fixed", make_fixed)
     return Attempt(orders=(), fixed=tuple(fixed), others=tuple(asked(h) for h in _SEARCHING))

@@ -16,6 +16,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.network import KeepNetwork
 from autockpt_solvers.methods.orders import Orders, orders_of
@@ -77,7 +79,7 @@ def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     deadline = time.monotonic() + time_limit_s
     orders = orders_of(problem.graph)
     network = once("network", lambda: keep_network(orders))
-    weights = once("weights", lambda: ageing_weights(orders))
+    weights = once("weights", lambda: np.array(ageing_weights(orders)))
     room = problem.room_bytes
     # Per price, the plan with its peak and recompute time: searches in other rooms ask for many
     # of them again.
@@ -89,7 +91,7 @@ def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt
     def fits(price: float) -> bool:
         nonlocal best, leanest
         if price not in plans:
-            kept = network.kept([price * weight for weight in weights])
+            kept = network.kept(price * weights)
             order = orders.just_in_time(kept)
             plans[price] = (*orders.evaluate(order), order)
         peak, recompute, order = plans[price]

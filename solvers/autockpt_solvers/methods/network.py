@@ -8,7 +8,7 @@ maximum flow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ortools.graph.python import max_flow
@@ -46,7 +46,7 @@ class KeepNetwork:
         self.num_ops = len(again_ns)
         self.source = self.num_ops + len(producer)
         self.sink = self.source + 1
-        self.priced = list(priced)
+        self.priced = np.array(priced, dtype=np.int64)
         known = set(priced)
         arcs: list[tuple[int, int, int]] = []
         for op, again in enumerate(again_ns):
@@ -65,13 +65,13 @@ class KeepNetwork:
         )
         self.tails = np.array([self.num_ops + s for s in priced], dtype=np.int64)
 
-    def kept(self, prices: Sequence[float]) -> set[int]:
+    def kept(self, prices: Sequence[float] | np.ndarray[Any, Any]) -> set[int]:
         """The storages to keep when keeping storage `s` costs `prices[s]` ns."""
-        if not self.priced:
+        if not self.priced.size:
             return set()
-        exact = np.rint(np.array([prices[s] for s in self.priced]) * _PRICE_UNIT)
+        exact = np.rint(np.asarray(prices, dtype=np.float64)[self.priced] * _PRICE_UNIT)
         # What must be kept can cost more than 64 bits hold; then nothing costs so much.
-        for most in (_INFINITE, _INFINITE // len(self.priced)):
+        for most in (_INFINITE, _INFINITE // self.priced.size):
             flow = max_flow.SimpleMaxFlow()
             capacities = np.minimum(exact, most).astype(np.int64)
             flow.add_arcs_with_capacity(
@@ -83,9 +83,7 @@ class KeepNetwork:
             if status == flow.OPTIMAL:
                 break
         assert status == flow.OPTIMAL, f"{status} of a flow that cannot overflow"
-        side = set(flow.get_source_side_min_cut())
-        return {
-            s
-            for s, head in zip(self.priced, self.heads.tolist(), strict=True)
-            if self.num_ops + s in side and head not in side
-        }
+        on_source_side = np.zeros(self.sink + 1, dtype=bool)
+        on_source_side[flow.get_source_side_min_cut()] = True
+        is_kept = on_source_side[self.tails] & ~on_source_side[self.heads]
+        return set(self.priced[is_kept].tolist())

@@ -5,6 +5,7 @@ Every method builds its answer as a compute order and leaves the frees to `with_
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from autockpt_solvers.methods.sharing import once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    import numpy as np
 
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.methods.tally import Tail, Tally
@@ -47,7 +50,10 @@ class Orders:
         ]
         self.forward_rank = self._rank_forward()
         self.backward_ops = list(range(graph.num_forward, len(graph.ops)))
-        self._by_rank = sorted(range(graph.num_forward), key=self.forward_rank.__getitem__)
+        forward = range(graph.num_forward)
+        self._only_once = frozenset(op for op in forward if not self.rerunnable[op])
+        self._of_forward = frozenset(s for op in forward for s in self.writes[op])
+        self._by_rank = sorted(forward, key=self.forward_rank.__getitem__)
 
     def _rank_forward(self) -> list[int]:
         graph = self.graph
@@ -94,12 +100,13 @@ class Orders:
         Returns:
             A valid compute order.
         """
-        kept = {s for s in saved if self.graph.producer[s] < self.graph.num_forward}
+        kept = set(self._of_forward.intersection(saved))
         while True:
             tail = self._backward_tail(kept)
             head = self.forward_order(kept)
             # An op that may run once only can be in both: what it writes must be kept instead.
-            twice = {op for op in tail if once or not self.rerunnable[op]}.intersection(head)
+            may_not = set(head) if once else self._only_once.intersection(head)
+            twice = may_not.intersection(tail)
             if not twice:
                 return head + tail
             kept.update(s for op in twice for s in self.writes[op])
@@ -115,6 +122,10 @@ class Orders:
     def evaluate(self, order: Sequence[int]) -> tuple[int, int]:
         """Peak bytes and recompute time of an order that is known to be valid, frees included."""
         return self._tally(order)
+
+    def live_bytes(self, order: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The bytes in use during each run of an order that is known to be valid."""
+        return self._tally.live_bytes(order)
 
     @cached_property
     def _tail(self) -> Tail:
@@ -142,6 +153,17 @@ class Orders:
         fitting = [(recompute, peak, k) for peak, recompute, k in judged if peak <= room]
         chosen = [min(entries)[2] for entries in (fitting, judged) if entries]
         return [orders[k] for k in dict.fromkeys(chosen)]
+
+    def front(self, orders: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Of valid orders, those that no other equals or beats in peak and recompute time."""
+        judged = sorted((*self.evaluate(order), k) for k, order in enumerate(orders))
+        chosen = []
+        least = math.inf
+        for _, recompute, k in judged:
+            if recompute < least:
+                chosen.append(k)
+                least = recompute
+        return [orders[k] for k in sorted(chosen)]
 
     def baseline(self) -> list[int]:
         """The order in which nothing runs twice; what only the backward needs is made for it."""

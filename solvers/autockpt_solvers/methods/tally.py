@@ -39,13 +39,21 @@ class Tally:
 
     def __call__(self, order: Sequence[int]) -> tuple[int, int]:
         """Peak bytes and recompute time of an order that is known to be valid, frees included."""
+        peak, recompute, _ = self._counted(order)
+        return peak, recompute
+
+    def live_bytes(self, order: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The bytes in use during each run of an order that is known to be valid."""
+        _, _, live = self._counted(order)
+        return np.array(live[: len(order)], dtype=np.int64)
+
+    def _counted(self, order: Sequence[int]) -> tuple[int, int, Any]:
+        live: Any = [0] * (len(order) + 1)
+        ran: Any = order
         if IS_COMPILED:
-            ran: Any = np.array(order, dtype=np.int64)
-            change: Any = np.zeros(len(order) + 1, dtype=np.int64)
-        else:
-            ran, change = order, [0] * (len(order) + 1)
-        peak, recompute = _count(ran, *self.graph, *self.scratch, change)
-        return int(peak), int(recompute)
+            ran, live = np.array(order, dtype=np.int64), np.array(live, dtype=np.int64)
+        peak, recompute = _count(ran, *self.graph, *self.scratch, live)
+        return int(peak), int(recompute), live
 
 
 class Tail:
@@ -70,12 +78,15 @@ class Tail:
         Returns:
             The order, and what must be at hand besides, because it cannot be made again.
         """
-        is_there = _array(0 for _ in range(self.num_storages))
+        is_there = [0] * self.num_storages
         for storage in at_hand:
             is_there[storage] = 1
-        length, num_added = _follow(is_there, *self.graph, *self.scratch)
+        at_start: Any = np.array(is_there, dtype=np.int64) if IS_COMPILED else is_there
+        length, num_added = _follow(at_start, *self.graph, *self.scratch)
         _, _, added, order = self.scratch
-        return [int(op) for op in order[:length]], [int(s) for s in added[:num_added]]
+        if IS_COMPILED:
+            return order[:length].tolist(), added[:num_added].tolist()
+        return order[:length], added[:num_added]
 
 
 def _reads_and_writes(graph: ComputeGraph) -> tuple[Any, Any, Any, Any]:
@@ -138,7 +149,8 @@ def _count(
     peak = 0
     for place in range(len(order)):
         live += change[place]
-        peak = max(peak, live + working[order[place]])
+        change[place] = live + working[order[place]]
+        peak = max(peak, change[place])
     return peak, recompute
 
 

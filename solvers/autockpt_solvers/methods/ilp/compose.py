@@ -27,6 +27,7 @@ _BUCKETS = 768
 
 _Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+_Table = tuple[_Indices, _Floats, _Floats, _Floats, _Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,64 +106,30 @@ def _search(
     count = room // quantum + 1
     # Per cut and bucket: the value of the best state, its kept bytes, and the window, option and
     # bucket it came from.
-    value = [np.full(count, np.inf) for _ in range(end + 1 - first)]
-    kept = [np.zeros(count) for _ in range(end + 1 - first)]
-    origin = [np.full((3, count), -1, dtype=np.int64) for _ in range(end + 1 - first)]
-    value[0][0] = 0.0
-    tables: dict[WindowKind, tuple[_Floats, ...]] = {}
-    start = -1
+    value = np.full((end + 1 - first, count), np.inf)
+    kept = np.zeros((end + 1 - first, count))
+    origin = np.full((end + 1 - first, count, 3), -1, dtype=np.int64)
+    value[0, 0] = 0.0
+    tables: dict[WindowKind, _Table] = {}
     for w in sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end)):
         window = windows[w]
         if window.kind not in tables:
-            rows = [
-                (o.kept_bytes, o.cost_ns, o.turn_peak_bytes, o.forward_peak_bytes)
-                for o in options[window.kind]
-            ]
-            tables[window.kind] = tuple(np.array(rows, dtype=np.float64).reshape(-1, 4).T)
-        keeps, costs, turns, forwards = tables[window.kind]
-        peaks = np.maximum(turns + window.base_bytes, forwards)
-        shift = (keeps // quantum).astype(np.int64)
-        if window.start - first != start:
-            start = window.start - first
-            reached = np.flatnonzero(np.isfinite(value[start]))
-            most = kept[start].max(initial=0.0, where=np.isfinite(value[start]))
-        # Peaks that fit beside the most that is kept before are as good as none.
-        chosen = _undominated(
-            shift,
-            np.maximum(peaks, 0.0 if is_leanest else room - most),
-            np.zeros_like(costs) if is_leanest else costs,
-        )
-        chosen = chosen[keeps[chosen] <= room]
-        if not chosen.size or not reached.size:
-            continue
-        shift, keeps, peaks, costs = shift[chosen], keeps[chosen], peaks[chosen], costs[chosen]
-        target = window.end - first
-        low = int(reached[0] + shift.min())
-        high = min(count, int(reached[-1] + shift.max()) + 1)
-        if high <= low:  # no option leads to a bucket within the room
-            continue
-        most_before = room - (keeps if is_leanest else np.maximum(keeps, peaks))
-        # For the leanest plan times do not count; for the cheapest one peaks only have to fit.
-        if is_leanest:
-            costs = np.zeros_like(costs)
-        else:
-            peaks = np.full_like(peaks, -np.inf)
-        best_steps = steps_one_by_one if IS_COMPILED else steps_at_once
-        found, picked = best_steps(
-            value[start], kept[start], shift, peaks, costs, most_before, low, high
-        )
-        better = np.flatnonzero(found < value[target][low:high])
-        picked = picked[better]
-        to = better + low
-        value[target][to] = found[better]
-        kept[target][to] = kept[start][to - shift[picked]] + keeps[picked]
-        origin[target][:, to] = np.stack(
-            [np.full(better.size, w), chosen[picked], to - shift[picked]]
-        )
+            tables[window.kind] = _table(options[window.kind], quantum, is_leanest=is_leanest)
+        start, target = window.start - first, window.end - first
+        table, base = tables[window.kind], window.base_bytes
+        _advance(value, kept, origin, start, target, w, table, base, room, is_leanest)
     state = int(np.argmin(value[-1]))
     if not np.isfinite(value[-1][state]):
         return None
     return _trace(windows, options, origin, first, end, state)
+
+
+def _table(options: Sequence[Option], quantum: int, *, is_leanest: bool) -> _Table:
+    """Per option how many buckets on it leads, its kept bytes, its time, and its two peaks."""
+    rows = [(o.kept_bytes, o.cost_ns, o.turn_peak_bytes, o.forward_peak_bytes) for o in options]
+    keeps, costs, turns, forwards = np.array(rows, dtype=np.float64).reshape(-1, 4).T.copy()
+    shift = (keeps // quantum).astype(np.int64)
+    return shift, keeps, np.zeros_like(costs) if is_leanest else costs, turns, forwards
 
 
 @compiled
@@ -225,16 +192,28 @@ def steps_at_once(
     return np.take_along_axis(candidates, picked[None, :], axis=0)[0], picked
 
 
+def _views(row: _Floats, fill: float) -> _Floats:
+    """Views of the row: number `count - k` is the row moved to the right by `k`."""
+    padded = np.concatenate([np.full(row.size, fill), row])
+    views: _Floats = np.lib.stride_tricks.sliding_window_view(padded, row.size)
+    return views
+
+
 @compiled
-def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
-    """Indices of options that none equals or beats in all three; of equal ones, the first."""
+def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats, floor: float) -> _Indices:
+    """Indices of options that none equals or beats in all three; of equal ones, the first.
+
+    Peaks below `floor` count as equal to it.
+    """
     chosen = np.zeros(shift.size, dtype=np.int64)
     count = 0
     for k in range(shift.size):
         beaten = False
+        peak = max(peaks[k], floor)
         for j in range(shift.size):
-            if shift[j] <= shift[k] and peaks[j] <= peaks[k] and costs[j] <= costs[k]:
-                is_equal = shift[j] == shift[k] and peaks[j] == peaks[k] and costs[j] == costs[k]
+            other = max(peaks[j], floor)
+            if shift[j] <= shift[k] and other <= peak and costs[j] <= costs[k]:
+                is_equal = shift[j] == shift[k] and other == peak and costs[j] == costs[k]
                 if j < k or not is_equal:
                     beaten = j != k
             if beaten:
@@ -245,17 +224,62 @@ def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
     return chosen[:count]
 
 
-def _views(row: _Floats, fill: float) -> _Floats:
-    """Views of the row: number `count - k` is the row moved to the right by `k`."""
-    padded = np.concatenate([np.full(row.size, fill), row])
-    views: _Floats = np.lib.stride_tricks.sliding_window_view(padded, row.size)
-    return views
+_best_steps = steps_one_by_one if IS_COMPILED else steps_at_once
+
+
+@compiled
+def _advance(
+    value: _Floats,
+    kept: _Floats,
+    origin: _Indices,
+    start: int,
+    target: int,
+    window: int,
+    table: _Table,
+    base: int,
+    room: int,
+    is_leanest: bool,
+) -> None:
+    """Goes on from every state at cut `start` by a window's options; the best stay at `target`."""
+    reached = np.flatnonzero(np.isfinite(value[start]))
+    if reached.size == 0:
+        return
+    shift, keeps, costs, turns, forwards = table
+    peaks = np.maximum(turns + base, forwards)
+    # Peaks that fit beside the most that is kept before are as good as none.
+    floor = 0.0 if is_leanest else room - kept[start][reached].max()
+    chosen = _undominated(shift, peaks, costs, floor)
+    chosen = chosen[keeps[chosen] <= room]
+    if chosen.size == 0:
+        return
+    shift, keeps, peaks, costs = shift[chosen], keeps[chosen], peaks[chosen], costs[chosen]
+    low = reached[0] + shift.min()
+    high = min(value.shape[1], reached[-1] + shift.max() + 1)
+    if high <= low:  # no option leads to a bucket within the room
+        return
+    # For the leanest plan times do not count; for the cheapest one peaks only have to fit.
+    if is_leanest:
+        most_before = room - keeps
+    else:
+        most_before = room - np.maximum(keeps, peaks)
+        peaks = np.full(peaks.size, -np.inf)
+    found, picked = _best_steps(
+        value[start], kept[start], shift, peaks, costs, most_before, low, high
+    )
+    for k in np.flatnonzero(found < value[target, low:high]):
+        bucket, option = low + k, picked[k]
+        before = bucket - shift[option]
+        value[target, bucket] = found[k]
+        kept[target, bucket] = kept[start, before] + keeps[option]
+        origin[target, bucket, 0] = window
+        origin[target, bucket, 1] = chosen[option]
+        origin[target, bucket, 2] = before
 
 
 def _trace(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
-    origin: list[np.ndarray[tuple[int, int], np.dtype[np.int64]]],
+    origin: _Indices,
     first: int,
     end: int,
     state: int,
@@ -264,7 +288,7 @@ def _trace(
     parts: list[tuple[Window, Option]] = []
     cut = end
     while cut > first:
-        w, k, state = (int(v) for v in origin[cut - first][:, state])
+        w, k, state = origin[cut - first, state].tolist()
         parts.append((windows[w], options[windows[w].kind][k]))
         cut = windows[w].start
     return Plan(tuple(reversed(parts)))
