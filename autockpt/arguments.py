@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import inspect
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -141,8 +142,8 @@ def _check_loss_fn(loss_fn: Any) -> None:
 def _check_time_limit(time_limit_s: Any) -> None:
     if isinstance(time_limit_s, bool) or not isinstance(time_limit_s, Real):
         raise TypeError(f"time_limit_s is {time_limit_s!r}; it must be a number of seconds")
-    if not float(time_limit_s) > 0:
-        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0")
+    if not 0 < float(time_limit_s) < math.inf:
+        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0, and finite")
 
 
 def _check_method(method: Any) -> None:

@@ -144,7 +144,7 @@ def _head(time_limit_s: float, jobs: int) -> Iterator[str]:
         f"Measured on {dt.datetime.now(tz=dt.UTC).date()} by `python benchmarks/solvers.py`: "
         f"{os.cpu_count()} cores ({platform.machine()}), "
         f"Python {platform.python_version()}, OR-Tools {ortools.__version__}, {compiled} numba; "
-        f"time limit {time_limit_s:.0f} s of wall clock per solve, {jobs} solves at a time. "
+        f"time limit {time_limit_s:.0f} s of wall clock per solve, {jobs} at a time. "
         "Seconds are processor time of the solve, which uses one core."
     )
 

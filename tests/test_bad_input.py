@@ -102,7 +102,7 @@ class TestTheModelIsAsItWas:
         with pytest.raises(TypeError, match=r"time_limit_s is .*; it must be a number of seconds"):
             autockpt.optimize(model, "80%", sample_args=(X,), time_limit_s=time_limit_s)
 
-    @pytest.mark.parametrize("time_limit_s", [0, -1.0, float("nan")])
+    @pytest.mark.parametrize("time_limit_s", [0, -1.0, float("nan"), float("inf")])
     def test_a_time_limit_that_is_none(self, model: nn.Module, time_limit_s: float) -> None:
         with pytest.raises(ValueError, match=r"time_limit_s is .*; it must be above 0"):
             autockpt.optimize(model, "80%", sample_args=(X,), time_limit_s=time_limit_s)

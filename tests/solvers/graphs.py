@@ -52,10 +52,17 @@ def chain(length, size=10, time=1):
     return b.graph()
 
 
-def blocks(length, size=16, mask=True):
-    """Residual blocks with an expensive and a cheap branch, as in a transformer's MLP."""
+def blocks(length, size=16, mask=True, frozen=0, side=0):
+    """Residual blocks with an expensive and a cheap branch, as in a transformer's MLP.
+
+    The first `frozen` of them have no backward. A chain of `side` cheap ops leads to the first
+    block, and to the last backward op.
+    """
     b = Builder()
-    x = b.add("embed", (), (size,), 5)
+    end = None
+    for k in range(side):
+        end = b.add(f"side{k}", () if end is None else [end], (size,), 1)
+    x = b.add("embed", () if end is None else [end], (size,), 5)
     saved = []
     for k in range(length):
         label = f"block{k}"
@@ -68,7 +75,7 @@ def blocks(length, size=16, mask=True):
         x = b.add(f"add{k}", [x, d], (size,), 2, segment=label)
     b.add("loss", [x], (1,), 2, output=True)
     g = b.add("dloss", [x], (size,), 2, is_backward=True)
-    for k in reversed(range(length)):
+    for k in reversed(range(frozen, length)):
         x, n, h, a, m = saved[k]
         da = b.add(f"ddown{k}", [g, m], (4 * size,), 40, is_backward=True)
         b.add(f"gdown{k}", [g, a], (2,), 40, output=True, is_backward=True)
@@ -77,7 +84,7 @@ def blocks(length, size=16, mask=True):
         dn = b.add(f"dup{k}", [dh], (size,), 40, is_backward=True)
         dx = b.add(f"dnorm{k}", [dn, x], (size,), 4, is_backward=True)
         g = b.add(f"dadd{k}", [g, dx], (size,), 2, is_backward=True)
-    b.add("dembed", [g], (4,), 5, output=True, is_backward=True)
+    b.add("dembed", [g] if end is None else [g, end], (4,), 5, output=True, is_backward=True)
     return b.graph()
 
 

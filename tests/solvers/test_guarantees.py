@@ -223,3 +223,43 @@ def test_filling_counts_bytes_as_the_simulator_does(graph, kept):
         for place in filler.repeats:
             tight = filler.live[filler.tightest[place]] + filler.kept_bytes[place]
             assert filler.gone[place] or tight <= limit or not filler.fits(place, limit)
+
+
+@pytest.mark.parametrize("trained", [1, 3])
+def test_a_deep_frozen_part_is_no_hindrance(trained: int) -> None:
+    """What may run again had all it reads across borders kept: along a deep part without a backward
+    that was more than the baseline holds, no plan was left, and an assertion ended the solve."""
+    graph = blocks(100, mask=False, frozen=100 - trained)
+    budget = baseline_peak(graph) * 9 // 10
+    result = solve(Problem(graph=graph, budget_bytes=budget), method="ilp", time_limit_s=4)
+    assert result.method == "ilp"
+    assert result.schedule is not None
+
+
+def test_a_long_chain_of_runs_is_taken_out() -> None:
+    """A run was taken out by recursion into what fed it: a thousand in a row were too deep."""
+    graph = blocks(4, side=1500)
+    orders = Orders(graph)
+    order = orders.just_in_time(())
+    start, cost = orders.evaluate(order)
+    cap = 2 * start
+    filled = fill(orders, order, start=start, cap=cap, room=cap)
+    assert orders.evaluate(filled)[1] <= cost - 1500
+
+
+def test_plans_between_levels_are_improved() -> None:
+    """Plans are searched for at levels; just below the next one they were only filled up."""
+    graph = blocks(8, mask=False)
+    orders, rooms = Orders(graph), level_rooms(graph)
+    filled = improved = 0
+    for level in (10, 14, 18):
+        start, cap = rooms[level], rooms[level + 1] - 1
+        at_level, below_next = (
+            solve(Problem(graph=graph, budget_bytes=room), method="ilp", time_limit_s=60)
+            for room in (start, cap)
+        )
+        assert at_level.schedule is not None
+        full = fill(orders, at_level.schedule.compute_order, start=start, cap=cap, room=cap)
+        filled += orders.evaluate(full)[1]
+        improved += below_next.recompute_ns
+    assert improved < filled

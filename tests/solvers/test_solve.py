@@ -150,9 +150,10 @@ def test_an_unknown_method_lists_the_known_ones():
         solve(Problem(graph=chain(2), budget_bytes=1), method="best")
 
 
-def test_a_time_limit_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="time_limit_s is 0; it must be above 0"):
-        solve(Problem(graph=chain(2), budget_bytes=1), time_limit_s=0)
+@pytest.mark.parametrize("time_limit_s", [0, float("inf"), float("nan")])
+def test_a_time_limit_of_nothing_or_without_end_is_refused(time_limit_s):
+    with pytest.raises(ValueError, match=rf"time_limit_s is {time_limit_s}; it must be above 0"):
+        solve(Problem(graph=chain(2), budget_bytes=1), time_limit_s=time_limit_s)
 
 
 @given(graphs())

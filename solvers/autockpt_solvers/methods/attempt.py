@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
@@ -23,6 +23,8 @@ class Attempt:
         fixed: Candidates too: those that the method offers whatever the room.
         others: What methods offered that were asked on the way. Each counts as if it had been asked
             alone, so that the answer is never worse than its.
+        improve: Makes one of `orders` cheaper in the room of a problem, or gives it back; for a
+            search that has more room for it. What it gives depends on nothing else.
         method: Who made them, where that is not the method that was asked for.
         lower_bound_ns: No plan of `bound_class` that fits recomputes less.
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes not included.
@@ -33,6 +35,7 @@ class Attempt:
     orders: tuple[Sequence[int], ...]
     fixed: tuple[Sequence[int], ...] = ()
     others: tuple[Attempt, ...] = ()
+    improve: Callable[[Problem, Sequence[int]], Sequence[int]] | None = None
     method: str = ""
     lower_bound_ns: int = 0
     lower_bound_bytes: int = 0

@@ -93,7 +93,10 @@ class Filler:
         return [self.first_runs[op], *self.more_runs.get(op, ())] if op in self.first_runs else []
 
     def _instances_of(self, storage: int) -> list[_Instance]:
-        """What the runs of a storage's op made, as far as they have not been taken out."""
+        """What the runs of a storage's op made, as far as they have not been taken out.
+
+        Whoever takes out a run that makes or reads it asks first, so it is built from all runs.
+        """
         if storage not in self._instances:
             graph = self.orders.graph
             instances: list[_Instance] = []
@@ -124,7 +127,7 @@ class Filler:
         return [op for op, gone in zip(self.order, self.gone, strict=True) if not gone]
 
     def take_out(self, limit: int) -> None:
-        """Takes out every run that can go without a byte above `limit`."""
+        """Takes out what runs can go without a byte above `limit`, in one pass, dearest first."""
         for place in self.repeats:
             # Nearly all of them still do not fit where they did not before.
             if self.gone[place] or self.live[self.tightest[place]] + self.kept_bytes[place] > limit:
@@ -154,8 +157,15 @@ class Filler:
 
     def _remove(self, place: int) -> None:
         """Takes out a run, and those that ran only for it."""
-        orders, op = self.orders, self.order[place]
         self.gone[place] = 1
+        leaving = [place]
+        while leaving:
+            leaving += self._remove_one(leaving.pop())
+
+    def _remove_one(self, place: int) -> list[int]:
+        """Takes out a run; the runs that ran only for it are marked as gone."""
+        orders, op = self.orders, self.order[place]
+        idle = []
         self.live[place] -= orders.working[op]
         for s in orders.writes[op]:
             instances = self._instances_of(s)
@@ -179,7 +189,9 @@ class Filler:
                 self.live[read.last + 1 : old + 1] -= orders.sizes[s]
             feeder = read.birth
             if feeder in self.is_repeat and not self.gone[feeder] and self._is_idle(feeder):
-                self._remove(feeder)
+                self.gone[feeder] = 1
+                idle.append(feeder)
+        return idle
 
     def _is_idle(self, place: int) -> bool:
         """Whether nothing reads what a run made."""

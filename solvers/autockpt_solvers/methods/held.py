@@ -192,8 +192,7 @@ def stages_of(orders: Orders, storages: Sequence[int], is_decided: Numbers) -> S
     units = [*range(num_forward), *(num_forward + k for k in stages)]
     reads_at, reads = flat([[number[s] for s in orders.reads[u] if s in number] for u in units])
     writes_at, writes = flat([[number[s] for s in orders.writes[u]] for u in range(num_forward)])
-    rank = orders.forward_rank
-    forward = sorted(range(num_forward), key=rank.__getitem__)
+    rank, forward = orders.forward_rank, orders.by_rank
     outputs = [sum(graph.size(s) for s in orders.writes[u] if graph.is_output[s]) for u in forward]
     before, at = _own_bytes(orders, sum(outputs))
     gaps = [range(a + 1, b) for a, b in pairwise([-1, *stages, len(rows)])]

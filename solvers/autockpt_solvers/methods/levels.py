@@ -3,9 +3,10 @@
 A search that looks for a plan within a room may happen to do better in a smaller room than in a
 larger one. So it is never asked for the room itself, but for levels: rooms that depend on the graph
 alone. The answer for a budget is the cheapest plan of all levels at or below it, each plan filled
-up to the budget (see `fill`). Levels are searched from the highest one down, until the lower bound
-proves that no plan below can be cheaper than the one in hand; as the bound only grows, that is
-mostly after one or two.
+up to the budget (see `fill`). Where that leaves much to gain, the method may improve it on the way,
+in rooms between the level and the next that depend on the level alone. Levels are searched from the
+highest one down, until the lower bound proves that no plan below can be cheaper than the one in
+hand; as the bound only grows, that is mostly after one or two.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.attempt import Method
 
 _LEVELS = 40
+_BETWEEN = 4  # rooms from a level to the next in which its plan is improved
+_CLOSE = 2e-3  # time above the bound, in times of a training step, that is not worth it
 _WORTH_FILLING = 1.5  # times the cheapest plan's recomputation; dearer ones stay behind it
 
 
@@ -63,7 +66,7 @@ def solve_by_levels(
     deadline = time.monotonic() + time_limit_s
     rooms = level_rooms(problem.graph)
     top = max((k for k, room in enumerate(rooms) if room <= problem.room_bytes), default=0)
-    climber = _Climber(problem, rooms, bound_ns)
+    climber = _Climber(problem, rooms, bound_ns, deadline)
     for level in range(top, -1, -1):
         left = max(0.05, deadline - time.monotonic())
         try:
@@ -83,7 +86,7 @@ def solve_by_levels(
             break
         if isinstance(attempt, Attempt):
             climber.take(attempt, level)
-        if time.monotonic() > deadline or climber.is_settled(level, deadline):
+        if time.monotonic() > deadline or climber.is_settled(level):
             break
     return climber.attempt()
 
@@ -125,9 +128,14 @@ class _Climber:
     """
 
     def __init__(
-        self, problem: Problem, rooms: Sequence[int], bound_ns: Callable[..., int]
+        self,
+        problem: Problem,
+        rooms: Sequence[int],
+        bound_ns: Callable[..., int],
+        deadline: float,
     ) -> None:
         self.problem = problem
+        self.deadline = deadline
         self.bound_ns = bound_ns
         self.orders = orders_of(problem.graph)
         self.rooms = rooms
@@ -165,6 +173,29 @@ class _Climber:
                 room = min(self.problem.room_bytes, cap)
                 full = fill(self.orders, order, start=start, cap=cap, room=room)
                 self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
+        if chosen and start < cap:
+            self._climb(attempt, chosen[0], start, cap)
+
+    def _climb(self, attempt: Attempt, order: Sequence[int], start: int, cap: int) -> None:
+        """Improves a plan in rooms from a level to the next."""
+        graph, room = self.problem.graph, self.problem.room_bytes
+        peak = self.orders.evaluate(order)[0]
+        if attempt.improve is None or peak > start or room < start + (cap - start) // _BETWEEN:
+            return
+        # Whether to begin must not depend on the room.
+        filled = fill(self.orders, order, start=start, cap=cap, room=cap)
+        above = Problem(graph=graph, budget_bytes=cap + 1)
+        bound = bound_below_ns(above, self.deadline, self.bound_ns)
+        if self.orders.evaluate(filled)[1] - bound <= _CLOSE * graph.total_runtime_ns:
+            return
+        for step in range(_BETWEEN):
+            low, high = (start + (cap - start) * k // _BETWEEN for k in (step, step + 1))
+            full = fill(self.orders, order, start=low, cap=high, room=min(room, high))
+            self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
+            if room < high or time.monotonic() > self.deadline:
+                break
+            order = attempt.improve(Problem(graph=graph, budget_bytes=high), full)
+            self._offer(*self.orders.evaluate(order)[::-1], order, attempt.method)
 
     def _replayed(self, found: Iterable[Sequence[int]]) -> Iterable[tuple[int, int, Sequence[int]]]:
         for order in found:
@@ -178,12 +209,12 @@ class _Climber:
             self.best = (cost, peak, order)
             self.method = method
 
-    def is_settled(self, level: int, deadline: float) -> bool:
+    def is_settled(self, level: int) -> bool:
         """Whether no plan for less than a level's room can be cheaper than the one in hand."""
         if self.best is None or self.best[0] == 0:
             return self.best is not None
         at_level = Problem(graph=self.problem.graph, budget_bytes=self.rooms[level])
-        return bound_below_ns(at_level, deadline, self.bound_ns) >= self.best[0]
+        return bound_below_ns(at_level, self.deadline, self.bound_ns) >= self.best[0]
 
     def attempt(self) -> Attempt:
         """What was found."""

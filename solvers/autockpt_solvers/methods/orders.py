@@ -35,6 +35,7 @@ class Orders:
         rerunnable: Per op, whether it may run a second time: recomputable, and writing no output.
         forward_rank: Per forward op, its place in the forward pass. Ops that only the backward
             needs stand right behind the last op they read from, wherever the graph lists them.
+        by_rank: The forward ops in that order.
     """
 
     def __init__(self, graph: ComputeGraph) -> None:
@@ -53,7 +54,7 @@ class Orders:
         forward = range(graph.num_forward)
         self._only_once = frozenset(op for op in forward if not self.rerunnable[op])
         self._of_forward = frozenset(s for op in forward for s in self.writes[op])
-        self._by_rank = sorted(forward, key=self.forward_rank.__getitem__)
+        self.by_rank = sorted(forward, key=self.forward_rank.__getitem__)
 
     def _rank_forward(self) -> list[int]:
         graph = self.graph
@@ -86,16 +87,16 @@ class Orders:
             if not wanted[op]:
                 wanted[op] = True
                 stack.extend(self.graph.producer[s] for s in self.reads[op])
-        return [op for op in self._by_rank if wanted[op]]
+        return [op for op in self.by_rank if wanted[op]]
 
-    def just_in_time(self, saved: Collection[int], *, once: bool = False) -> list[int]:
+    def just_in_time(self, saved: Collection[int], *, nothing_twice: bool = False) -> list[int]:
         """The order that keeps `saved` and makes everything else again when it is first read.
 
         What is made again is kept until its last use. What cannot be made again is kept too.
 
         Args:
             saved: Storages of the forward pass to keep; any others may be named and are ignored.
-            once: Keep more, such that no op runs in the forward pass and again in the backward.
+            nothing_twice: Keep more, such that no op of the forward pass runs in the backward too.
 
         Returns:
             A valid compute order.
@@ -105,7 +106,7 @@ class Orders:
             tail = self._backward_tail(kept)
             head = self.forward_order(kept)
             # An op that may run once only can be in both: what it writes must be kept instead.
-            may_not = set(head) if once else self._only_once.intersection(head)
+            may_not = set(head) if nothing_twice else self._only_once.intersection(head)
             twice = may_not.intersection(tail)
             if not twice:
                 return head + tail
@@ -169,4 +170,4 @@ class Orders:
         """The order in which nothing runs twice; what only the backward needs is made for it."""
         required = self.graph.is_required
         saved = [s for s, op in enumerate(self.graph.producer) if required[op]]
-        return self.just_in_time(saved, once=True)
+        return self.just_in_time(saved, nothing_twice=True)

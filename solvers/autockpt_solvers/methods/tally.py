@@ -48,10 +48,8 @@ class Tally:
         return np.array(live[: len(order)], dtype=np.int64)
 
     def _counted(self, order: Sequence[int]) -> tuple[int, int, Any]:
-        live: Any = [0] * (len(order) + 1)
-        ran: Any = order
-        if IS_COMPILED:
-            ran, live = np.array(order, dtype=np.int64), np.array(live, dtype=np.int64)
+        live = _zeros(len(order) + 1)
+        ran: Any = np.array(order, dtype=np.int64) if IS_COMPILED else order
         peak, recompute = _count(ran, *self.graph, *self.scratch, live)
         return int(peak), int(recompute), live
 
@@ -78,11 +76,10 @@ class Tail:
         Returns:
             The order, and what must be at hand besides, because it cannot be made again.
         """
-        is_there = [0] * self.num_storages
+        is_there = _zeros(self.num_storages)
         for storage in at_hand:
             is_there[storage] = 1
-        at_start: Any = np.array(is_there, dtype=np.int64) if IS_COMPILED else is_there
-        length, num_added = _follow(at_start, *self.graph, *self.scratch)
+        length, num_added = _follow(is_there, *self.graph, *self.scratch)
         _, _, added, order = self.scratch
         if IS_COMPILED:
             return order[:length].tolist(), added[:num_added].tolist()
@@ -99,6 +96,10 @@ def _reads_and_writes(graph: ComputeGraph) -> tuple[Any, Any, Any, Any]:
 def _array(values: Iterable[int]) -> Any:
     numbers = [int(value) for value in values]
     return np.array(numbers, dtype=np.int64) if IS_COMPILED else numbers
+
+
+def _zeros(size: int) -> Any:
+    return np.zeros(size, dtype=np.int64) if IS_COMPILED else [0] * size
 
 
 def flat(rows: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
@@ -120,8 +121,9 @@ def _count(
     last: Any,
     born: Any,
     seen: Any,
-    change: Any,
+    live: Any,
 ) -> tuple[int, int]:
+    """Peak and recompute time; `live`, zeros at first, holds the bytes per place at last."""
     for storage in range(len(sizes)):
         last[storage] = 0
         born[storage] = -1
@@ -135,22 +137,22 @@ def _count(
         for k in range(writes_at[op], writes_at[op + 1]):
             storage = writes[k]
             if born[storage] >= 0:
-                change[last[storage] + 1] -= sizes[storage]
+                live[last[storage] + 1] -= sizes[storage]
             born[storage] = place
             last[storage] = place
-            change[place] += sizes[storage]
+            live[place] += sizes[storage]
         if seen[op]:
             recompute += runtime[op]
         seen[op] = 1
     for storage in range(len(sizes)):
         if born[storage] >= 0 and not is_output[storage]:
-            change[last[storage] + 1] -= sizes[storage]
-    live = 0
+            live[last[storage] + 1] -= sizes[storage]
+    standing = 0
     peak = 0
     for place in range(len(order)):
-        live += change[place]
-        change[place] = live + working[order[place]]
-        peak = max(peak, change[place])
+        standing += live[place]
+        live[place] = standing + working[order[place]]
+        peak = max(peak, live[place])
     return peak, recompute
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.orders import Orders
 
 _MAX_SEGMENT_OPS = 20
+_NEAR = 6  # segments; how far from a turn forward ops may run again in it
 
 
 class Chain:
@@ -40,11 +41,7 @@ class Chain:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         graph = orders.graph
-        self.forward = [
-            op
-            for op in sorted(range(graph.num_forward), key=orders.forward_rank.__getitem__)
-            if graph.is_needed[op]
-        ]
+        self.forward = [op for op in orders.by_rank if graph.is_needed[op]]
         self.starts = self._cut()
         self.num_segments = len(self.starts) - 1
         self.segment = [-1] * len(graph.ops)
@@ -57,6 +54,7 @@ class Chain:
         ]
         self.backward = orders.backward_ops
         self._deal_turns()
+        self.is_far = self._find_far()
         self.may_rerun = self._relevant()
         self._find_readers()
         self._find_crossing()
@@ -119,12 +117,23 @@ class Chain:
         """Rows of `backward` in the turn of the window of segments `start` to `end`."""
         return self.turn_starts[end], self.turn_starts[start]
 
+    def _find_far(self) -> list[bool]:
+        """Per segment, whether all turns are far from it; it is run once, as in a frozen prefix.
+
+        Were it run again, every border on the way to the turn would have to be kept for that.
+        """
+        with_turn = np.flatnonzero(-np.diff(np.array(self.turn_starts)))
+        segments = np.arange(self.num_segments)
+        gaps = np.abs(segments[:, None] - with_turn[None, :]).min(axis=1, initial=_NEAR)
+        return [bool(gap >= _NEAR) for gap in gaps]
+
     def _relevant(self) -> list[bool]:
         """Per forward op, whether a plan may have a reason to run it again, or late."""
         graph, orders = self.orders.graph, self.orders
         relevant = [False] * graph.num_forward
         for op in range(graph.num_forward - 1, -1, -1):
-            if self.segment[op] < 0 or not (orders.rerunnable[op] or not graph.is_required[op]):
+            home = self.segment[op]
+            if home < 0 or (graph.is_required[op] and not self.reruns(op)):
                 continue
             relevant[op] = any(
                 reader >= graph.num_forward or relevant[reader]
@@ -132,6 +141,10 @@ class Chain:
                 for reader in graph.readers[storage]
             )
         return relevant
+
+    def reruns(self, op: int) -> bool:
+        """Whether a plan may run an op a second time."""
+        return self.orders.rerunnable[op] and not self.is_far[self.segment[op]]
 
     def _find_readers(self) -> None:
         """Per storage, the last segment that needs it in its turn, and its last late reader."""

@@ -200,20 +200,15 @@ def _views(row: _Floats, fill: float) -> _Floats:
 
 
 @compiled
-def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats, floor: float) -> _Indices:
-    """Indices of options that none equals or beats in all three; of equal ones, the first.
-
-    Peaks below `floor` count as equal to it.
-    """
+def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
+    """Indices of options that none equals or beats in all three; of equal ones, the first."""
     chosen = np.zeros(shift.size, dtype=np.int64)
     count = 0
     for k in range(shift.size):
         beaten = False
-        peak = max(peaks[k], floor)
         for j in range(shift.size):
-            other = max(peaks[j], floor)
-            if shift[j] <= shift[k] and other <= peak and costs[j] <= costs[k]:
-                is_equal = shift[j] == shift[k] and other == peak and costs[j] == costs[k]
+            if shift[j] <= shift[k] and peaks[j] <= peaks[k] and costs[j] <= costs[k]:
+                is_equal = shift[j] == shift[k] and peaks[j] == peaks[k] and costs[j] == costs[k]
                 if j < k or not is_equal:
                     beaten = j != k
             if beaten:
@@ -248,7 +243,7 @@ def _advance(
     peaks = np.maximum(turns + base, forwards)
     # Peaks that fit beside the most that is kept before are as good as none.
     floor = 0.0 if is_leanest else room - kept[start][reached].max()
-    chosen = _undominated(shift, peaks, costs, floor)
+    chosen = _undominated(shift, np.maximum(peaks, floor), costs)
     chosen = chosen[keeps[chosen] <= room]
     if chosen.size == 0:
         return

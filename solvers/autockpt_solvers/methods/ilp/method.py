@@ -18,7 +18,7 @@ no turns for windows to be planned by: `local` answers for it, and is named in t
 
 Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
 runs into its limit. Complexity: grows with the number of *different* windows; only the composition
-grows with the number of segments, and refinement takes fewer steps the larger the graph.
+grows with the number of segments, and refinement takes fewer steps the larger a large graph is.
 Weakness: on graphs of many thousand ops what crosses a window's border is kept; the backward ops
 run once each, in an order that is chosen before (see `moving`).
 """
@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.methods.ilp.refine import refine
+from autockpt_solvers.methods.ilp.refine import refine, touch_up
 from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.schedule import with_frees
@@ -57,14 +58,15 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
 
     heuristics = solve_heuristics(problem, time_limit_s=time_limit_s, seed=seed)
     plans: list[list[int]] = []
-    if orders.backward_ops and any(graph.is_needed[: graph.num_forward]):
+    if any(graph.is_needed[: graph.num_forward]):
         plans = _plans(orders, problem.room_bytes, deadline, seed)
         plans = [plan for plan in plans if _runs(orders, plan)]
         known = (*heuristics.fixed, *heuristics.offered, *plans)
         start = orders.best(known, problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
     found = orders.best(plans, problem.room_bytes)
-    return dataclasses.replace(heuristics, orders=tuple(found))
+    improve = partial(touch_up, seed=seed, deadline=deadline)
+    return dataclasses.replace(heuristics, orders=tuple(found), improve=improve)
 
 
 def _runs(orders: Orders, order: list[int]) -> bool:
@@ -87,8 +89,10 @@ def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[i
     limit = orders.evaluate(orders.baseline())[0]
     pool = once("pool", lambda: Pool(orders, deadline))
     lean = once("lean", lambda: pool.leanest(limit))
+    if lean is None:
+        return []
     if is_short(room, pool.replay(lean)[0]):
-        pool, lean = once("squeezed", lambda: squeeze(pool.copy(deadline), limit, seed))
+        pool, lean = once("squeezed", partial(squeeze, pool.copy(deadline), lean, limit, seed))
     pool = pool.copy(deadline)
     plan = pool.plan(room)
     plans = [lean] if plan is None else [polish(pool, plan, room, seed), lean]

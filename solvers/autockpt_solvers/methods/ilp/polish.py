@@ -114,20 +114,20 @@ def is_short(room: int, least: int) -> bool:
     return room <= _SHORT * least
 
 
-def squeeze(pool: Pool, limit: int, seed: int) -> tuple[Pool, Plan]:
+def squeeze(pool: Pool, plan: Plan, limit: int, seed: int) -> tuple[Pool, Plan]:
     """Asks integer programs for leaner options, and nests windows, to find a leaner plan.
 
     Only windows over the segments where the leanest plan peaks are asked, until that place stays.
 
     Args:
         pool: Windows and options; gains what is found.
+        plan: The leanest plan so far.
         limit: Peak of the baseline.
         seed: Random seed.
 
     Returns:
         The pool, and the leanest plan.
     """
-    plan = pool.leanest(limit)
     asked: set[WindowKind] = set()
     effort = _SQUEEZE_EFFORT
     while effort > 0 and time.monotonic() < pool.deadline:
@@ -142,9 +142,9 @@ def squeeze(pool: Pool, limit: int, seed: int) -> tuple[Pool, Plan]:
             asked.add(kind)
             if effort > 0:
                 effort -= _lean_options(pool, kind, seed)
-        plan = pool.leanest(limit)
+        plan = pool.leanest(limit) or plan
     nest(pool, limit)
-    return pool, pool.leanest(limit)
+    return pool, pool.leanest(limit) or plan
 
 
 def _highest(plan: Plan) -> tuple[int, Window]:

@@ -18,6 +18,7 @@ from autockpt_solvers.methods.bound import bound_below_ns
 from autockpt_solvers.methods.compiling import IS_COMPILED
 from autockpt_solvers.methods.held import blank, stages_of
 from autockpt_solvers.methods.holding import anneal_held, settle, write_order
+from autockpt_solvers.methods.orders import orders_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,10 @@ _WALKS = ((3e-4, 0.06), (1e-4, 0.01), (1e-4, 0.003), (5e-5, 0.003))
 # which of a few very different plans a walk comes to is decided early, and by chance.
 _SHORT_WALK, _LAST_WALK = _WALKS[2:]
 _STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
+# From a good plan in a little more room; so many steps for its size, at most this share of all.
+_COLD_WALK = (2e-5, 0.01)
+_STEPS_OF_TOUCH = 20
+_TOUCH = 0.25
 _HEAVY = 20.0  # what it weighs at last
 # Where nothing fits: from the leanest plan met, to this share of its peak.
 _LEANER = 0.97
@@ -78,19 +83,17 @@ def refine(
     to_gain = gain(known_ns)
     if to_gain <= _CLOSE:
         return []
-    num_cells = len(problem.graph.storages) * len(orders.backward_ops)
-    if num_cells > _MOST_CELLS or time.monotonic() >= deadline:
+    started = time.monotonic()
+    refiner = _refiner(orders, room, seed, deadline)
+    if refiner is None:
         return []
-    refiner = Refiner(orders, room, seed)
-    if not refiner.has_choices:
-        return []
-    refiner.compile()
+    deadline += time.monotonic() - started  # the first walk of an installation is compiled first
     steps = int(refiner.num_steps() * min(_MOST_WORTH, to_gain / _FAR))
     halfway = (time.monotonic() + deadline) / 2
     refiner.walk(start, _WALKS, steps // len(_WALKS), halfway)
     known_ns += [int(refiner.found[0])] if refiner.best_order is not None else []
     if known_ns and gain(known_ns) > _FAR:
-        short = _STEPS_OF_SHORT * (int(refiner.decided.sum()) + refiner.stages.reads.size)
+        short = _STEPS_OF_SHORT * refiner.size
         num_short = max(1, steps // short)
         for number in range(num_short):
             now = time.monotonic()
@@ -98,6 +101,39 @@ def refine(
             refiner.run(start, min(short, steps), until, *_SHORT_WALK)
         refiner.walk(start, [_LAST_WALK], steps // len(_WALKS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
+
+
+def touch_up(
+    problem: Problem, order: Sequence[int], *, seed: int, deadline: float
+) -> Sequence[int]:
+    """A plan, made cheaper by a short and cold walk; the same where that finds nothing.
+
+    Args:
+        problem: The problem.
+        order: An order that fits.
+        seed: Random seed.
+        deadline: Ends the walk early.
+    """
+    orders = orders_of(problem.graph)
+    refiner = _refiner(orders, problem.room_bytes, seed, deadline)
+    if refiner is None:
+        return order
+    steps = min(_STEPS_OF_TOUCH * refiner.size, int(_TOUCH * refiner.num_steps()))
+    refiner.run(order, steps, deadline, *_COLD_WALK)
+    known = [order] if refiner.best_order is None else [order, refiner.best_order]
+    return orders.best(known, problem.room_bytes)[0]
+
+
+def _refiner(orders: Orders, room: int, seed: int, deadline: float) -> Refiner | None:
+    """What walks, compiled; None where there is nothing to walk over, or no time."""
+    num_cells = len(orders.graph.storages) * len(orders.backward_ops)
+    if num_cells > _MOST_CELLS or time.monotonic() >= deadline:
+        return None
+    refiner = Refiner(orders, room, seed)
+    if not refiner.has_choices:
+        return None
+    refiner.compile()
+    return refiner
 
 
 class Refiner:
@@ -142,6 +178,11 @@ class Refiner:
         if not IS_COMPILED:
             return _WORK_INTERPRETED // (_FIXED_INTERPRETED + per_step)
         return min(_STEPS_PER_OP * num_ops, _WORK // max(1, per_step))
+
+    @property
+    def size(self) -> int:
+        """How much there is to walk over: decisions, and reads."""
+        return int(self.decided.sum()) + int(self.stages.reads.size)
 
     @property
     def has_choices(self) -> bool:

@@ -191,7 +191,7 @@ def _window_ops(
                 working_bytes=orders.working[op],
                 reads=tuple(local[s] for s in orders.reads[op] if s in local),
                 writes=tuple(local[s] for s in orders.writes[op] if s in local),
-                rerunnable=orders.rerunnable[op],
+                rerunnable=chain.reruns(op),
                 fresh=not graph.is_required[op],
                 transient_bytes=chain.outputs_made[place + 1] + transient,
             )
