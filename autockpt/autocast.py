@@ -1,7 +1,8 @@
 """Sum gradients of a parameter that autocast casts once as eager does: before the cast, not after.
 
 Eager's autocast keeps one low-precision copy of a parameter that is used several times, so its
-gradients meet in low precision and are cast once. Traced, there is a cast for every use, and they
+gradients meet in low precision and are cast once; it keeps it to the end of the outermost block of
+autocast. Traced, there is a cast for every use, and they
 meet in float32: other last bits. With ``cache_enabled=False`` (Lightning's choice) eager casts for
 every use as well.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from autockpt.torch_private import AUTOCAST_CACHES, fake_like
+from autockpt.torch_private import AUTOCAST_BLOCKS, AUTOCAST_CACHES, fake_like
 
 aten = torch.ops.aten
 
@@ -31,25 +32,37 @@ def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
     primals = [p for p in graph.find_nodes(op="placeholder") if "tangents" not in str(p.target)]
     for index, primal in enumerate(primals):
         casts = [user for user in primal.users if _is_autocast(user)]
-        if len(casts) < 2 or len({cast.meta["val"].dtype for cast in casts}) > 1:
+        if len({cast.meta["val"].dtype for cast in casts}) > 1:
             continue
-        for cast in casts[1:]:
-            cast.replace_all_uses_with(casts[0])
         position = num_fwd_outputs + index
-        gradient = outputs[position] if position < len(outputs) else None
-        if isinstance(gradient, fx.Node):
-            outputs[position] = _cast_once(graph, gradient, casts)
+        # What was cast is let go at the end of a block of autocast, and cast anew in the next.
+        blocks = [output.meta.get(AUTOCAST_BLOCKS, {}).get(_source(cast)[0], 0) for cast in casts]
+        for block in dict.fromkeys(blocks):
+            first, *others = (c for c, own in zip(casts, blocks, strict=True) if own == block)
+            for cast in others:
+                cast.replace_all_uses_with(first)
+            gradient = outputs[position] if position < len(outputs) else None
+            if others and isinstance(gradient, fx.Node):
+                outputs[position] = _cast_once(graph, gradient, [first, *others])
     output.args = (tuple(outputs),)
 
 
 def _is_autocast(node: fx.Node) -> bool:
     if node.target is not aten._to_copy.default:
         return False
-    value, source = node.meta.get("val"), node.meta.get("source_fn_stack")
-    if not isinstance(value, torch.Tensor) or value.dtype not in _HALF or not source:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dtype not in _HALF:
         return False
-    asked = source[-1][1]
+    if not node.meta.get("source_fn_stack"):
+        return False
+    _, asked = _source(node)
     return (asked if isinstance(asked, str) else getattr(asked, "__name__", "")) not in _ASKED_FOR
+
+
+def _source(cast: fx.Node) -> tuple[str, Any]:
+    """Name and target of the node of Dynamo's graph that a cast comes from."""
+    name, target = cast.meta["source_fn_stack"][-1]
+    return name, target
 
 
 def _cast_once(graph: fx.Graph, gradient: fx.Node, casts: list[fx.Node]) -> fx.Node:

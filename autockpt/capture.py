@@ -24,7 +24,8 @@ from autockpt.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.captured import Capture, CapturedGraph, Keys, overwritten_keys
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.exact import exact_layouts, exact_tracing
-from autockpt.fakes import Faker, LiveBytes, distinct_bytes, unchanged_attributes
+from autockpt.fakes import Faker, LiveBytes, distinct_bytes
+from autockpt.held_state import unchanged_attributes
 from autockpt.joint import JointGraph, analyze
 from autockpt.library_paths import PackedSequences, eager_answers
 from autockpt.loss import backward_roots, find_loss, foreign_ops, require_gradient
@@ -96,11 +97,16 @@ def capture(
         )
         with (
             _explained(type(module).__name__, "its forward fails on these inputs"),
-            unchanged_attributes(module),
+            unchanged_attributes(module) as attributes,
             packed.watched(),
             tracker,
         ):
             output = forward(*fake_args, **fake_kwargs)
+            if attributes.has_drawn_in_python():
+                raise CaptureError(
+                    where=type(module).__name__,
+                    reason="it draws from a random.Random of its own, which would be a constant",
+                )
             loss = find_loss(output, loss_fn)
             with torch_private.no_autocast():
                 torch.autograd.backward(*backward_roots(loss))

@@ -139,6 +139,13 @@ class OptimizedForward:
         if step is None:
             if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
                 return self.original(*args, **kwargs)
+            if self._planned and not any(p.requires_grad for p in self._module.parameters()):
+                warnings.warn(
+                    f"no parameter of {type(self._module).__name__} requires grad now: its own "
+                    "forward runs, outside of the budget",
+                    stacklevel=3,
+                )
+                return self.original(*args, **kwargs)
             try:
                 step = self.prepare(args, kwargs)
             except Exception as error:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import copy
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-_CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict)
 
 
 class Faker:
@@ -68,11 +62,13 @@ class LiveBytes(TorchDispatchMode):
         self._seen: dict[int, weakref.ref[Any]] = {}
         self.live_bytes = 0
         self.peak_bytes = 0
-        for value in resting:
-            if isinstance(value, torch.Tensor):
-                storage = value.untyped_storage()
-                self._seen[storage._cdata] = weakref.ref(storage)
-        self._resting = [t.untyped_storage() for t in resting if isinstance(t, torch.Tensor)]
+        self._resting = [
+            t.untyped_storage()
+            for t in resting
+            if isinstance(t, torch.Tensor) and t.layout is torch.strided
+        ]
+        for storage in self._resting:
+            self._seen[storage._cdata] = weakref.ref(storage)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -114,39 +110,3 @@ def distinct_bytes(values: list[Any]) -> int:
             storage = value.untyped_storage()
             sizes[storage._cdata] = storage.nbytes()
     return sum(sizes.values())
-
-
-@contextlib.contextmanager
-def unchanged_attributes(module: torch.nn.Module) -> Iterator[None]:
-    """Put the attributes of all submodules back as they were, and what their containers hold.
-
-    Hooks stay, and flags that are named after them: libraries install some at the first forward.
-    """
-    before = [(m, _attributes(m)) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for m, attributes in before:
-            for name in _attributes(m).keys() - attributes.keys():
-                del m.__dict__[name]
-            for name, (value, content) in attributes.items():
-                m.__dict__[name] = value
-                if content is not None:
-                    _set_content(value, content)
-
-
-def _attributes(module: torch.nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attributes of a module, hooks and registries apart, with copies of their containers."""
-    return {
-        name: (value, copy.copy(value) if type(value) in _CONTAINERS else None)
-        for name, value in module.__dict__.items()
-        if name not in ("_parameters", "_buffers", "_modules", "forward") and "hook" not in name
-    }
-
-
-def _set_content(container: Any, content: Any) -> None:
-    if type(container) is list:
-        container[:] = content
-    else:
-        container.clear()
-        (container.extend if type(container) is collections.deque else container.update)(content)

@@ -68,5 +68,6 @@ def _no_packed_sequences(position_ids: Any) -> None:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata
+    # Sparse tensors have no storage; positions are none.
+    address: int = tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
     return address

@@ -44,8 +44,8 @@ def old_objects_set_aside() -> Iterator[None]:
         yield
         return
     gc.collect()
-    gc.freeze()
     try:
+        gc.freeze()
         yield
     finally:
         gc.unfreeze()

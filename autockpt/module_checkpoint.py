@@ -18,7 +18,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from autockpt.fakes import unchanged_attributes
+from autockpt.held_state import unchanged_attributes
 from autockpt.random_state import host_random_states, kept_host_random_states
 
 Replace = Callable[[str, torch.nn.Module, Callable[..., Any]], Callable[..., Any]]
@@ -153,7 +153,7 @@ class _Run:
         del leaves, given
         with (
             kept_host_random_states(self._host_states),
-            unchanged_attributes(self._module),
+            unchanged_attributes(self._module, copies=False),
             self._buffers_as_before(),
             self._step.following(self._inside, self._counts.copy()),
         ):

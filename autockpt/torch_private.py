@@ -28,8 +28,10 @@ from autockpt.errors import DoubleBackwardError
 
 default_partition = partitioners.default_partition
 
-# In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters.
+# In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters,
+# and per node of Dynamo's graph, by name, the block of autocast at whose end they are let go.
 AUTOCAST_CACHES = "autockpt_autocast_caches"
+AUTOCAST_BLOCKS = "autockpt_autocast_blocks"
 
 # Backward kernels that take their gradient for contiguous, by its position. The formulas in
 # PyTorch's derivatives.yaml call them with gradient.contiguous(), which leaves no trace in a graph
@@ -116,8 +118,11 @@ def compile_joint(
     """AOTAutograd with our partition: Dynamo's graph in, a differentiable callable out."""
     from torch._dynamo.backends.common import aot_autograd
 
+    blocks = _autocast_blocks(graph_module.graph)
+
     def noting_partition(joint: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
         output = next(iter(joint.graph.find_nodes(op="output")))
+        output.meta[AUTOCAST_BLOCKS] = blocks
         output.meta[AUTOCAST_CACHES] = torch.is_autocast_cache_enabled()
         return partition(joint, *args, **kwargs)
 
@@ -136,6 +141,21 @@ def compile_joint(
     ):
         compiled: Callable[..., Any] = backend(graph_module, example_inputs)
     return compiled
+
+
+def _autocast_blocks(graph: fx.Graph) -> dict[str, int]:
+    """The number of the outermost autocast block that each node stands in; one if all do."""
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        return {}
+    depth = number = 0
+    blocks = {}
+    for node in graph.nodes:
+        depth += node.target is torch.amp.autocast_mode._enter_autocast
+        blocks[node.name] = number
+        if node.target is torch.amp.autocast_mode._exit_autocast:
+            depth -= 1
+            number += depth == 0
+    return blocks
 
 
 @contextlib.contextmanager

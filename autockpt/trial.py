@@ -12,7 +12,7 @@ import torch
 
 from autockpt.budget import format_bytes
 from autockpt.call_planner import CallPlanner
-from autockpt.errors import BudgetError, CaptureError, VerificationError
+from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner
 from autockpt.verify import Step, StepRecord, acts_on_parameters, available_bytes, differences
@@ -159,7 +159,7 @@ class Trial:
             step = self.follow_plan(planned)
             with _prepared_for_other_graphs(are_expected=not self.is_exact):
                 run = dataclasses.replace(eager, forward=step)
-                got = run.record(warm_up=True)
+                got = _recorded(run, is_eager_known=expected is not None)
             if not self.is_exact and _is_stale(step):
                 raise CaptureError(
                     where=type(self.module).__name__,
@@ -196,6 +196,20 @@ class Trial:
                 reason="its graphs are other ones from draw to draw",
             )
         return peak_bytes
+
+
+def _recorded(run: Step, *, is_eager_known: bool) -> StepRecord:
+    """A planned step; what it fails of is the plan's own matter where eager's step runs."""
+    try:
+        return run.record(warm_up=True)
+    except (AutockptError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not is_eager_known:
+            raise
+        raise VerificationError(
+            f"a step fails where eager's does not, with {type(error).__name__}: {error}"
+        ) from error
 
 
 def _is_stale(step: Callable[..., Any]) -> bool:

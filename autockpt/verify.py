@@ -16,7 +16,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt import torch_private
-from autockpt.fakes import unchanged_attributes
+from autockpt.held_state import unchanged_attributes
 from autockpt.loss import backward_roots, find_loss
 from autockpt.measure import measure_peak_bytes
 from autockpt.random_state import (
@@ -157,10 +157,30 @@ def own_copies(inputs: Any) -> Any:
         with torch.no_grad():
             tensor = torch.empty(0, dtype=value.dtype, device=value.device)
             tensor.set_(copy, value.storage_offset(), value.shape, value.stride())
-        copies[id(value)] = tensor.requires_grad_(value.requires_grad)
+        if value.is_leaf or not value.requires_grad:
+            tensor.requires_grad_(value.requires_grad)
+        else:  # what another layer made may be overwritten, as no leaf may
+            source = torch.zeros((), requires_grad=True)
+            tensor = _Made.apply(source, tensor)  # type: ignore[no-untyped-call]
+            tensor.retain_grad()
+        copies[id(value)] = tensor
         return tensor
 
     return tree_map(own, inputs)
+
+
+class _Made(torch.autograd.Function):
+    """A tensor as something that was computed; nothing is kept for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """The value."""
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[None, None]:
+        """Nothing goes on."""
+        return None, None
 
 
 def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
@@ -187,7 +207,7 @@ def same_bits(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -234,10 +254,6 @@ def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
             parameter.grad = gradient.copy_(value)
 
 
-def _is_plain_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided
-
-
 @contextlib.contextmanager
 def state_kept(
     module: torch.nn.Module, device: torch.device, *, accumulates: bool = False
@@ -247,10 +263,7 @@ def state_kept(
     Gradients are out of the way meanwhile, unless the step is to accumulate.
     """
     buffers = [(m, dict(m._buffers)) for m in module.modules()]
-    # Plain tensor attributes may be written into just as buffers are.
-    tensors = [*module.buffers()]
-    tensors += [v for m in module.modules() for v in m.__dict__.values() if _is_plain_tensor(v)]
-    values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    values = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     # Autocast keeps its copies of parameters to the end of the caller's block: every step is to
     # make its own, which counts, and none is to find those of another.
     torch.clear_autocast_cache()
