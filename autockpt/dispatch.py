@@ -29,9 +29,10 @@ from autockpt.measure import is_profiling
 from autockpt.plan import Plan
 from autockpt.planner import Planned, Planner, Request
 from autockpt.trial import Followed, Trial
-from autockpt.verify import own_copies, state_kept
+from autockpt.verify import run_on_copies
 
 _MAX_REPLANS = 4
+_MANY_PLANS = 12
 # What has been decided and goes with a copy.
 _KEPT = ("_planned", "_buckets", "_budget_bytes", "_ladder", "latest_plan")
 
@@ -150,18 +151,12 @@ class OptimizedForward:
                 step = self.prepare(args, kwargs)
             except Exception as error:
                 if isinstance(error, CaptureError):
-                    self._raise_what_eager_raises(args, kwargs)
+                    # An input that the model itself refuses is no reason to give its plans up.
+                    run_on_copies(self._module, self.original, args, kwargs)
                 # Whoever catches this trains on with the model as it was.
                 self.uninstall()
                 raise
         return step(*args, **kwargs)
-
-    def _raise_what_eager_raises(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An input that the model itself refuses is no reason to give its plans up."""
-        device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
-        own_args, own_kwargs = own_copies((args, kwargs))
-        with state_kept(self._module, device):
-            self.original(*own_args, **own_kwargs)
 
     @property
     def is_installed(self) -> bool:
@@ -297,6 +292,12 @@ class OptimizedForward:
                 return self._steps[alone]
         self.latest_plan = followed.plan
         self._planned[key] = followed.planned
+        if len(self._planned) == _MANY_PLANS:
+            warnings.warn(
+                f"{type(self._module).__name__} was planned for {_MANY_PLANS} kinds of inputs: each "
+                "value of an argument that is no tensor is another. Pass what changes as a tensor.",
+                stacklevel=4,
+            )
         if followed.planned is None:
             buckets.add_untouched(key.layout, key, sizes)
         if not key.accumulates:

@@ -169,6 +169,19 @@ def own_copies(inputs: Any) -> Any:
     return tree_map(own, inputs)
 
 
+def run_on_copies(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Run a forward on copies of its inputs and put the model back; what it raises comes out."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    own_args, own_kwargs = own_copies((args, dict(kwargs)))
+    with state_kept(module, device):
+        forward(*own_args, **own_kwargs)
+
+
 class _Made(torch.autograd.Function):
     """A tensor as something that was computed; nothing is kept for its backward."""
 

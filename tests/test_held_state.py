@@ -267,3 +267,27 @@ def test_a_conjugated_output() -> None:
     left = torch.randn(4, dtype=torch.complex64)
     assert same_bits(left.conj(), left.conj().resolve_conj())
     assert not same_bits(left.conj(), left)
+
+
+class Scaled(nn.Module):
+    """A layer whose output is scaled by a number that is handed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32))
+
+    def forward(self, x: torch.Tensor, step: int) -> torch.Tensor:
+        return (self.layers(x) * step).square().mean()
+
+
+def test_a_number_that_changes_at_each_call_is_said() -> None:
+    """Each value was planned for anew, step after step, and nothing said why it took so long."""
+    model = Scaled()
+    autockpt.optimize(model, "1GB", optimizer="sgd")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for step in range(1, 14):
+            model(X, step).backward()
+            model.zero_grad()
+    told = [str(warning.message) for warning in seen if "kinds of inputs" in str(warning.message)]
+    assert len(told) == 1
