@@ -31,8 +31,7 @@ from autockpt.planner import Planned, Planner, Request
 from autockpt.trial import Followed, Trial
 from autockpt.verify import run_on_copies
 
-_MAX_REPLANS = 4
-_MANY_PLANS = 12
+_MAX_REPLANS, _MANY_PLANS = 4, 12
 # What has been decided and goes with a copy.
 _KEPT = ("_planned", "_buckets", "_budget_bytes", "_ladder", "latest_plan")
 
@@ -294,7 +293,7 @@ class OptimizedForward:
         self._planned[key] = followed.planned
         if len(self._planned) == _MANY_PLANS:
             warnings.warn(
-                f"{type(self._module).__name__} was planned for {_MANY_PLANS} kinds of inputs: each "
+                f"{type(self._module).__name__} was planned for {_MANY_PLANS} kinds of input: each "
                 "value of an argument that is no tensor is another. Pass what changes as a tensor.",
                 stacklevel=4,
             )

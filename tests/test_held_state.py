@@ -289,5 +289,5 @@ def test_a_number_that_changes_at_each_call_is_said() -> None:
         for step in range(1, 14):
             model(X, step).backward()
             model.zero_grad()
-    told = [str(warning.message) for warning in seen if "kinds of inputs" in str(warning.message)]
+    told = [str(warning.message) for warning in seen if "kinds of input" in str(warning.message)]
     assert len(told) == 1
