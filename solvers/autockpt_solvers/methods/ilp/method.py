@@ -34,7 +34,7 @@ from autockpt_solvers.methods.attempt import Attempt
 from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.methods.ilp.refine import refine, touch_up
+from autockpt_solvers.methods.ilp.refine import can_touch_up, refine, touch_up
 from autockpt_solvers.methods.orders import Orders, orders_of
 from autockpt_solvers.methods.sharing import once
 from autockpt_solvers.schedule import with_frees
@@ -65,7 +65,7 @@ def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         start = orders.best(known, problem.room_bytes)[0]
         plans += refine(problem, orders, start, seed=seed, deadline=deadline)
     found = orders.best(plans, problem.room_bytes)
-    improve = partial(touch_up, seed=seed, deadline=deadline)
+    improve = partial(touch_up, seed=seed, deadline=deadline) if can_touch_up(orders) else None
     return dataclasses.replace(heuristics, orders=tuple(found), improve=improve)
 
 

@@ -39,10 +39,12 @@ _WALKS = ((3e-4, 0.06), (1e-4, 0.01), (1e-4, 0.003), (5e-5, 0.003))
 # which of a few very different plans a walk comes to is decided early, and by chance.
 _SHORT_WALK, _LAST_WALK = _WALKS[2:]
 _STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
-# From a good plan in a little more room; so many steps for its size, at most this share of all.
+# From a good plan in a little more room; so many steps for its size, at most this share of all,
+# which is too few for a graph of more ops and reads.
 _COLD_WALK = (2e-5, 0.01)
 _STEPS_OF_TOUCH = 20
 _TOUCH = 0.25
+_MOST_TOUCHED = 15_000
 _HEAVY = 20.0  # what it weighs at last
 # Where nothing fits: from the leanest plan met, to this share of its peak.
 _LEANER = 0.97
@@ -101,6 +103,15 @@ def refine(
             refiner.run(start, min(short, steps), until, *_SHORT_WALK)
         refiner.walk(start, [_LAST_WALK], steps // len(_WALKS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
+
+
+def can_touch_up(orders: Orders) -> bool:
+    """Whether `touch_up` is worth its time on a graph."""
+    return _work_per_step(orders) <= _MOST_TOUCHED
+
+
+def _work_per_step(orders: Orders) -> int:
+    return 2 * len(orders.reads) + sum(map(len, orders.reads))
 
 
 def touch_up(
@@ -174,7 +185,7 @@ class Refiner:
     def num_steps(self) -> int:
         """Steps that are worth taking once; they depend on the graph only."""
         num_ops = len(self.orders.reads)
-        per_step = 2 * num_ops + sum(len(reads) for reads in self.orders.reads)
+        per_step = _work_per_step(self.orders)
         if not IS_COMPILED:
             return _WORK_INTERPRETED // (_FIXED_INTERPRETED + per_step)
         return min(_STEPS_PER_OP * num_ops, _WORK // max(1, per_step))
