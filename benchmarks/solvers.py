@@ -264,9 +264,10 @@ def _stages_row(name: str, text: str, share: float, time_limit_s: float) -> _Row
     told = [_cheapest(orders, found, room)]
     pool = Pool(orders, deadline)
     lean = pool.leanest(limit)
+    assert lean is not None, "the baseline is a plan of windows"
     for stage in ("composition", "nesting", "polish"):
         if stage == "nesting" and is_short(room, pool.replay(lean)[0]):
-            pool, lean = squeeze(pool, limit, 0)
+            pool, lean = squeeze(pool, lean, limit, 0)
         plan = pool.plan(room)
         if stage == "polish" and plan is not None:
             plan = polish(pool, plan, room, 0)
