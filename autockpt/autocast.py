@@ -1,10 +1,9 @@
 """Sum gradients of a parameter that autocast casts once as eager does: before the cast, not after.
 
-Eager's autocast keeps one low-precision copy of a parameter that is used several times, so its
-gradients meet in low precision and are cast once; it keeps it to the end of the outermost block of
-autocast. Traced, there is a cast for every use, and they
-meet in float32: other last bits. With ``cache_enabled=False`` (Lightning's choice) eager casts for
-every use as well.
+Eager's autocast keeps one low-precision copy of a parameter that is used several times, to the end
+of the outermost block of autocast, so its gradients meet in low precision and are cast once.
+Traced, there is a cast for every use, and they meet in float32: other last bits. With
+``cache_enabled=False`` (Lightning's choice) eager casts for every use as well.
 """
 
 from __future__ import annotations

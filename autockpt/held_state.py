@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 _CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
 _REGISTRIES = ("_parameters", "_buffers", "_modules", "forward")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = ("autockpt", "autockpt_solvers", "torch")
-_NOT_NOTED = (torch.nn.Parameter, FakeTensor)
 _MOST_OBJECTS = 100_000
 
 
@@ -99,8 +98,9 @@ class Held:
 
     def _note(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            is_plain = value.layout is torch.strided and not isinstance(value, _NOT_NOTED)
-            if self._copies and is_plain:
+            # No parameters, no fakes, no tensors that are spread over ranks.
+            is_plain = type(value) is torch.Tensor and value.layout is torch.strided
+            if self._copies and is_plain and value.device.type != "meta":
                 with unset_fake_temporarily():
                     self._values.append((value, value.detach().clone()))
         elif isinstance(value, torch.nn.Module):

@@ -161,7 +161,8 @@ def own_copies(inputs: Any) -> Any:
             tensor.requires_grad_(value.requires_grad)
         else:  # what another layer made may be overwritten, as no leaf may
             source = torch.zeros((), requires_grad=True)
-            tensor = _Made.apply(source, tensor)  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                tensor = _Made.apply(source, tensor)  # type: ignore[no-untyped-call]
             tensor.retain_grad()
         copies[id(value)] = tensor
         return tensor

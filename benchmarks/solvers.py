@@ -255,10 +255,8 @@ def _stages_row(name: str, text: str, share: float, time_limit_s: float) -> _Row
     graph = read_instance(text).graph
     problem, orders = _problem(graph, share), Orders(graph)
     room, deadline = problem.room_bytes, time.monotonic() + time_limit_s
-    rivals = [
-        solve(problem, method=method, time_limit_s=time_limit_s)
-        for method in ("greedy", "mincut", "uniform", "sqrt")
-    ]
+    methods = ("greedy", "mincut", "uniform", "sqrt")
+    rivals = [solve(problem, method=m, time_limit_s=time_limit_s) for m in methods]
     found = [r.schedule.compute_order for r in rivals if r.schedule is not None]
     limit = _baseline_peak_bytes(graph)
     told = [_cheapest(orders, found, room)]

@@ -138,6 +138,14 @@ def test_planning_alone_leaves_no_trace(kind: str) -> None:
     model(X).backward()
 
 
+def test_a_model_on_the_meta_device_with_a_plain_tensor() -> None:
+    """Tensors without data were compared with their copies, and a raw error of torch came out."""
+    with torch.device("meta"):
+        model, x = Model("held but not read"), torch.randn(64, 32)
+    plan = autockpt.plan(model, "90%", sample_args=(x,), optimizer="sgd")
+    assert plan.predicted_peak_bytes <= plan.budget_bytes
+
+
 class Sparse(nn.Module):
     """A layer of a graph network, and some dense ones."""
 
