@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from autockpt import zoo
 from autockpt.api import get_plan, optimize, plan, restore
-from autockpt.budget import Budget
+from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.errors import (
     AutockptError,
     BudgetError,
@@ -13,7 +14,9 @@ from autockpt.errors import (
     PeerError,
     VerificationError,
 )
-from autockpt.plan import Plan
+from autockpt.report.parts import FixedBytes, ModuleRow
+from autockpt.report.plan import Plan
+from autockpt.verify.peak import measure_peak_bytes
 
 __version__ = "0.1.0"
 
@@ -23,12 +26,18 @@ __all__ = [
     "BudgetError",
     "CaptureError",
     "DoubleBackwardError",
+    "FixedBytes",
+    "ModuleRow",
     "NotTrainableError",
     "PeerError",
     "Plan",
     "VerificationError",
+    "format_bytes",
     "get_plan",
+    "measure_peak_bytes",
     "optimize",
+    "parse_budget",
     "plan",
     "restore",
+    "zoo",
 ]

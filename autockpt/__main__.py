@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autockpt.cli import main
+from autockpt.command.cli import main
 
 if __name__ == "__main__":
     main()

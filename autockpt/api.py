@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from autockpt import torch_ranks
 from autockpt.arguments import (
     check_module,
     check_signature,
@@ -18,12 +17,13 @@ from autockpt.arguments import (
     checked_request,
 )
 from autockpt.budget import Budget
-from autockpt.call_planner import CallPlanner
-from autockpt.dispatch import OptimizedForward, optimized_forward
-from autockpt.distributed import refuse_spread
-from autockpt.ladder import Ladder, planned_rungs
-from autockpt.plan import Plan
-from autockpt.planner import Planner
+from autockpt.dispatch.forward import OptimizedForward, optimized_forward
+from autockpt.dispatch.ranks import refuse_spread
+from autockpt.ladder.calls import CallPlanner
+from autockpt.ladder.graphs import Planner
+from autockpt.ladder.ladder import Ladder, planned_rungs
+from autockpt.report.plan import Plan
+from autockpt.torch_private.distributed import inside_data_parallel
 from autockpt_solvers.methods.attempt import Method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -80,7 +80,7 @@ def optimize(
     """
     check_verify(verify)
     if isinstance(model, DistributedDataParallel):
-        with torch_ranks.inside_data_parallel(model):
+        with inside_data_parallel(model):
             optimize(
                 model.module,
                 budget,

@@ -12,8 +12,8 @@ import torch
 
 from autockpt.budget import Budget, parse_budget
 from autockpt.errors import CaptureError
-from autockpt.optimizer_memory import optimizer_memory
-from autockpt.planner import Request
+from autockpt.profile.optimizer import optimizer_memory
+from autockpt.request import Request
 from autockpt_solvers.methods.attempt import Method
 from autockpt_solvers.solve import find_method
 

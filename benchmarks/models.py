@@ -20,9 +20,9 @@ import torch
 import autockpt
 from autockpt import zoo
 from autockpt.budget import Budget
-from autockpt.dispatch import OptimizedForward
-from autockpt.fakes import distinct_bytes
-from autockpt.side_by_side import Trainer, compare, time_in_turns
+from autockpt.command.side_by_side import Trainer, compare, time_in_turns
+from autockpt.dispatch.forward import OptimizedForward
+from autockpt.verify.live_bytes import distinct_bytes
 
 MIB = 2**20
 

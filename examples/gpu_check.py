@@ -34,7 +34,7 @@ import torch
 import autockpt
 from autockpt import zoo
 from autockpt.budget import format_bytes
-from autockpt.side_by_side import Trainer, compare, time_in_turns
+from autockpt.command.side_by_side import Trainer, compare, time_in_turns
 
 _MODELS = {"full": ("gpt2", "bert-large", "resnet50", "llama"), "small": ("gpt2", "resnet50")}
 # An allocator that is held to a limit loses some of it to fragments; the least of these factors

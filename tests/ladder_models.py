@@ -12,8 +12,8 @@ from torch import nn
 from training import train
 
 import autockpt
-from autockpt.random_state import host_random_states, same_states
-from autockpt.verify import same_bits
+from autockpt.verify.bits import same_bits
+from autockpt.verify.random_state import host_random_states, same_states
 
 WIDTH = 32
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import autockpt
-from autockpt.loss import find_loss
-from autockpt.measure import measure_peak_bytes
-from autockpt.verify import same_bits
+from autockpt.verify.bits import same_bits
+from autockpt.verify.loss import find_loss
+from autockpt.verify.peak import measure_peak_bytes
 
 
 def train(

@@ -14,10 +14,10 @@ from fuzz_programs import Program, batch, build, loss_of
 from torch.utils._pytree import tree_leaves
 
 import autockpt
-from autockpt.fakes import distinct_bytes
-from autockpt.measure import measure_peak_bytes
-from autockpt.random_state import random_states, same_states
-from autockpt.verify import same_bits
+from autockpt.verify.bits import same_bits
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.peak import measure_peak_bytes
+from autockpt.verify.random_state import random_states, same_states
 
 _TIME_LIMIT_S = 0.2
 # An unverified plan promises what it predicts; verified ones are held to the byte.

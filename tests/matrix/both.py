@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 import autockpt
-from autockpt.fakes import distinct_bytes
-from autockpt.measure import measure_peak_bytes
-from autockpt.optimizer_memory import optimizer_memory
-from autockpt.random_state import random_states, same_states
-from autockpt.verify import same_bits
+from autockpt.profile.optimizer import optimizer_memory
+from autockpt.verify.bits import same_bits
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.peak import measure_peak_bytes
+from autockpt.verify.random_state import random_states, same_states
 
 Loss = Callable[[Any], torch.Tensor]
 Record = dict[str, Any]

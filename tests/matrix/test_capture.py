@@ -11,11 +11,12 @@ from tiny_models import MODELS, build
 from torch.utils._pytree import tree_leaves
 
 from autockpt.budget import parse_budget
-from autockpt.fakes import distinct_bytes
-from autockpt.loss import find_loss
-from autockpt.measure import measure_peak_bytes
-from autockpt.optimizer_memory import optimizer_memory
-from autockpt.planner import Planner, Request
+from autockpt.ladder.graphs import Planner
+from autockpt.profile.optimizer import optimizer_memory
+from autockpt.request import Request
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.loss import find_loss
+from autockpt.verify.peak import measure_peak_bytes
 
 # The others are longer, and alike.
 FEW = ("gpt2", "sequential", "control_flow")

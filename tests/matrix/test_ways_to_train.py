@@ -12,7 +12,7 @@ from tiny_models import build
 from torch import nn
 
 import autockpt
-from autockpt.verify import same_bits
+from autockpt.verify.bits import same_bits
 
 X = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
 

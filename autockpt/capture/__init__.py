@@ -1,0 +1,1 @@
+"""Capture: a training step as joint forward-and-backward graphs, on fake tensors."""

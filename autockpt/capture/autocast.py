@@ -1,0 +1,123 @@
+"""Sum gradients of a parameter that autocast casts once as eager does: before the cast, not after.
+
+Eager's autocast keeps one low-precision copy of a parameter that is used several times, to the end
+of the outermost block of autocast, so its gradients meet in low precision and are cast once.
+Traced, there is a cast for every use, and they meet in float32: other last bits. With
+``cache_enabled=False`` (Lightning's choice) eager casts for every use as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from autockpt.torch_private.aot import AUTOCAST_BLOCKS, AUTOCAST_CACHES
+from autockpt.torch_private.modes import fake_like
+
+aten = torch.ops.aten
+
+_HALF = (torch.float16, torch.bfloat16)
+# Dynamo's names for casts that the program asks for itself; those eager makes one by one as well.
+_ASKED_FOR = {"to", "type", "half", "bfloat16", "float", "type_as", "_to_copy"}
+
+
+def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
+    """Merge autocast's casts of one parameter in a joint graph, and sum their gradients in it."""
+    output = next(iter(graph.find_nodes(op="output")))
+    if not output.meta.get(AUTOCAST_CACHES, True):
+        return
+    outputs: list[Any] = list(output.args[0])
+    primals = [p for p in graph.find_nodes(op="placeholder") if "tangents" not in str(p.target)]
+    for index, primal in enumerate(primals):
+        casts = [user for user in primal.users if _is_autocast(user)]
+        if len({cast.meta["val"].dtype for cast in casts}) > 1:
+            continue
+        position = num_fwd_outputs + index
+        # What was cast is let go at the end of a block of autocast, and cast anew in the next.
+        blocks = [output.meta.get(AUTOCAST_BLOCKS, {}).get(_source(cast)[0], 0) for cast in casts]
+        for block in dict.fromkeys(blocks):
+            first, *others = (c for c, own in zip(casts, blocks, strict=True) if own == block)
+            for cast in others:
+                cast.replace_all_uses_with(first)
+            gradient = outputs[position] if position < len(outputs) else None
+            if others and isinstance(gradient, fx.Node):
+                outputs[position] = _cast_once(graph, gradient, [first, *others])
+    output.args = (tuple(outputs),)
+
+
+def _is_autocast(node: fx.Node) -> bool:
+    if node.target is not aten._to_copy.default:
+        return False
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dtype not in _HALF:
+        return False
+    if not node.meta.get("source_fn_stack"):
+        return False
+    _, asked = _source(node)
+    return (asked if isinstance(asked, str) else getattr(asked, "__name__", "")) not in _ASKED_FOR
+
+
+def _source(cast: fx.Node) -> tuple[str, Any]:
+    """Name and target of the node of Dynamo's graph that a cast comes from."""
+    name, target = cast.meta["source_fn_stack"][-1]
+    return name, target
+
+
+def _cast_once(graph: fx.Graph, gradient: fx.Node, casts: list[fx.Node]) -> fx.Node:
+    """A parameter's gradient, what came through its casts added up before it is cast.
+
+    It takes the place of what came through the first cast, which eager's autograd runs last.
+    """
+    # A node of the backward bears the number of the forward's node that it belongs to.
+    numbers = {cast.meta.get("seq_nr") for cast in casts} - {None}
+    summands = _summands(gradient, numbers)
+    halves = [summand for summand in summands if _is_cast_back(summand, numbers)]
+    if len(halves) < 2:
+        return gradient
+    total: fx.Node | None = None
+    with graph.inserting_before(gradient):
+        for summand in summands:
+            if summand in halves[:-1]:
+                continue
+            is_cast_here = summand is halves[-1]
+            part = _cast(graph, [h.args[0] for h in halves], summand) if is_cast_here else summand
+            total = part if total is None else _added(graph, total, part)
+    assert total is not None
+    return total
+
+
+def _is_cast_back(node: Any, numbers: set[Any]) -> bool:
+    return node.target is aten._to_copy.default and node.meta.get("seq_nr") in numbers
+
+
+def _summands(node: fx.Node, numbers: set[Any]) -> list[fx.Node]:
+    """What a parameter's gradient is the sum of, in order, as far as casts are among it.
+
+    Only what came to the parameter itself: the gradient of another value may be a sum as well.
+    """
+    if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
+        return [node]
+    before, last = node.args
+    if not (isinstance(before, fx.Node) and isinstance(last, fx.Node)):
+        return [node]
+    earlier = _summands(before, numbers)
+    if any(_is_cast_back(summand, numbers) for summand in (*earlier, last)):
+        return [*earlier, last]
+    return [node]
+
+
+def _cast(graph: fx.Graph, halves: list[Any], like: fx.Node) -> fx.Node:
+    total: fx.Node = halves[0]
+    for half in halves[1:]:
+        total = _added(graph, total, half)
+    cast = graph.call_function(aten._to_copy.default, (total,), {"dtype": torch.float32})
+    cast.meta["val"] = like.meta["val"]
+    return cast
+
+
+def _added(graph: fx.Graph, left: fx.Node, right: fx.Node) -> fx.Node:
+    total = graph.call_function(aten.add.Tensor, (left, right))
+    total.meta["val"] = fake_like(left.meta["val"])
+    return total

@@ -1,0 +1,149 @@
+"""A captured training step: its graphs, and how they hang together.
+
+Graphs know each other by storage keys: what one makes and another takes up has one key in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from autockpt.capture.joint import JointGraph, JointNode
+
+Keys = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class CapturedGraph:
+    """One graph of the step and what passed in and out of it.
+
+    Storage keys name the same storage across graphs: inputs, forward outputs, incoming gradients
+    (``tangent_keys``) and outgoing ones (``grad_keys``), each aligned with the joint graph.
+    Graphs of one ``frame`` are pieces of what Dynamo gave as one graph.
+    """
+
+    joint: JointGraph
+    has_backward: bool
+    is_outside: bool
+    frame: int
+    input_keys: Keys
+    output_keys: Keys
+    tangent_keys: Keys
+    grad_keys: Keys
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Capture:
+    """A captured training step.
+
+    Attributes:
+        graphs: In forward order.
+        device: Where the model's parameters are.
+        is_fake: Whether model or inputs hold no data, so that nothing can be measured.
+        parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
+        gradient_bytes: Bytes of the gradients of all parameters that require one.
+        parameter_keys: Storages of the parameters.
+        gradient_order: Those of parameters, in the order in which eager autograd is done with their
+            gradients.
+        held_keys: Storages of what the step returns to its caller.
+        eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
+            above ``parameters + buffers + inputs``.
+        foreign_ops: Autograd nodes of the step that belong to no captured graph.
+        module_names: Qualified names of the model's submodules.
+        positions_are_counted: See :class:`autockpt.library_paths.PackedSequences`.
+    """
+
+    graphs: tuple[CapturedGraph, ...]
+    device: torch.device
+    is_fake: bool
+    parameters_bytes: int
+    buffers_bytes: int
+    inputs_bytes: int
+    gradient_bytes: int
+    parameter_keys: frozenset[int]
+    gradient_order: tuple[int, ...]
+    held_keys: frozenset[int]
+    eager_peak_bytes: int
+    foreign_ops: tuple[str, ...]
+    module_names: frozenset[str]
+    positions_are_counted: bool
+
+
+def overwritten_keys(graphs: Iterable[CapturedGraph]) -> frozenset[int]:
+    """Keys of inputs that one of the graphs overwrites."""
+    return frozenset(
+        key
+        for graph in graphs
+        for storage, key in _inputs(graph)
+        if storage in graph.joint.mutated_storages
+    )
+
+
+def reads_any(graph: CapturedGraph, op: JointNode, keys: frozenset[int]) -> bool:
+    """Whether an op of the graph reads an input of one of these keys."""
+    read = {s for parent in op.node.all_input_nodes for s in graph.joint.node_storages[parent]}
+    return any(key in keys for storage, key in _inputs(graph) if storage in read)
+
+
+def kept_outputs(captured: Capture, region: int) -> frozenset[int]:
+    """Joint storages of a graph that stay to the end of the step.
+
+    What the caller gets, and what no later graph takes up: it may be in an object of a kind that
+    cannot be looked into, such as a cache, or have become an attribute of a module.
+    """
+    graph = captured.graphs[region]
+    taken_up = {key for later in captured.graphs[region + 1 :] for _, key in _inputs(later)}
+    return frozenset(
+        storage
+        for storages, keys in zip(
+            graph.joint.forward_output_storages, graph.output_keys, strict=True
+        )
+        for storage, key in zip(storages, keys, strict=True)
+        if key in captured.held_keys or key not in taken_up
+    )
+
+
+def taken_up_by_later_frames(captured: Capture, region: int) -> set[int]:
+    """Keys of what graphs take up from Python frames that run after this graph's."""
+    frame = captured.graphs[region].frame
+    later = (graph for graph in captured.graphs[region + 1 :] if graph.frame != frame)
+    return {key for graph in later for keys in graph.input_keys for key in keys}
+
+
+def gradients_wanted_before(captured: Capture, region: int) -> set[int]:
+    """Keys of the gradients that earlier graphs, which come later in the backward, take up."""
+    return {
+        key for graph in captured.graphs[:region] for keys in graph.tangent_keys for key in keys
+    }
+
+
+def gradients_of_parameters(captured: Capture, region: int) -> list[tuple[int, int]]:
+    """Keys of the parameters that a graph gives gradients for, with those as its storages."""
+    graph = captured.graphs[region]
+    if len(graph.grad_keys) != len(graph.input_keys):
+        return []
+    return [
+        (keys[0], storage)
+        for keys, storages in zip(
+            graph.input_keys, graph.joint.backward_output_storages, strict=True
+        )
+        for storage in storages
+        if len(keys) == 1 and keys[0] in captured.parameter_keys
+    ]
+
+
+def first_users(captured: Capture) -> dict[int, int]:
+    """By parameter key: the graph whose backward gives the last part of its gradient."""
+    first: dict[int, int] = {}
+    for region, graph in enumerate(captured.graphs):
+        if graph.has_backward:
+            for key, _ in gradients_of_parameters(captured, region):
+                first.setdefault(key, region)
+    return first
+
+
+def _inputs(graph: CapturedGraph) -> Iterator[tuple[int, int]]:
+    for storages, keys in zip(graph.joint.input_storages, graph.input_keys, strict=True):
+        yield from zip(storages, keys, strict=True)

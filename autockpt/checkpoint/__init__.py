@@ -1,0 +1,1 @@
+"""Checkpointed calls: which module calls to recompute when nothing can be captured."""

@@ -1,0 +1,347 @@
+"""A forward as the calls of its submodules: what each keeps for the backward, and what it costs.
+
+Two real forwards on the given inputs, without a backward, tell it. What autograd would save is
+noted and let go, so this takes no more memory than a forward without gradients. In the second
+forward one call of each kind that could be worth it runs by itself, to be measured.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autockpt.checkpoint.cost import CallCost, kind_of, measure_call
+from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
+from autockpt.errors import NotTrainableError
+from autockpt.verify.copies import own_copies
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.loss import backward_roots, find_loss
+from autockpt.verify.random_state import random_states
+from autockpt.verify.replaced import replaced_forwards
+from autockpt.verify.step import Step
+
+_MIN_SHARE = 0.002  # of what a forward keeps: below, a checkpoint gains nothing
+_MAX_SHARE = 0.7  # above, running a call again brings back most of what was let go
+_MAX_WRITTEN_SHARE = 0.1  # of what a call keeps: buffers that it writes, and that are copied
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Call:
+    """One call of a submodule.
+
+    Storages have numbers. ``obstacle`` says why the call may not run twice, and is empty where it
+    may; ``written`` names buffers inside the module that it writes; ``fills_saved`` says that an
+    operator wrote into what was saved for its backward before it ran; ``cost`` is there for
+    candidates.
+    """
+
+    path: str
+    number: int
+    inputs: tuple[int, ...]
+    input_gradients: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
+    saved: frozenset[int] = frozenset()
+    kept_bytes: int = 0
+    obstacle: str = ""
+    written: tuple[str, ...] = ()
+    fills_saved: bool = False
+    cost: CallCost | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A call begins or ends, or a storage is saved for the backward."""
+
+    kind: Literal["enter", "leave", "save"]
+    time_ns: int
+    call: Call | None = None
+    storage: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """A watched forward, the loss included.
+
+    Attributes:
+        events: In order.
+        candidates: Calls that may be checkpointed, and of which it could be worth it.
+        obstacles: What kept other calls from being candidates.
+        storage_bytes: Size of every storage, by number.
+        held: Storages that the caller of the model gets.
+        runtime_ns: Time of it all.
+    """
+
+    events: tuple[Event, ...]
+    candidates: tuple[Call, ...]
+    obstacles: tuple[str, ...]
+    storage_bytes: tuple[int, ...]
+    held: frozenset[int]
+    runtime_ns: int
+
+    @property
+    def order(self) -> list[str]:
+        """Names of the modules called, in order."""
+        return [event.call.path for event in self.events if event.kind == "enter" and event.call]
+
+    @property
+    def kept_bytes(self) -> int:
+        """What autograd keeps of the forward."""
+        kept = {event.storage for event in self.events if event.kind == "save"}
+        return sum(self.storage_bytes[storage] for storage in kept)
+
+
+def observe(step: Step) -> Calls:
+    """The calls of a step's forward, with the cost of each candidate.
+
+    Raises:
+        NotTrainableError: No output requires a gradient.
+    """
+    first, states = _observed(step)
+    others = step.with_other_draws(
+        (first, step),
+        states,
+        lambda other: (_observed(other)[0], other),
+        path=lambda found: found[0].order,
+    )
+    # A forward that drops layers at random is planned for the most that was seen.
+    first, step = max([(first, step), *others], key=lambda found: found[0].kept_bytes)
+    known = {(call.path, call.number): call for call in first.candidates}
+    if not known:
+        return first
+    return dataclasses.replace(_Observer(step, known=known).run(), obstacles=first.obstacles)
+
+
+def _observed(step: Step) -> tuple[Calls, tuple[Any, ...]]:
+    observer = _Observer(step, known={})
+    return observer.run(), observer.random_states
+
+
+class _Observer:
+    """One forward: the first watches for obstacles, one with known candidates measures them."""
+
+    def __init__(self, step: Step, *, known: dict[tuple[str, int], Call]) -> None:
+        self._step = step
+        self._known = known
+        self._events: list[Event] = []
+        self._calls: list[Call] = []
+        self._stack: list[tuple[Call, dict[int, torch.Tensor]]] = []
+        self._watches: list[tuple[Call, CallWatch]] = []
+        self._numbers: collections.Counter[str] = collections.Counter()
+        self._costs: dict[Any, CallCost | None] = {}
+        self._paused_ns = 0
+        self._is_apart = False
+        self.random_states: tuple[Any, ...] = ()
+
+    def run(self) -> Calls:
+        step, module = self._step, self._step.module
+        args, kwargs = own_copies((step.args, dict(step.kwargs)))
+        buffers, parameters = list(module.buffers()), list(module.parameters())
+        self._storages = _StorageNumbers([*parameters, *buffers, *tree_leaves((args, kwargs))])
+        modules = {
+            path: submodule
+            for path, submodule in module.named_modules()
+            if path and not isinstance(submodule, torch.jit.ScriptModule)
+        }
+        with (
+            dataclasses.replace(step, accumulates=False).state_kept(),
+            # Wrappers for data parallelism await a backward otherwise.
+            getattr(module, "no_sync", contextlib.nullcontext)(),
+            torch.autograd.graph.saved_tensors_hooks(self._save, _refuse),
+            replaced_forwards(modules, self._watched),
+            contextlib.nullcontext() if self._known else WritesSeen(self._see_written),
+        ):
+            self._written = WrittenTensors(buffers=buffers, parameters=parameters)
+            started_ns = self._now()
+            output = step.forward(*args, **kwargs)
+            loss = find_loss(output, step.loss_fn)
+            runtime_ns = self._now() - started_ns
+            if not backward_roots(loss)[0]:
+                raise NotTrainableError("no output of its forward requires grad")
+            held = self._storages.of([*tree_leaves(output), *loss])
+            self.random_states = random_states(step.device)
+        for call, watch in self._watches:
+            call.obstacle = call.obstacle or watch.written_inputs()
+        return Calls(
+            events=tuple(self._events),
+            candidates=self._candidates(),
+            obstacles=tuple(f"{c.path}: {c.obstacle}" for c in self._calls if c.obstacle),
+            storage_bytes=tuple(self._storages.sizes),
+            held=frozenset(held),
+            runtime_ns=runtime_ns,
+        )
+
+    def _candidates(self) -> tuple[Call, ...]:
+        kept = {event.storage for event in self._events if event.kind == "save"}
+        kept_bytes = sum(self._storages.sizes[storage] for storage in kept)
+        worth = range(int(_MIN_SHARE * kept_bytes) + 1, int(_MAX_SHARE * kept_bytes) + 1)
+        return tuple(
+            call
+            for call in self._calls
+            if not call.obstacle
+            and call.kept_bytes in worth
+            and (not self._known or call.cost is not None)
+        )
+
+    def _now(self) -> int:
+        device = self._step.device
+        if device.type not in ("cpu", "meta"):
+            torch.get_device_module(device).synchronize(device)
+        return time.perf_counter_ns() - self._paused_ns
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Neither watch nor count the time of what runs here."""
+        started_ns = time.perf_counter_ns()
+        self._is_apart = True
+        try:
+            yield
+        finally:
+            self._is_apart = False
+            self._paused_ns += time.perf_counter_ns() - started_ns
+
+    def _save(self, tensor: torch.Tensor) -> None:
+        for storage in self._storages.of([tensor]):
+            self._events.append(Event(kind="save", time_ns=0, storage=storage))
+
+    def _see_written(self, tensors: list[torch.Tensor]) -> None:
+        written = set(self._storages.of(tensors))
+        if any(e.kind == "save" and e.storage in written for e in self._events):
+            for call, _ in self._stack:
+                call.fills_saved = True
+
+    def _watched(
+        self, path: str, module: torch.nn.Module, forward: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_apart or not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            with self._apart():
+                record, watch = self._entered(path, module, forward, (args, kwargs))
+            self._events.append(Event(kind="enter", time_ns=self._now(), call=record))
+            position = len(self._events)
+            output = forward(*args, **kwargs)
+            self._events.append(Event(kind="leave", time_ns=self._now(), call=record))
+            with self._apart():
+                # A call may put what it makes into the containers that it is handed.
+                self._left(record, module, (output, args, kwargs), position, watch)
+            return output
+
+        return call
+
+    def _entered(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        forward: Callable[..., Any],
+        inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    ) -> tuple[Call, CallWatch | None]:
+        tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+        record = Call(
+            path=path,
+            number=self._numbers[path],
+            inputs=self._storages.of(tensors),
+            input_gradients=self._storages.of([t for t in tensors if t.requires_grad]),
+        )
+        self._numbers[path] += 1
+        self._calls.append(record)
+        watch = None
+        if not self._known:
+            self._blame()
+            watch = CallWatch(module, inputs)
+            self._watches.append((record, watch))
+        elif (path, record.number) in self._known:
+            known = self._known[path, record.number]
+            record.obstacle, record.written = known.obstacle, known.written
+            record.fills_saved = known.fills_saved
+            kind = kind_of(module, inputs)
+            if kind not in self._costs:
+                self._costs[kind] = self._cost(module, forward, inputs)
+            record.cost = self._costs[kind]
+        self._stack.append((record, {}))
+        return record, watch
+
+    def _cost(
+        self, module: torch.nn.Module, forward: Callable[..., Any], inputs: Any
+    ) -> CallCost | None:
+        try:
+            return measure_call(module, forward, inputs, self._step.device)
+        except Exception:  # noqa: BLE001 - what cannot run by itself is not a candidate
+            return None
+
+    def _left(
+        self,
+        record: Call,
+        module: torch.nn.Module,
+        results: Any,
+        position: int,
+        watch: CallWatch | None,
+    ) -> None:
+        leaves = self._storages.of(tree_leaves(results))
+        record.outputs = tuple(s for s in leaves if s not in record.inputs)
+        record.saved = frozenset(e.storage for e in self._events[position:] if e.kind == "save")
+        record.kept_bytes = sum(
+            self._storages.sizes[s] for s in record.saved.difference(record.inputs, record.outputs)
+        )
+        if watch is not None:
+            self._blame()
+            written = self._stack[-1][1]
+            names = {id(buffer): name for name, buffer in module.named_buffers()}
+            record.obstacle = watch.obstacle()
+            if written.keys() - names.keys():
+                record.obstacle = "it writes parameters, or buffers of other modules"
+            elif distinct_bytes([*written.values()]) > _MAX_WRITTEN_SHARE * record.kept_bytes:
+                record.obstacle = "it writes large buffers"
+            record.written = tuple(names[tensor] for tensor in written if tensor in names)
+        self._stack.pop()
+
+    def _blame(self) -> None:
+        """Put what was written down to all calls that are under way."""
+        for tensor in self._written.take():
+            for _, written in self._stack:
+                written[id(tensor)] = tensor
+
+
+class _StorageNumbers:
+    """A number for every storage, and no number twice; those that stand anyway have none."""
+
+    def __init__(self, standing: list[Any]) -> None:
+        self.sizes: list[int] = []
+        self._numbers: dict[int, tuple[int, weakref.ref[Any] | None]] = {}
+        self._standing = [
+            tensor.untyped_storage()
+            for tensor in standing
+            if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+        ]
+        for storage in self._standing:
+            self._numbers[storage._cdata] = (-1, None)
+
+    def of(self, values: list[Any]) -> tuple[int, ...]:
+        numbers = [
+            self._number(value.untyped_storage())
+            for value in values
+            if isinstance(value, torch.Tensor) and value.layout is torch.strided
+        ]
+        return tuple(number for number in dict.fromkeys(numbers) if number >= 0)
+
+    def _number(self, storage: torch.UntypedStorage) -> int:
+        key = storage._cdata
+        if key not in self._numbers:
+
+            def gone(_: Any) -> None:
+                self._numbers.pop(key, None)
+
+            self._numbers[key] = (len(self.sizes), weakref.ref(storage, gone))
+            self.sizes.append(storage.nbytes())
+        return self._numbers[key][0]
+
+
+def _refuse(_: Any) -> torch.Tensor:
+    raise RuntimeError("a backward runs inside the forward; it cannot be watched without one")

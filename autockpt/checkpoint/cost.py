@@ -1,0 +1,114 @@
+"""A call of a submodule by itself: its time, and the memory of its forward and its backward."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.modes import no_autocast
+from autockpt.verify.copies import own_copies
+from autockpt.verify.live_bytes import LiveBytes
+from autockpt.verify.loss import backward_roots
+from autockpt.verify.step import state_kept
+
+_MAX_REPEATS = 5
+_REPEAT_NS = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CallCost:
+    """One call by itself.
+
+    Attributes:
+        runtime_ns: Time of its forward.
+        backward_ns: Time of its backward.
+        forward_bytes: Most bytes that its forward holds, what it keeps and returns included.
+        backward_bytes: Most bytes that its backward holds beyond what stood before it.
+    """
+
+    runtime_ns: int
+    backward_ns: int
+    forward_bytes: int
+    backward_bytes: int
+
+
+def kind_of(module: torch.nn.Module, inputs: Any) -> Any:
+    """Calls of one kind cost the same."""
+    return (
+        repr(module),
+        tuple(m.training for m in module.modules()),
+        tuple((p.shape, p.dtype, p.requires_grad) for p in module.parameters()),
+        tuple(
+            (leaf.shape, leaf.layout, leaf.dtype, leaf.requires_grad)
+            if isinstance(leaf, torch.Tensor)
+            else repr(leaf)
+            for leaf in tree_leaves(inputs)
+        ),
+    )
+
+
+def measure_call(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    device: torch.device,
+) -> CallCost | None:
+    """Run a call on copies of its inputs, forward and backward; None where nothing is trained.
+
+    Module, inputs and random states are left as they were.
+    """
+    # An observer's hooks are not for what is saved here.
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+        with state_kept(module, device):
+            args, kwargs = own_copies(inputs)
+            resting = tree_leaves((args, kwargs, [*module.parameters(), *module.buffers()]))
+            with LiveBytes(resting) as tracker:
+                made = _run(forward, args, kwargs)
+                forward_bytes = tracker.peak_bytes
+                roots, gradients = backward_roots(made)
+                if not roots:
+                    return None
+                before_bytes = tracker.peak_bytes = tracker.live_bytes
+                with no_autocast():
+                    torch.autograd.backward(roots, gradients)
+            backward_bytes = tracker.peak_bytes - before_bytes
+            del made, roots, gradients
+        times_ns: list[tuple[int, int]] = []
+        started_ns = _now(device)
+        while len(times_ns) < _MAX_REPEATS and _now(device) - started_ns < _REPEAT_NS:
+            with state_kept(module, device):
+                times_ns.append(_times(forward, own_copies(inputs), device))
+    return CallCost(
+        runtime_ns=min(forward_ns for forward_ns, _ in times_ns),
+        backward_ns=min(backward_ns for _, backward_ns in times_ns),
+        forward_bytes=forward_bytes,
+        backward_bytes=backward_bytes,
+    )
+
+
+def _run(forward: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
+    """What a call returns, and what it puts into the containers that it is handed."""
+    given = {id(leaf) for leaf in tree_leaves((args, kwargs))}
+    output = forward(*args, **kwargs)
+    return [leaf for leaf in tree_leaves((output, args, kwargs)) if id(leaf) not in given]
+
+
+def _times(forward: Callable[..., Any], inputs: Any, device: torch.device) -> tuple[int, int]:
+    args, kwargs = inputs
+    started_ns = _now(device)
+    made = _run(forward, args, kwargs)
+    turned_ns = _now(device)
+    with no_autocast():
+        torch.autograd.backward(*backward_roots(made))
+    return turned_ns - started_ns, _now(device) - turned_ns
+
+
+def _now(device: torch.device) -> int:
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).synchronize(device)
+    return time.perf_counter_ns()

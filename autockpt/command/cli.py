@@ -1,0 +1,265 @@
+"""The command line: `autockpt plan`, `demo`, `graph` and `solve`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import autockpt
+from autockpt import zoo
+from autockpt.command.target import TargetError, load, load_loss
+from autockpt.errors import AutockptError
+from autockpt.report import tables as report
+from autockpt_solvers import graph_to_json, simulate
+
+_app = typer.Typer(
+    name="autockpt",
+    help="Optimal activation checkpointing for PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+
+
+class _Size(StrEnum):
+    SMALL = "small"
+    FULL = "full"
+
+
+_Budget = Annotated[
+    str,
+    typer.Option(help='All a step may hold: bytes, "8GB", "8GiB", or "60%" of the eager peak.'),
+]
+_Method = Annotated[str, typer.Option(help="The solver's method.")]
+_TimeLimit = Annotated[float, typer.Option(help="Seconds after which the search ends.")]
+_Device = Annotated[
+    str | None,
+    typer.Option(help="Where a zoo model is made: cpu, cuda, or meta to plan without memory."),
+]
+_Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+@_app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(autockpt.__version__)
+        raise typer.Exit
+
+
+@_app.command()
+def plan(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="file.py:function or package.module:function, a function that returns "
+            "(model, args, kwargs) or (model, inputs); or zoo:NAME with NAME one of "
+            f"{', '.join(zoo.names())}.",
+        ),
+    ],
+    budget: _Budget,
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 60.0,
+    size: Annotated[_Size, typer.Option(help="Size of a zoo model.")] = _Size.SMALL,
+    device: _Device = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="How a loss is made of the output: sum, mean, or file.py:function."),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help='Optimizer whose state counts: "adamw", "sgd", ...')
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
+    ] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Plans a training step and prints the plan; no training step is run."""
+    with _errors_told(show_traceback=show_traceback):
+        if json is not None:
+            _check_writable(json)
+        example = load(target, size=size.value, device=device)
+        made = autockpt.plan(
+            example.model,
+            budget,
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
+            optimizer=optimizer,
+            method=method,
+            time_limit_s=time_limit,
+        )
+        if json == Path("-"):
+            sys.stdout.write(made.to_json())
+            return
+        _console().print(report.render(made))
+        if json is not None:
+            _write(json, made.to_json())
+
+
+@_app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="A model of the zoo.")] = "gpt2",
+    budget: _Budget = "40%",
+    size: Annotated[_Size, typer.Option(help="Size of the model.")] = _Size.SMALL,
+    device: _Device = None,
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 20.0,
+    steps: Annotated[int, typer.Option(help="Steps to train.", min=1)] = 3,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Trains a model eagerly and optimized, side by side: memory, time, and equality to the bit."""
+    from autockpt.command.demo import Demo
+
+    with _errors_told(show_traceback=show_traceback):
+        same = Demo(
+            example=load(f"zoo:{model}", size=size.value, device=device),
+            name=f"{model} ({size.value})",
+            budget=budget,
+            method=method,
+            time_limit_s=time_limit,
+            num_steps=steps,
+        ).run(_console())
+        if not same:
+            raise typer.Exit(_EXIT_FAILED)
+
+
+@_app.command()
+def graph(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="As for plan.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    size: Annotated[_Size, typer.Option(help="Size of a zoo model.")] = _Size.SMALL,
+    device: _Device = None,
+    loss: Annotated[str | None, typer.Option(help="As for plan.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="As for plan.")] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Writes the graph that is planned for a model, as JSON."""
+    with _errors_told(show_traceback=show_traceback):
+        _check_writable(output)
+        example = load(target, size=size.value, device=device)
+        made = autockpt.plan(
+            example.model,
+            "100%",
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
+            optimizer=optimizer,
+            method="none",
+        )
+        assert made.graph is not None
+        assert made.schedule is not None
+        _write(output, graph_to_json(made.graph))
+        fixed_bytes = made.predicted_peak_bytes - simulate(made.graph, made.schedule).peak_bytes
+        typer.echo(
+            f"{output}: {len(made.graph.ops)} ops, {len(made.graph.storages)} storages; "
+            f"{fixed_bytes} fixed bytes beside them"
+        )
+
+
+@_app.command()
+def solve(
+    graph: Annotated[Path, typer.Argument(metavar="GRAPH.json", help="The graph.")],
+    budget: Annotated[
+        str, typer.Option(help='Bytes, "8GB", "8GiB", or "80%" of the peak when ops run once.')
+    ],
+    method: _Method = "auto",
+    time_limit: _TimeLimit = 60.0,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    schedule: Annotated[
+        Path | None, typer.Option(help='Write the steps: ["compute", op] and ["free", storage].')
+    ] = None,
+    show_traceback: _Traceback = False,
+) -> None:
+    """Solves a graph file for a budget; no model is needed."""
+    from autockpt.command.graph_file import solve_file
+
+    with _errors_told(show_traceback=show_traceback):
+        for file in (json, schedule):
+            if file is not None:
+                _check_writable(file)
+        solved = solve_file(_read(graph), budget, method=method, time_limit_s=time_limit)
+        typer.echo(solved.text())
+        if json is not None:
+            _write(json, solved.json())
+        if schedule is not None and solved.result.schedule is not None:
+            _write(schedule, solved.steps())
+        if solved.result.schedule is None:
+            raise typer.Exit(_EXIT_FAILED)
+
+
+def _check_writable(file: Path) -> None:
+    """Told before the work is done whose result could not be kept."""
+    if not file.parent.is_dir():
+        raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise TargetError(f"cannot write {file}: it is a folder; name a file")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _read(file: Path) -> str:
+    if file.is_dir():
+        raise TargetError(f"{file} is a folder; name a file")
+    if not file.exists():
+        raise TargetError(f"there is no file {file}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{file} is not a text file: {error}") from error
+    except OSError as error:
+        raise TargetError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _console() -> Console:
+    """A console as wide as the report: a narrower one, or none (a pipe), would only fold it."""
+    console = Console()
+    return console if console.width >= report.WIDTH else Console(width=report.WIDTH)
+
+
+@contextlib.contextmanager
+def _errors_told(*, show_traceback: bool) -> Iterator[None]:
+    """Turns what a user can mend into one line and an exit code; the rest stays a traceback."""
+    try:
+        yield
+    except (AutockptError, ValueError, TypeError) as error:
+        is_failure = isinstance(error, AutockptError)
+        if not is_failure and not _raised_here(error):
+            raise
+        if show_traceback:
+            traceback.print_exception(error)
+        else:
+            Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
+        raise typer.Exit(_EXIT_FAILED if is_failure else _EXIT_USAGE) from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether autockpt refused an argument, rather than a user's own code having raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raiser = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return raiser.partition(".")[0] in ("autockpt", "autockpt_solvers")
+
+
+def main() -> None:
+    """Runs the command line."""
+    # Some builds of torch announce every start of the profiler on standard error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    _app()

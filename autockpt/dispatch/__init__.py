@@ -1,0 +1,1 @@
+"""Dispatch: which plan serves a call of an optimized module."""

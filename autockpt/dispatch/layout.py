@@ -1,0 +1,150 @@
+"""How inputs are laid out: what a plan depends on, and which inputs may share one.
+
+Inputs of one *family* differ in nothing but the sizes of dimensions. A plan made for some sizes
+serves all smaller ones of its family, where the graph can be traced with those sizes left open: it
+recomputes as much as the larger needs. Plans are made for a few sizes, *buckets*, a factor of
+about 1.4 apart, so that batches of a hundred lengths need a handful of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from autockpt.request import Dimensions
+
+Sizes = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Layouts of the tensors among inputs, and values of everything else.
+
+    Attributes:
+        family: Everything but the sizes; None where strides are such that they cannot be told for
+            other sizes, so that no other layout is like this one.
+        sizes: Of each tensor, in the order of the inputs' leaves.
+        leaves: Number of each of these tensors among the leaves.
+        exact: Everything.
+    """
+
+    family: Any
+    sizes: Sizes
+    leaves: tuple[int, ...]
+    exact: Any
+
+    def __hash__(self) -> int:
+        return hash(self.exact)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self.exact == other.exact
+
+    def fits_in(self, sizes: Sizes) -> bool:
+        """Whether no dimension is larger than these."""
+        return all(
+            mine <= theirs
+            for own, given in zip(self.sizes, sizes, strict=True)
+            for mine, theirs in zip(own, given, strict=True)
+        )
+
+    def differing(self, sizes: Sizes) -> Dimensions:
+        """Number of the leaf and of the dimension, for all that have another size."""
+        return frozenset(
+            (leaf, dimension)
+            for leaf, own, given in zip(self.leaves, self.sizes, sizes, strict=True)
+            for dimension, (mine, theirs) in enumerate(zip(own, given, strict=True))
+            if mine != theirs
+        )
+
+    def rounded(self, varying: Dimensions) -> Sizes:
+        """Sizes of the bucket: the varying dimensions rounded up."""
+        return tuple(
+            tuple(
+                round_up(size) if (leaf, dimension) in varying else size
+                for dimension, size in enumerate(own)
+            )
+            for leaf, own in zip(self.leaves, self.sizes, strict=True)
+        )
+
+
+def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
+    """The layout of a call's inputs."""
+    leaves, structure = tree_flatten((args, dict(kwargs)))
+    exact: list[Any] = []
+    family: list[Any] = []
+    sizes: list[tuple[int, ...]] = []
+    numbers: list[int] = []
+    first: dict[int, int] = {}
+    has_family = True
+    for number, leaf in enumerate(leaves):
+        if not isinstance(leaf, torch.Tensor):
+            # A float changes no shape; the plan is followed whatever its value.
+            exact.append(leaf if _is_plain(leaf) else type(leaf))
+            family.append(exact[-1])
+            continue
+        if first.setdefault(id(leaf), number) != number:
+            # One tensor passed twice is one input of the graph.
+            exact.append(first[id(leaf)])
+            family.append(exact[-1])
+            continue
+        kind = tuple(map(str, (leaf.dtype, leaf.device, leaf.requires_grad, leaf.layout)))
+        strides = leaf.stride() if leaf.layout is torch.strided else ()
+        order = _memory_format(leaf)
+        has_family = has_family and order is not None
+        exact.append((leaf.shape, strides, kind))
+        # Tracers treat a size of 0 or 1 as a constant.
+        family.append((str(order), kind, tuple(size if size <= 1 else None for size in leaf.shape)))
+        sizes.append(tuple(leaf.shape))
+        numbers.append(number)
+    autocast = tuple(
+        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled())
+        for kind in ("cpu", "cuda")
+        if torch.is_autocast_enabled(kind)
+    )
+    return Layout(
+        family=(tuple(family), str(structure), autocast) if has_family else None,
+        sizes=tuple(sizes),
+        leaves=tuple(numbers),
+        exact=(tuple(exact), str(structure), autocast),
+    )
+
+
+def round_up(size: int) -> int:
+    """The next size of the form 2**k or 3 * 2**k."""
+    power = 1 << max(0, size - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
+
+
+def resized(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], layout: Layout, sizes: Sizes
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of other sizes, filled with zeros; tensors that keep their sizes stay."""
+    leaves, structure = tree_flatten((args, dict(kwargs)))
+    made: dict[int, torch.Tensor] = {}
+    for leaf, own, given in zip(layout.leaves, layout.sizes, sizes, strict=True):
+        tensor = leaves[leaf]
+        if own != given:
+            made[id(tensor)] = torch.zeros(
+                given, dtype=tensor.dtype, device=tensor.device
+            ).contiguous(memory_format=_memory_format(tensor) or torch.contiguous_format)
+            made[id(tensor)].requires_grad_(tensor.requires_grad)
+    leaves = [made.get(id(leaf), leaf) for leaf in leaves]
+    new_args, new_kwargs = tree_unflatten(leaves, structure)
+    return new_args, new_kwargs
+
+
+def _memory_format(tensor: torch.Tensor) -> torch.memory_format | None:
+    if tensor.layout is not torch.strided:
+        return None
+    formats = [torch.contiguous_format]
+    formats += [torch.channels_last] if tensor.ndim == 4 else []
+    formats += [torch.channels_last_3d] if tensor.ndim == 5 else []
+    return next((f for f in formats if tensor.is_contiguous(memory_format=f)), None)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, str))

@@ -1,0 +1,1 @@
+"""The ladder of fallbacks: whole graphs, blocks, checkpointed calls, eager."""

@@ -1,0 +1,1 @@
+"""Lowering: captured graphs and costs as the engine's torch-free graph."""

@@ -1,0 +1,201 @@
+"""A training step as a problem of the engine, and its answers as plans: for any kind of graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autockpt.errors import BudgetError
+from autockpt.profile.optimizer import OptimizerMemory
+from autockpt.report.parts import FixedBytes, ModuleRow
+from autockpt.report.plan import Plan
+from autockpt_solvers import (
+    Compute,
+    ComputeGraph,
+    MemoryTimeline,
+    Problem,
+    Result,
+    Schedule,
+    SolveStatus,
+    simulate,
+)
+from autockpt_solvers.methods.attempt import Method
+from autockpt_solvers.solve import minimum_budget, solve
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepProblem:
+    """A step's graph and what stands beside it; see `Plan` for what the fields mean."""
+
+    graph: ComputeGraph
+    budget_bytes: int
+    baseline_peak_bytes: int
+    fixed: FixedBytes
+    older_gradients_bytes: int
+    gradients_bytes: int
+    optimizer: OptimizerMemory
+    cost_source: str
+    device: str
+    num_graphs: int
+    rung: str
+    notes: tuple[str, ...]
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What stands through the whole step."""
+        return self.fixed.total_bytes + self.older_gradients_bytes
+
+    def plan(self, *, method: str | Method, time_limit_s: float, held_back_bytes: int) -> Plan:
+        """Solve for the budget.
+
+        Args:
+            method: The solver's method.
+            time_limit_s: Ends the search.
+            held_back_bytes: Taken off the budget while solving.
+
+        Raises:
+            BudgetError: No schedule fits; says what the least is and what it is made of.
+        """
+        problem = Problem(
+            graph=self.graph,
+            budget_bytes=max(1, self.budget_bytes - held_back_bytes),
+            fixed_bytes=self.fixed_bytes,
+        )
+        result = solve(problem, method=method, time_limit_s=time_limit_s)
+        if result.schedule is None or result.status is SolveStatus.INFEASIBLE:
+            least = minimum_budget(self.graph, method=method, time_limit_s=time_limit_s)
+            # A search that its time limit ended may miss what the search for the least finds.
+            named = dataclasses.replace(
+                solve(problem, method=lambda *_, **__: least.schedule), method=result.method
+            )
+            if named.schedule is not None:
+                return self._described(named, named.schedule)
+            minimum = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
+            raise self._budget_error(least.schedule, minimum + held_back_bytes)
+        return self._described(result, result.schedule)
+
+    def untouched(self) -> Plan:
+        """The plan of leaving the model as it is."""
+        result = solve(Problem(graph=self.graph, budget_bytes=2**62), method="none")
+        assert result.schedule is not None
+        return self._described(result, result.schedule)
+
+    def _described(self, result: Result, schedule: Schedule) -> Plan:
+        timeline = simulate(self.graph, schedule)
+        return Plan(
+            budget_bytes=self.budget_bytes,
+            predicted_peak_bytes=self.fixed_bytes + timeline.peak_bytes,
+            baseline_peak_bytes=self.baseline_peak_bytes,
+            minimum_peak_bytes=result.minimum_peak_bytes,
+            baseline_step_ns=sum(op.runtime_ns for op in self.graph.ops),
+            recompute_ns=result.recompute_ns,
+            lower_bound_ns=result.lower_bound_ns,
+            status=result.status,
+            method=result.method,
+            solve_time_s=result.solve_time_s,
+            fixed=self.fixed,
+            gradients_bytes=self.gradients_bytes,
+            optimizer_name=self.optimizer.name,
+            optimizer_assumed=self.optimizer.is_assumed,
+            cost_source=self.cost_source,
+            device=self.device,
+            num_graphs=self.num_graphs,
+            rung=self.rung,
+            rows=_module_rows(self.graph, schedule, timeline),
+            notes=self.notes,
+            graph=self.graph,
+            schedule=schedule,
+        )
+
+    def _budget_error(self, schedule: Schedule, minimum_peak_bytes: int) -> BudgetError:
+        timeline = simulate(self.graph, schedule)
+        step = schedule.steps[timeline.peak_step]
+        assert isinstance(step, Compute)
+        op = self.graph.ops[step.op]
+        phase = "forward" if timeline.peak_step <= _turn(self.graph, schedule) else "backward"
+        place = f"the {phase} of {op.segment}" if op.segment else op.name
+        composition = {
+            "parameters": self.fixed.parameters_bytes,
+            "buffers": self.fixed.buffers_bytes,
+            "optimizer state": self.fixed.optimizer_bytes,
+            "inputs": self.fixed.inputs_bytes,
+            "buckets": self.fixed.communication_bytes,
+            "gradients of an earlier backward": self.older_gradients_bytes,
+            **_at_step(self.graph, schedule, timeline.peak_step),
+        }
+        return BudgetError(
+            budget_bytes=self.budget_bytes,
+            minimum_peak_bytes=minimum_peak_bytes,
+            peak_node=f"{place} ({op.name})" if op.segment else place,
+            composition=composition,
+        )
+
+
+def _turn(graph: ComputeGraph, schedule: Schedule) -> int:
+    """The step after which the forward is done."""
+    required = {op for op, needed in enumerate(graph.is_required) if needed}
+    turn = 0
+    for position, step in enumerate(schedule.steps):
+        if isinstance(step, Compute) and step.op in required:
+            required.discard(step.op)
+            turn = position
+    return turn
+
+
+def _at_step(graph: ComputeGraph, schedule: Schedule, at: int) -> dict[str, int]:
+    """Bytes by kind while the op of a step runs."""
+    live: dict[int, str] = {}
+    num_runs = [0] * len(graph.ops)
+    for position, step in enumerate(schedule.steps[: at + 1]):
+        if not isinstance(step, Compute):
+            del live[step.storage]
+            continue
+        op = graph.ops[step.op]
+        num_runs[step.op] += 1
+        for storage in op.writes:
+            if op.is_backward:
+                kind = "gradients" if graph.is_output[storage] else "backward values"
+            else:
+                kind = "saved activations" if num_runs[step.op] == 1 else "recomputed activations"
+            live[storage] = kind
+        for storage in op.overwrites:
+            del live[storage]
+        if position == at:
+            totals = dict.fromkeys(
+                ("gradients", "saved activations", "recomputed activations", "backward values"), 0
+            )
+            for storage, kind in live.items():
+                totals[kind] += graph.storages[storage].size_bytes
+            return totals | {"workspace": op.workspace_bytes}
+    raise AssertionError(f"step {at} is no Compute")
+
+
+def _module_rows(
+    graph: ComputeGraph, schedule: Schedule, timeline: MemoryTimeline
+) -> tuple[ModuleRow, ...]:
+    rows: dict[str, list[int]] = {}
+    saved = set(timeline.saved)
+    for op in graph.ops:
+        if not op.is_backward:
+            row = rows.setdefault(op.segment, [0, 0, 0, 0])
+            row[0] += sum(graph.storages[s].size_bytes for s in op.writes if s in saved)
+    num_runs = [0] * len(graph.ops)
+    for step in schedule.steps:
+        if isinstance(step, Compute):
+            num_runs[step.op] += 1
+            if num_runs[step.op] > 1:
+                op = graph.ops[step.op]
+                row = rows.setdefault(op.segment, [0, 0, 0, 0])
+                row[1] += sum(graph.storages[s].size_bytes for s in op.writes)
+                row[2] += op.runtime_ns
+                row[3] += 1
+    return tuple(
+        ModuleRow(
+            module=module,
+            saved_bytes=row[0],
+            recomputed_bytes=row[1],
+            recompute_ns=row[2],
+            num_recomputed_ops=row[3],
+        )
+        for module, row in rows.items()
+        if any(row)
+    )

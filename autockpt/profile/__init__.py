@@ -1,0 +1,1 @@
+"""Profiling: run time, workspace and optimizer state, measured or estimated."""

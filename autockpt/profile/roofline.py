@@ -1,0 +1,59 @@
+"""Estimated operator costs for a device that is not at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch.utils._pytree import tree_leaves
+
+from autockpt.capture.nodes import tensors_of
+from autockpt.profile.cache import NodeCost
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpeed:
+    """Peak rates of a device, from its vendor's data sheet."""
+
+    flops_per_s: float
+    half_flops_per_s: float
+    bytes_per_s: float
+    launch_ns: int
+
+
+# Dense rates. An accelerator is taken for an H100 SXM (NVIDIA's data sheet; TF32 off: FP32 rate).
+# The CPU's row is one modest core; only ratios between nodes matter to a plan.
+DEVICE_SPEEDS = {
+    "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
+    "accelerator": DeviceSpeed(
+        flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=3.35e12, launch_ns=4_000
+    ),
+}
+
+
+def roofline(node: fx.Node, device: torch.device) -> NodeCost:
+    """Estimate a node: the larger of compute time and memory time, and a launch."""
+    from torch.utils.flop_counter import flop_registry
+
+    speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "accelerator"]
+
+    def value_of(argument: Any) -> Any:
+        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+    args = fx.node.map_aggregate(node.args, value_of)
+    kwargs = fx.node.map_aggregate(node.kwargs, value_of)
+    result = node.meta.get("val")
+    touched = tensors_of(tree_leaves((args, kwargs, result)))
+    moved_bytes = sum(t.numel() * t.element_size() for t in touched)
+    num_flops = 0
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet in flop_registry:
+        with contextlib.suppress(Exception):  # a formula that does not know this call: bytes only
+            num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in touched)
+    rate = speed.half_flops_per_s if half else speed.flops_per_s
+    seconds = max(num_flops / rate, moved_bytes / speed.bytes_per_s)
+    return NodeCost(runtime_ns=speed.launch_ns + int(seconds * 1e9), workspace_bytes=0)

@@ -1,0 +1,1 @@
+"""The plan as a value, as text and as JSON."""

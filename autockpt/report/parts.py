@@ -1,0 +1,65 @@
+"""The parts of a plan: what is fixed in memory, and what happens to each module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedBytes:
+    """What a training step holds from its beginning to its end, whatever the plan.
+
+    Attributes:
+        parameters_bytes: Parameters, shared ones once.
+        buffers_bytes: Buffers.
+        optimizer_bytes: State that the optimizer keeps between steps.
+        inputs_bytes: The batch.
+        communication_bytes: What several devices need to act as one: buckets in which gradients are
+            reduced.
+    """
+
+    parameters_bytes: int
+    buffers_bytes: int
+    optimizer_bytes: int
+    inputs_bytes: int
+    communication_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_not_negative(self)
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleRow:
+    """What the plan does with one module.
+
+    Attributes:
+        module: Qualified name, empty for what belongs to no module.
+        saved_bytes: Bytes of its values that are kept from the forward for the backward.
+        recomputed_bytes: Bytes of its values that are computed again.
+        recompute_ns: Time that takes.
+        num_recomputed_ops: Number of operations run again.
+    """
+
+    module: str
+    saved_bytes: int
+    recomputed_bytes: int
+    recompute_ns: int
+    num_recomputed_ops: int
+
+    def __post_init__(self) -> None:
+        check_not_negative(self)
+
+
+def check_not_negative(record: Any) -> None:
+    """Raise ValueError if a count, a time or a number of bytes is negative."""
+    for field in fields(record):
+        counts = field.name.endswith(("_bytes", "_ns", "_s")) or field.name.startswith("num_")
+        value = getattr(record, field.name) if counts else None
+        if value is not None and value < 0:
+            raise ValueError(f"{field.name} must not be negative, got {value}")

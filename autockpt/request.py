@@ -1,0 +1,27 @@
+"""What you ask of a plan, apart from the model and its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autockpt.budget import Budget
+from autockpt.profile.optimizer import OptimizerMemory
+from autockpt_solvers.methods.attempt import Method
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of a plan, apart from the model and its inputs."""
+
+    budget: Budget
+    optimizer: OptimizerMemory
+    loss_fn: Callable[[Any], torch.Tensor] | None
+    method: str | Method
+    time_limit_s: float
+
+
+Dimensions = frozenset[tuple[int, int]]

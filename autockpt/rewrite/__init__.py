@@ -1,0 +1,1 @@
+"""Rewriting: a schedule as forward and backward modules that run."""

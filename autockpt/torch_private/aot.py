@@ -1,0 +1,251 @@
+"""Compiling, autograd and graphs by private names of torch, where more than a name is leaned on.
+
+Written against torch 2.11 to 2.13. How Dynamo traces is set in
+:mod:`autockpt.torch_private.dynamo_settings`, which kernels are traced in
+:mod:`autockpt.torch_private.kernels`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.fx as fx
+from torch._functorch import config as functorch_config
+from torch._functorch import partitioners
+from torch._prims_common import suggest_memory_format
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import is_sym_node
+from torch.fx.graph import _BoxedCodeGen
+
+from autockpt.errors import DoubleBackwardError
+
+default_partition = partitioners.default_partition
+
+# In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters,
+# and per node of Dynamo's graph, by name, the block of autocast at whose end they are let go.
+AUTOCAST_CACHES = "autockpt_autocast_caches"
+AUTOCAST_BLOCKS = "autockpt_autocast_blocks"
+
+# Backward kernels that take their gradient for contiguous, by its position. The formulas in
+# PyTorch's derivatives.yaml call them with gradient.contiguous(), which leaves no trace in a graph
+# where the gradient was contiguous already; the one that comes may not be.
+CONTIGUOUS_GRADIENTS: dict[Any, int] = {
+    torch.ops.aten.native_group_norm_backward.default: 0,
+    torch.ops.aten.cudnn_batch_norm_backward.default: 1,
+    torch.ops.aten.miopen_batch_norm_backward.default: 1,
+    torch.ops.aten._weight_norm_interface_backward.default: 0,
+    torch.ops.aten._cdist_backward.default: 0,
+}
+
+_COMPILED_NODE = "CompiledFunctionBackward"
+
+
+def extract_forward_backward(
+    joint: fx.GraphModule,
+    saved: list[fx.Node],
+    *,
+    num_fwd_outputs: int,
+    static_indices: tuple[int, ...],
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a joint graph whose nodes stand in running order into the two modules that run.
+
+    Nodes that must run in the backward carry ``meta["partitioner_tag"] = "must_be_in_backward"``.
+    """
+    info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
+    return partitioners._extract_fwd_bwd_modules(
+        joint,
+        [node for node in saved if not is_sym_node(node)],
+        saved_sym_nodes=[node for node in saved if is_sym_node(node)],
+        num_fwd_outputs=num_fwd_outputs,
+        static_lifetime_input_nodes=info.static_lifetime_input_nodes,
+    )
+
+
+def tag_backward(node: fx.Node) -> None:
+    """Keep a node out of the forward module."""
+    node.meta["partitioner_tag"] = "must_be_in_backward"
+
+
+def compile_joint(
+    graph_module: fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    partition: Callable[..., tuple[fx.GraphModule, fx.GraphModule]],
+    forward_compiler: Callable[..., Any],
+    backward_compiler: Callable[..., Any],
+    inference_compiler: Callable[..., Any],
+) -> Callable[..., Any]:
+    """AOTAutograd with our partition: Dynamo's graph in, a differentiable callable out."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    blocks = _autocast_blocks(graph_module.graph)
+
+    def noting_partition(joint: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+        output = next(iter(joint.graph.find_nodes(op="output")))
+        output.meta[AUTOCAST_BLOCKS] = blocks
+        output.meta[AUTOCAST_CACHES] = torch.is_autocast_cache_enabled()
+        return partition(joint, *args, **kwargs)
+
+    backend = aot_autograd(
+        fw_compiler=forward_compiler,
+        bw_compiler=backward_compiler,
+        inference_compiler=inference_compiler,
+        partition_fn=noting_partition,
+        # Mutations of buffers stay in the graph, where they can be seen.
+        keep_inference_input_mutations=True,
+    )
+    with (
+        _no_donated_buffers(),
+        _tangents_as_they_come(),
+        functorch_config.patch(backward_pass_autocast="off"),
+    ):
+        compiled: Callable[..., Any] = backend(graph_module, example_inputs)
+    return compiled
+
+
+def _autocast_blocks(graph: fx.Graph) -> dict[str, int]:
+    """The number of the outermost autocast block that each node stands in; one if all do."""
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        return {}
+    depth = number = 0
+    blocks = {}
+    for node in graph.nodes:
+        depth += node.target is torch.amp.autocast_mode._enter_autocast
+        blocks[node.name] = number
+        if node.target is torch.amp.autocast_mode._exit_autocast:
+            depth -= 1
+            number += depth == 0
+    return blocks
+
+
+@contextlib.contextmanager
+def _no_donated_buffers() -> Iterator[None]:
+    """Let no saved tensor be overwritten by the backward, so that ``retain_graph=True`` works.
+
+    Turning the setting off is not enough: torch 2.13 reads it again when the backward runs, and
+    takes "not collected" for "some".
+    """
+    import torch._functorch._aot_autograd.graph_compile as graph_compile
+
+    with mock.patch.object(graph_compile, "collect_bw_donated_buffer_idxs", return_value=[]):
+        yield
+
+
+@contextlib.contextmanager
+def _tangents_as_they_come() -> Iterator[None]:
+    """Let gradients come into a backward with the strides that eager's would have.
+
+    By itself AOTAutograd copies them to the strides of the output they belong to, and sums over a
+    copy with other strides round differently.
+    """
+    from torch._functorch._aot_autograd.runtime_wrappers import AOTDispatchAutograd
+
+    by_itself = AOTDispatchAutograd.process_runtime_tangent
+
+    def process(tangent: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(tangent) in (torch.Tensor, FakeTensor):
+            return tangent, [tangent]
+        return by_itself(tangent, *args, **kwargs)
+
+    with mock.patch.object(AOTDispatchAutograd, "process_runtime_tangent", staticmethod(process)):
+        yield
+
+
+def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
+    """Run a graph on a list of inputs that it empties, so that inputs die at their last use.
+
+    A few operators report other strides under tracing than they return (``mse_loss_backward`` on a
+    permuted input), and a view that was possible there is not here: reshape copies in that case.
+    Gradients may come in with other strides than were traced.
+    """
+    for node in graph_module.graph.find_nodes(
+        op="call_function", target=torch.ops.aten.view.default
+    ):
+        node.target = torch.ops.aten.reshape.default
+    for target, place in CONTIGUOUS_GRADIENTS.items():
+        for node in graph_module.graph.find_nodes(op="call_function", target=target):
+            _lay_out(graph_module.graph, node, node.args[place])
+    graph_module.graph.set_codegen(_BoxedCodeGen())
+    graph_module.recompile()
+    return mark_boxed(graph_module.forward)
+
+
+def _lay_out(graph: fx.Graph, node: fx.Node, gradient: fx.Node) -> None:
+    """Let a kernel have a gradient as it was traced: contiguous, maybe with channels last."""
+    traced = gradient.meta.get("val")
+    kept: dict[str, Any] = {}
+    if traced is not None:
+        kept["memory_format"] = suggest_memory_format(traced)
+    with graph.inserting_before(node):
+        laid_out = graph.call_method("contiguous", (gradient,), kept)
+    node.replace_input_with(gradient, laid_out)
+
+
+def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
+    """Tell AOTAutograd that this callable takes one list of inputs and empties it."""
+
+    def run(args: list[Any]) -> Any:
+        return function(args)
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def with_eager_gradients(
+    compiled: Callable[..., Any], arrivals: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Let the compiled backward meet gradients as eager autograd would.
+
+    A gradient that does not arrive is ``None``: by itself AOTAutograd's node materializes zeros of
+    the output's size, which costs their memory and can change the order of sums. A backward that is
+    to be differentiated again is refused at once, not when it is too late to say why.
+
+    Args:
+        compiled: AOTAutograd's callable.
+        arrivals: Positions among the tensors given, in the order in which their gradients are to be
+            handed over: the youngest nodes run first, so each gets a node of its own, the first
+            the last.
+    """
+
+    def run(*args: Any) -> Any:
+        if arrivals:
+            given = list(args)
+            tensors = [at for at, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+            for at in reversed(arrivals):
+                given[tensors[at]] = given[tensors[at]].view_as(given[tensors[at]])
+            args = tuple(given)
+        outputs = compiled(*args)
+        seen: list[Any] = []
+        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+            node: Any = output.grad_fn if isinstance(output, torch.Tensor) else None
+            while node is not None:
+                if node.name() == _COMPILED_NODE:
+                    if node not in seen:
+                        seen.append(node)
+                        node.set_materialize_grads(False)
+                        node.register_prehook(_check_backward)
+                    break
+                # An output that is a view of what the graph returned: the node is one further up.
+                parents = [parent for parent, _ in node.next_functions if parent is not None]
+                node = parents[0] if len(parents) == 1 else None
+        return outputs
+
+    return run
+
+
+def _check_backward(_: Any) -> None:
+    # The engine runs a backward with grad mode on exactly when create_graph=True.
+    if torch.is_grad_enabled():
+        raise DoubleBackwardError
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        warnings.warn(
+            "a backward runs inside of torch.autocast, where eager PyTorch casts its operations "
+            "too: the gradients may differ from eager's in their last bits. Call backward() "
+            "after the autocast block, as PyTorch's documentation advises.",
+            stacklevel=1,
+        )

@@ -1,0 +1,56 @@
+"""Dynamo: compile a forward, recognise its errors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def may_vary(tensor: torch.Tensor, dimension: int) -> None:
+    """Let Dynamo trace this dimension of an input as a symbol where the code allows it."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+
+
+def compile_forward(
+    forward: Callable[..., Any], backend: Callable[..., Any], *, fullgraph: bool = False
+) -> Callable[..., Any]:
+    """Dynamo with our backend on static shapes, its cache and its limits apart from all others.
+
+    By itself Dynamo runs eager, silently, once a code object was compiled eight times; that would
+    drop the plan.
+
+    Args:
+        forward: What to compile.
+        backend: What compiles its graphs.
+        fullgraph: Raise where Dynamo would split it.
+    """
+    known = inspect.signature(torch.compile).parameters
+    apart = {"recompile_limit": 1_000_000, "isolate_recompiles": True}
+    options: dict[str, Any] = {name: v for name, v in apart.items() if name in known}
+    options |= {"dynamic": False, "fullgraph": fullgraph}
+    compiled: Callable[..., Any] = torch.compile(forward, backend=backend, **options)
+    return compiled
+
+
+def is_compilation_error(error: Exception) -> bool:
+    """Whether Dynamo raised it: a reason to split a graph, a bug, a backend that failed."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks are registered on all modules of the process."""
+    return bool(torch.nn.modules.module._has_any_global_hook())
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception under Dynamo's wrapping."""
+    while True:
+        inner = getattr(error, "inner_exception", None) or error.__cause__
+        if inner is None or inner is error:
+            return error
+        error = inner

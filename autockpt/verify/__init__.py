@@ -1,0 +1,1 @@
+"""Verification: real steps beside eager, their bits and their peak."""

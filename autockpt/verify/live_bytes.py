@@ -1,0 +1,62 @@
+"""Bytes of the tensors that a step keeps alive."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that come and go while it is on; those given are not counted.
+
+    ``peak_bytes`` is the most that ``live_bytes`` was; set it to begin anew.
+    """
+
+    def __init__(self, resting: list[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen: dict[int, weakref.ref[Any]] = {}
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._resting = [
+            t.untyped_storage()
+            for t in resting
+            if isinstance(t, torch.Tensor) and t.layout is torch.strided
+        ]
+        for storage in self._resting:
+            self._seen[storage._cdata] = weakref.ref(storage)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            # Sparse gradients have no storage of their own; what is in them was seen when made.
+            if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+                self._see(value.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._seen:
+            return
+        num_bytes = storage.nbytes()
+        self.live_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+        def gone(_: Any) -> None:
+            self._seen.pop(key, None)
+            self.live_bytes -= num_bytes
+
+        self._seen[key] = weakref.ref(storage, gone)
+
+
+def distinct_bytes(values: list[Any]) -> int:
+    """Bytes of the distinct storages under these tensors; other values count nothing."""
+    sizes: dict[int, int] = {}
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+            storage = value.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+    return sum(sizes.values())

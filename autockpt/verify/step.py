@@ -1,0 +1,220 @@
+"""The judge of a rewritten model: its bits beside eager's, its peak beside the prediction.
+
+Runs real training steps on the given inputs and leaves no trace: gradients, buffers, attributes and
+random states are put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.modes import no_autocast
+from autockpt.verify.copies import own_copies
+from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.loss import backward_roots, find_loss
+from autockpt.verify.peak import measure_peak_bytes
+from autockpt.verify.random_state import (
+    kept_random_states,
+    random_states,
+    same_states,
+    seed_generators,
+)
+
+_T = TypeVar("_T")
+_FEW_DRAWS, _MOST_DRAWS = 4, 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What a step gave, and the peak of its memory above what stood before it."""
+
+    tensors: dict[str, torch.Tensor | None]
+    random_states: tuple[Any, ...]
+    peak_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A training step to try: a forward on its inputs, a loss, a backward.
+
+    ``accumulates`` says that the backward adds to the gradients that parameters have; ``draw``
+    seeds the generators, which 0 leaves as they are.
+    """
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    loss_fn: Callable[[Any], torch.Tensor] | None
+    device: torch.device
+    accumulates: bool
+    draw: int = 0
+
+    def with_other_draws(
+        self,
+        first: _T,
+        states: tuple[Any, ...],
+        attempt: Callable[[Step], _T],
+        path: Callable[[_T], Any],
+    ) -> list[_T]:
+        """What an attempt gives where the step draws otherwise: many draws if paths differ.
+
+        The path of a forward may depend on what it draws (layers dropped at random), and its peak
+        with it.
+
+        Args:
+            first: What the attempt gave of this step.
+            states: Of the generators after it; where they did not move there is nothing to try.
+            attempt: Runs a step.
+            path: What differs between two results where the forwards took different paths.
+        """
+        results: list[_T] = []
+        if same_states(states, random_states(self.device)):
+            return results
+        for draw in range(1, _MOST_DRAWS):
+            if draw == _FEW_DRAWS and all(path(result) == path(first) for result in results):
+                break
+            results.append(attempt(dataclasses.replace(self, draw=draw)))
+        return results
+
+    def peak_bytes_of_other_draws(self, record: StepRecord) -> int:
+        """The highest peak where the step, which gave ``record``, draws otherwise; 0 if never."""
+        peaks = self.with_other_draws(
+            record.peak_bytes,
+            record.random_states,
+            lambda step: step.record(warm_up=False).peak_bytes,
+            path=lambda peak_bytes: peak_bytes,
+        )
+        return max(peaks, default=0)
+
+    def record(self, *, warm_up: bool) -> StepRecord:
+        """Run the step and put the model back as it was.
+
+        Args:
+            warm_up: Run it once beforehand, so that compilation is not measured.
+        """
+        if warm_up:
+            with self.state_kept():
+                self._run([], own_copies((self.args, dict(self.kwargs))))
+        kept: list[Any] = []
+        inputs = own_copies((self.args, dict(self.kwargs)))
+        with self.state_kept():
+            peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
+            tensors: dict[str, torch.Tensor | None] = {
+                f"output {i}": leaf.detach()
+                for i, leaf in enumerate(tree_leaves(kept))
+                if isinstance(leaf, torch.Tensor)
+            }
+            for i, leaf in enumerate(tree_leaves(inputs)):
+                if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+                    tensors[f"gradient of input {i}"] = leaf.grad
+            for name, parameter in self.module.named_parameters():
+                gradient = parameter.grad
+                if self.accumulates and gradient is not None:
+                    gradient = gradient.clone()
+                tensors[f"gradient of {name}"] = gradient
+            for name, buffer in self.module.named_buffers():
+                tensors[f"buffer {name}"] = buffer.clone()
+            states = random_states(self.device)
+        return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
+
+    @contextlib.contextmanager
+    def state_kept(self) -> Iterator[None]:
+        """Draw what this step draws, and put the model back as it was."""
+        with state_kept(self.module, self.device, accumulates=self.accumulates):
+            if self.draw:
+                seed_generators(self.draw, self.device)
+            yield
+
+    def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        args, kwargs = inputs
+        output = self.forward(*args, **kwargs)
+        loss = find_loss(output, self.loss_fn)
+        with no_autocast():
+            torch.autograd.backward(*backward_roots(loss))
+        kept.extend([output, *loss])
+
+
+def run_on_copies(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Run a forward on copies of its inputs and put the model back; what it raises comes out."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    own_args, own_kwargs = own_copies((args, dict(kwargs)))
+    with state_kept(module, device):
+        forward(*own_args, **own_kwargs)
+
+
+def acts_on_parameters(module: torch.nn.Module) -> bool:
+    """Whether a step by itself changes parameters, as an optimizer in the backward does."""
+    if any(getattr(m, "max_norm", None) is not None for m in module.modules()):
+        return True
+    return any(getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters())
+
+
+@contextlib.contextmanager
+def _no_gradients(module: torch.nn.Module) -> Iterator[None]:
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
+    """Let a backward add to the gradients, and take it back; their values wait on the host."""
+    before = [
+        (parameter, gradient, gradient.to("cpu", copy=True))
+        for parameter in module.parameters()
+        if (gradient := parameter.grad) is not None
+    ]
+    try:
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.grad = None
+        for parameter, gradient, value in before:
+            parameter.grad = gradient.copy_(value)
+
+
+@contextlib.contextmanager
+def state_kept(
+    module: torch.nn.Module, device: torch.device, *, accumulates: bool = False
+) -> Iterator[None]:
+    """Put gradients, buffers, attributes and random states back, whatever happens meanwhile.
+
+    Gradients are out of the way meanwhile, unless the step is to accumulate.
+    """
+    buffers = [(m, dict(m._buffers)) for m in module.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    # Autocast keeps its copies of parameters to the end of the caller's block: every step is to
+    # make its own, which counts, and none is to find those of another.
+    torch.clear_autocast_cache()
+    try:
+        with (
+            _same_gradients(module) if accumulates else _no_gradients(module),
+            kept_random_states(device),
+            unchanged_attributes(module),
+        ):
+            yield
+    finally:
+        torch.clear_autocast_cache()
+        for m, names in buffers:
+            m._buffers.clear()
+            m._buffers.update(names)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)

@@ -1,0 +1,305 @@
+"""The promise, on models of every kind: the same bits, within the budget, as predicted."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_models import MODELS, Tiny, build
+from torch import nn
+from training import train
+
+import autockpt
+from autockpt.profile.optimizer import optimizer_memory
+from autockpt.verify.bits import same_bits
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.peak import measure_peak_bytes
+
+# Every kind of model in the middle; the loosest and the tightest share on one of each family.
+CASES = [(name, 0.5, "auto") for name in MODELS]
+CASES += [
+    (name, share, "auto") for name in ("gpt2", "resnet", "control_flow") for share in (0.75, 0.25)
+]
+# The default method's search takes most of a test's time; elsewhere it is not what is shown.
+QUICK = [
+    ("gpt2", 0.5, "auto"),
+    ("gpt2", 0.25, "greedy"),
+    ("resnet", 0.5, "greedy"),
+    ("sequential", 0.5, "greedy"),
+    ("control_flow", 0.5, "greedy"),
+]
+
+
+def differing(expected, got):
+    assert expected.keys() == got.keys()
+    return [name for name in expected if not same_bits(expected[name], got[name])]
+
+
+def peak_bytes(tiny: Tiny) -> int:
+    """Measured peak of a step above parameters, buffers and inputs; leaves no gradients."""
+    held = []
+
+    def step() -> None:
+        output = tiny.model(*tiny.args, **tiny.kwargs)
+        loss = output if isinstance(output, torch.Tensor) else output["loss"]
+        (loss if loss.numel() == 1 else loss.sum()).backward()
+        held.append(output)
+
+    state = torch.get_rng_state()
+    buffers = [b.clone() for b in tiny.model.buffers()]
+    peak = measure_peak_bytes(step)
+    tiny.model.zero_grad(set_to_none=True)
+    torch.set_rng_state(state)
+    with torch.no_grad():
+        for buffer, before in zip(tiny.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return peak
+
+
+def resting_bytes(tiny: Tiny) -> int:
+    tensors = [*tiny.model.parameters(), *tiny.model.buffers(), *tiny.args, *tiny.kwargs.values()]
+    state = optimizer_memory("adamw", tiny.model.parameters()).state_bytes
+    return distinct_bytes(tensors) + state
+
+
+def budget_at(share: float, tiny: Tiny, eager_peak_bytes: int) -> int:
+    """Resting bytes and gradients, and a share of what eager holds beyond them."""
+    gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
+    beyond = eager_peak_bytes - gradients
+    return resting_bytes(tiny) + gradients + int(share * beyond)
+
+
+@pytest.mark.row(
+    "models of model libraries", "GPT-2, BERT, Llama, T5, ViT, ResNet, ConvNeXt, U-Net"
+)
+@pytest.mark.parametrize(
+    ("name", "share", "method"),
+    [*QUICK, *(pytest.param(*c, marks=pytest.mark.full) for c in CASES if c not in QUICK)],
+)
+def test_bits_and_budget(name: str, share: float, method: str) -> None:
+    tiny = build(name)
+    eager_peak_bytes = peak_bytes(tiny)
+    expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
+    budget = budget_at(share, tiny, eager_peak_bytes)
+    options = {
+        "sample_args": tiny.args, "sample_kwargs": tiny.kwargs, "optimizer": "adamw",
+        "method": method, "verify": False,
+    }  # fmt: skip
+    try:
+        optimized = autockpt.optimize(tiny.model, budget, **options)
+    except autockpt.BudgetError as error:
+        # Transients of one layer are most of so small a model: then the minimum is the budget.
+        budget = max(budget + 1, error.minimum_peak_bytes)
+        optimized = autockpt.optimize(tiny.model, budget, **options)
+    assert optimized is tiny.model
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.recompute_ns > 0
+    assert plan.predicted_peak_bytes <= budget
+    assert differing(expected, train(tiny.model, tiny.args, tiny.kwargs)) == []
+    tiny.model.zero_grad(set_to_none=True)
+    measured_bytes = resting_bytes(tiny) + peak_bytes(tiny)
+    assert measured_bytes <= budget
+    tolerance_bytes = max(0.005 * measured_bytes, 512 * 1024)
+    assert abs(measured_bytes - plan.predicted_peak_bytes) <= tolerance_bytes
+
+
+def test_at_the_eager_peak_nothing_is_recomputed_and_the_module_runs_as_it_was() -> None:
+    tiny = build("control_flow")
+    budget = resting_bytes(tiny) + peak_bytes(tiny)
+    autockpt.optimize(tiny.model, budget, sample_args=tiny.args, sample_kwargs=tiny.kwargs)
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.recompute_ns == 0
+    loss = tiny.model(*tiny.args, **tiny.kwargs)["loss"]
+    names = set()
+    stack = [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        names.add(node.name())
+        stack.extend(parent for parent, _ in node.next_functions if parent is not None)
+    assert "CompiledFunctionBackward" not in names
+    assert "AddmmBackward0" in names
+
+
+def test_without_samples_the_first_training_call_plans() -> None:
+    tiny = build("gpt2")
+    expected = train(copy.deepcopy(tiny.model), tiny.args, tiny.kwargs)
+    autockpt.optimize(tiny.model, "80%")
+    assert autockpt.get_plan(tiny.model) is None
+    got = train(tiny.model, tiny.args, tiny.kwargs)
+    assert differing(expected, got) == []
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.measured_peak_bytes is not None
+    assert plan.measured_peak_bytes <= plan.budget_bytes
+
+
+@pytest.mark.row("loss outside of the model, several losses", "classifier")
+def test_a_loss_outside_of_the_model_is_part_of_the_plan() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *[nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Dropout(0.1)) for _ in range(6)]
+            )
+            self.head = nn.Linear(64, 500)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layers(x))
+
+    torch.manual_seed(0)
+    model, x, target = Classifier(), torch.randn(256, 64), torch.randint(0, 500, (256,))
+
+    def loss_fn(output: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, target)
+
+    expected = train(copy.deepcopy(model), (x,), loss_fn=loss_fn)
+    autockpt.optimize(
+        model, "80%", method="greedy", sample_args=(x,), loss_fn=loss_fn, optimizer="adamw"
+    )
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    # Logits, their log-softmax and their gradient stand at the turn: the plan must know.
+    logits_bytes = 256 * 500 * 4
+    assert plan.predicted_peak_bytes - plan.fixed.total_bytes > 3 * logits_bytes
+    assert plan.measured_peak_bytes is not None
+    assert abs(plan.measured_peak_bytes - plan.predicted_peak_bytes) <= 512 * 1024
+    assert differing(expected, train(model, (x,), loss_fn=loss_fn)) == []
+
+
+@pytest.mark.row("state_dict keys unchanged", "GPT-2")
+def test_the_object_stays_what_it_was() -> None:
+    tiny = build("gpt2")
+    model = tiny.model
+    keys, kind = list(model.state_dict()), type(model)
+    parameters = [id(p) for p in model.parameters()]
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append("forward"))
+    assert autockpt.optimize(model, "80%", method="greedy", sample_kwargs=tiny.kwargs) is model
+    assert type(model) is kind
+    assert list(model.state_dict()) == keys
+    assert [id(p) for p in model.parameters()] == parameters
+    assert all(p.grad is None for p in model.parameters())
+    seen.clear()
+    model(**tiny.kwargs).loss.backward()
+    assert seen == ["forward"]
+
+
+@pytest.mark.row("eval, no_grad, inference_mode, and training again", "BERT")
+def test_eval_and_no_grad_run_the_original_forward() -> None:
+    tiny = build("bert")
+    expected_eval = copy.deepcopy(tiny.model).eval()(**tiny.kwargs).loss
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
+    tiny.model.eval()
+    assert torch.equal(tiny.model(**tiny.kwargs).loss, expected_eval)
+    tiny.model.train()
+    with torch.no_grad():
+        assert not tiny.model(**tiny.kwargs).loss.requires_grad
+
+
+def test_restore_takes_the_rewrite_back() -> None:
+    tiny = build("sequential")
+    before = dict(tiny.model.__dict__)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_args=tiny.args)
+    assert autockpt.get_plan(tiny.model) is not None
+    assert autockpt.restore(tiny.model) is tiny.model
+    assert autockpt.get_plan(tiny.model) is None
+    assert tiny.model.__dict__.keys() == before.keys()
+    autockpt.restore(tiny.model)
+
+
+@pytest.mark.row("a model optimized twice", "CNN")
+def test_optimizing_again_replaces_the_plan() -> None:
+    tiny = build("sequential")
+    original = tiny.model.forward
+    autockpt.optimize(tiny.model, "90%", method="greedy", sample_args=tiny.args)
+    first = autockpt.get_plan(tiny.model)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_args=tiny.args)
+    second = autockpt.get_plan(tiny.model)
+    assert first is not None
+    assert second is not None
+    assert second.budget_bytes < first.budget_bytes
+    autockpt.restore(tiny.model)
+    assert tiny.model.forward == original
+
+
+def test_gradients_of_another_output_than_planned_are_right() -> None:
+    """The plan expects the loss alone; whoever uses the logits too gets their gradients as well."""
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
+    for model in (eager, tiny.model):
+        torch.manual_seed(3)
+        output = model(**tiny.kwargs)
+        (output.loss + output.logits.square().mean()).backward()
+    for ours, theirs in zip(tiny.model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+
+
+@pytest.mark.full
+def test_a_second_layout_of_inputs_gets_its_own_plan() -> None:
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(tiny.model, "80%", method="greedy", sample_kwargs=tiny.kwargs)
+    short = {name: value[:, :16] for name, value in tiny.kwargs.items()}
+    for kwargs in (short, tiny.kwargs):
+        assert differing(train(eager, (), kwargs), train(tiny.model, (), kwargs)) == []
+
+
+@pytest.mark.row("two optimized models with different budgets", "GPT-2")
+@pytest.mark.full
+def test_two_models_of_one_class_keep_their_own_budgets() -> None:
+    tiny = build("gpt2")
+    first, second = copy.deepcopy(tiny.model), copy.deepcopy(tiny.model)
+    autockpt.optimize(first, "90%", method="greedy", sample_kwargs=tiny.kwargs)
+    autockpt.optimize(second, "75%", method="greedy", sample_kwargs=tiny.kwargs)
+    peaks = [peak_bytes(Tiny(model=m, kwargs=tiny.kwargs)) for m in (first, second)]
+    assert peaks[1] < peaks[0]
+
+
+def test_planning_needs_no_memory_for_the_model() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(40)], nn.Linear(4096, 1))
+        x = torch.empty(2**20, 4096)
+    plan = autockpt.plan(model, "60%", sample_args=(x,), method="greedy")
+    assert plan.fixed.parameters_bytes > 2.5e9
+    assert plan.cost_source == "roofline"
+    assert plan.baseline_peak_bytes > 600e9
+    assert plan.predicted_peak_bytes <= plan.budget_bytes
+    assert all(p.device.type == "meta" for p in model.parameters())
+
+
+def test_accumulated_gradients_are_counted_and_equal() -> None:
+    tiny = build("gpt2")
+    eager = copy.deepcopy(tiny.model)
+    autockpt.optimize(
+        tiny.model, "90%", method="greedy", sample_kwargs=tiny.kwargs, optimizer="adamw"
+    )
+    alone = autockpt.get_plan(tiny.model)
+    for model in (eager, tiny.model):
+        torch.manual_seed(3)
+        for _ in range(3):
+            model(**tiny.kwargs).loss.backward()
+    for ours, theirs in zip(tiny.model.parameters(), eager.parameters(), strict=True):
+        assert same_bits(ours.grad, theirs.grad)
+    beside = autockpt.get_plan(tiny.model)
+    assert alone is not None
+    assert beside is not None
+    # Older gradients stand beside the step, and its own are let go as they are added to them.
+    assert beside.baseline_peak_bytes > alone.baseline_peak_bytes
+    assert beside.baseline_peak_bytes < alone.baseline_peak_bytes + alone.gradients_bytes
+
+
+def test_gradients_that_do_not_fit_beside_the_step_are_said() -> None:
+    tiny = build("control_flow")
+    gradients = distinct_bytes([p for p in tiny.model.parameters() if p.requires_grad])
+    options = {"sample_args": tiny.args, "sample_kwargs": tiny.kwargs, "method": "greedy"}
+    with pytest.raises(autockpt.BudgetError) as caught:
+        autockpt.plan(tiny.model, 1, **options)
+    budget = caught.value.minimum_peak_bytes + gradients // 2
+    autockpt.optimize(tiny.model, budget, **options)
+    tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()
+    with pytest.warns(UserWarning, match="gradients of an earlier backward"):
+        tiny.model(*tiny.args, **tiny.kwargs)["loss"].backward()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autockpt.report.parts import FixedBytes, ModuleRow
+from autockpt.report.plan import Plan
+from autockpt_solvers import ComputeGraph, Op, SolveStatus, Storage, with_frees
+
+_MIB = 2**20
+
+
+def _row(module: str, **fields: int) -> ModuleRow:
+    usual = {"saved_bytes": 0, "recomputed_bytes": 0, "recompute_ns": 0, "num_recomputed_ops": 0}
+    return ModuleRow(module=module, **{**usual, **fields})
+
+
+def _plan(**fields: Any) -> Plan:
+    graph = ComputeGraph(
+        ops=(
+            Op(name="embed", runtime_ns=5, reads=(), writes=(0,), workspace_bytes=3, region=0),
+            Op(name="draw", runtime_ns=7, reads=(0,), writes=(1,), recomputable=False, segment="h"),
+            Op(name="grad", runtime_ns=9, reads=(0, 1), writes=(2,), is_backward=True),
+        ),
+        storages=tuple(Storage(name=name, size_bytes=8) for name in "xyz"),
+        outputs=(2,),
+    )
+    usual: dict[str, Any] = {
+        "budget_bytes": 100 * _MIB,
+        "predicted_peak_bytes": 96 * _MIB,
+        "baseline_peak_bytes": 200 * _MIB,
+        "minimum_peak_bytes": 80 * _MIB,
+        "baseline_step_ns": 1_000_000_000,
+        "recompute_ns": 120_000_000,
+        "lower_bound_ns": 90_000_000,
+        "status": SolveStatus.FEASIBLE,
+        "method": "blocks",
+        "solve_time_s": 1.25,
+        "fixed": FixedBytes(
+            parameters_bytes=20 * _MIB,
+            buffers_bytes=0,
+            optimizer_bytes=40 * _MIB,
+            inputs_bytes=8192,
+        ),
+        "gradients_bytes": 20 * _MIB,
+        "optimizer_name": "AdamW",
+        "optimizer_assumed": True,
+        "cost_source": "measured",
+        "device": "cpu",
+        "num_graphs": 1,
+        "rows": (
+            _row("embed", saved_bytes=3 * _MIB),
+            _row("h.0.mlp", saved_bytes=_MIB, recomputed_bytes=4 * _MIB, num_recomputed_ops=2),
+            _row("h.1.mlp", saved_bytes=_MIB, recomputed_bytes=4 * _MIB, num_recomputed_ops=2),
+            _row("h.2.mlp", saved_bytes=5 * _MIB),
+        ),
+        "notes": ("A note [with brackets].",),
+        "graph": graph,
+        "schedule": with_frees(graph, [0, 1, 2]),
+    }
+    return Plan(**{**usual, **fields})
+
+
+def test_shares_are_of_the_baseline_step() -> None:
+    plan = _plan()
+    assert plan.overhead == pytest.approx(0.12)
+    assert plan.lower_bound == pytest.approx(0.09)
+    assert plan.gap == pytest.approx(0.25)
+    nothing = _plan(recompute_ns=0, lower_bound_ns=0, baseline_step_ns=0)
+    assert (nothing.overhead, nothing.lower_bound, nothing.gap) == (0.0, 0.0, 0.0)
+
+
+def test_plans_refuse_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="predicted_peak_bytes must not be negative, got -1"):
+        _plan(predicted_peak_bytes=-1)
+    with pytest.raises(ValueError, match="cost_source must be 'measured' or 'roofline', got 'air'"):
+        _plan(cost_source="air")
+    with pytest.raises(ValueError, match="must have the graph"):
+        _plan(graph=None)
+    with pytest.raises(ValueError, match="saved_bytes must not be negative"):
+        _row("x", saved_bytes=-1)
+
+
+def test_the_report_says_all_that_is_promised() -> None:
+    report = str(_plan(measured_peak_bytes=96 * _MIB + 512))
+    lines = report.splitlines()
+    assert report.isascii()
+    assert max(map(len, lines)) <= 100
+
+    def line_of(start: str) -> str:
+        return next(line for line in lines if line.strip().startswith(start))
+
+    assert "budget 100.00 MiB, cpu, 1 graph" in lines[0]
+    assert "200.00 MiB" in line_of("eager")
+    assert "96.00 MiB  48% of eager" in line_of("this plan")
+    assert "+512 B against the prediction" in line_of("measured")
+    assert "80.00 MiB" in line_of("minimum")
+    assert "+12.0%" in line_of("recomputed")
+    assert "120.00 ms on 1.00 s" in line_of("recomputed")
+    assert "+9.0%: at most 25.0%" in line_of("lower bound")
+    assert "blocks in 1.2 s" in line_of("solved by")
+    assert "20.00 MiB" in line_of("parameters")
+    assert "AdamW (assumed" in line_of("optimizer state")
+    assert "35.99 MiB" in line_of("the step itself")
+    assert line_of("h.[0-1].mlp").split()[1:6] == ["2", "2.00", "MiB", "8.00", "MiB"]
+    assert line_of("total").split()[1:6] == ["4", "10.00", "MiB", "8.00", "MiB"]
+    assert "measured on cpu" in line_of("-")
+    assert "A note [with brackets]." in report
+
+
+def test_the_report_of_a_plan_that_recomputes_nothing_is_short() -> None:
+    report = str(_plan(recompute_ns=0, lower_bound_ns=0, rows=(_row("h", saved_bytes=1),)))
+    assert "recomputed  nothing" in report
+    assert "lower bound" not in report
+    assert "Saved for the backward" not in report
+
+
+def test_the_report_is_honest_about_estimates_and_bounds() -> None:
+    report = str(_plan(cost_source="roofline", lower_bound_ns=0, optimizer_assumed=False))
+    assert "roofline estimate" in report
+    assert "none is proven" in report
+    assert "assumed" not in report
+    optimal = str(_plan(status=SolveStatus.OPTIMAL, lower_bound_ns=120_000_000))
+    assert "optimal in its class" in optimal
+
+
+def test_a_long_table_shows_what_matters_and_counts_the_rest() -> None:
+    rows = tuple(
+        _row(f"block_{i}", saved_bytes=i + 1, num_recomputed_ops=1, recomputed_bytes=1)
+        for i in range(100)
+    )
+    report = str(_plan(rows=rows))
+    assert "block_99 " in report
+    assert "block_3 " not in report
+    assert "... 60 smaller entries" in report
+    assert str(sum(range(1, 101))) not in report  # 5050 B are printed as KiB
+    assert "4.93 KiB" in report
+
+
+def test_json_is_for_diffs() -> None:
+    text = _plan().to_json()
+    lines = text.splitlines()
+    assert sum('"module": ' in line for line in lines) == 4
+    document = json.loads(text)
+    assert document["version"] == 1
+    assert list(document) == sorted(document)
+    assert sum('"recomputable": ' in line for line in lines) == 3
+    changed = dataclasses.replace(_plan(), budget_bytes=1).to_json().splitlines()
+    assert [old for old, new in zip(lines, changed, strict=True) if old != new] == [
+        f'  "budget_bytes": {100 * _MIB},'
+    ]
+
+
+@given(
+    st.builds(
+        _plan,
+        budget_bytes=st.integers(1, 2**60),
+        measured_peak_bytes=st.none() | st.integers(0, 2**60),
+        solve_time_s=st.floats(0, 1e6),
+        status=st.sampled_from(SolveStatus),
+        notes=st.lists(st.text(), max_size=2).map(tuple),
+        rows=st.lists(st.builds(_row, st.text()), max_size=2).map(tuple),
+    )
+    | st.builds(lambda: _plan(graph=None, schedule=None))
+    | st.builds(lambda: _plan(schedule=None))
+)
+def test_json_comes_back_as_it_went(plan: Plan) -> None:
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    assert str(again) == str(plan)
+
+
+def _edit(*path: Any, value: Any) -> str:
+    document = json.loads(_plan().to_json())
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(document)
+
+
+def _without(key: str) -> str:
+    document = json.loads(_plan().to_json())
+    del document[key]
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1]", "it is a JSON list"),
+        ("{}", '"format": "autockpt plan"'),
+        ('{"format": "autockpt plan"}', "of version None"),
+        (_edit("version", value=2), "of version 2, this autockpt reads version 1"),
+        (_edit("budget_bytes", value=1.5), "Plan.budget_bytes must be a whole number, got 1.5"),
+        (_edit("budget_bytes", value=True), "Plan.budget_bytes must be a whole number, got true"),
+        (_edit("budget_bytes", value=-1), "budget_bytes must not be negative"),
+        (_edit("solve_time_s", value=float("nan")), "NaN is not a number of JSON"),
+        (_edit("solve_time_s", value="1"), 'must be a number, got "1"'),
+        (_edit("status", value="great"), "must be one of optimal, feasible, infeasible"),
+        (_edit("status", value=[]), "must be one of optimal"),
+        (_edit("optimizer_assumed", value=1), "must be true or false, got 1"),
+        (_edit("device", value=None), "must be text, got null"),
+        (_edit("surprise", value=1), "the unknown field 'surprise'"),
+        (_without("fixed"), "lacks the field 'fixed'"),
+        (_edit("fixed", value=3), "Plan.fixed must be an object, got 3"),
+        (_edit("rows", value={}), "Plan.rows must be an array"),
+        (_edit("rows", 1, "saved_bytes", value="x"), r"Plan.rows\[1\].saved_bytes must be a whole"),
+        (_edit("notes", value=[1]), r"Plan.notes\[0\] must be text"),
+        (_edit("graph", value=1), 'Plan.graph: not a file of format "autockpt-graph"'),
+        (_edit("graph", "storages", 0, value=["x", "8"]), "must be an integer"),
+        (_edit("graph", "ops", 0, "reads", value=[99]), "Plan.graph: .*names storage 99"),
+        (_edit("schedule", value=[]), 'Plan.schedule: not a file of format "autockpt-schedule"'),
+        (_edit("schedule", "steps", value=["0"]), "must be an integer"),
+        (_edit("schedule", "steps", value=[0]), "its schedule fails"),
+        (_edit("schedule", "steps", value=[0, -78]), "its schedule fails"),
+    ],
+)
+def test_foreign_and_damaged_text_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.from_json(text)
+
+
+def test_reading_needs_text() -> None:
+    with pytest.raises(TypeError, match="from a str, got bytes"):
+        Plan.from_json(b"{}")  # type: ignore[arg-type]
