@@ -1,14 +1,19 @@
-"""Every error that is ours: what is, what must be, and what to do about it.
+"""autockpt's own errors: what is, what must be, and what you can do about it.
 
-Arguments of the wrong type or value are ordinary `TypeError` and `ValueError`; these here carry
-what a program may want to act on as attributes.
+An argument of the wrong type or value raises an ordinary `TypeError` or `ValueError`. The errors
+here carry the numbers and names that a program may want to act on as attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from autockpt.budget import format_bytes, sufficient_budget
 
@@ -136,6 +141,51 @@ class VerificationError(AutockptError, RuntimeError):
             f"verification failed: {what.rstrip('.')}{names}. The model has been restored to its "
             "own forward. Please report this with the model and the versions in use."
         )
+
+
+class InternalError(AutockptError, RuntimeError):
+    """A bug in autockpt, not in the model; the original exception is chained.
+
+    Attributes:
+        stage: What autockpt was doing, such as `"capture"`.
+        reason: The original exception, by its type and message.
+    """
+
+    def __init__(self, *, stage: str, cause: BaseException) -> None:
+        self.stage = stage
+        self.reason = f"{type(cause).__name__}: {cause}".rstrip(": ")
+        super().__init__(
+            f"a bug in autockpt: {stage} failed with {self.reason.rstrip('.')}. The model is "
+            "unchanged. Please report it with the model and the whole traceback "
+            f"({', '.join(_versions())})."
+        )
+
+
+@contextlib.contextmanager
+def internal_errors(stage: str) -> Iterator[None]:
+    """Raise whatever a stage of autockpt's own code does not expect as an `InternalError`.
+
+    autockpt's errors pass unchanged, and so does what is nobody's bug: running out of memory, and a
+    warning that the user's filters turn into an error.
+    """
+    try:
+        yield
+    except (AutockptError, MemoryError, torch.OutOfMemoryError, Warning):
+        raise
+    except Exception as error:
+        raise InternalError(stage=stage, cause=error) from error
+
+
+def _versions() -> tuple[str, ...]:
+    try:
+        own = importlib.metadata.version("autockpt")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return (
+        f"autockpt {own}",
+        f"torch {torch.__version__}",
+        f"Python {platform.python_version()}",
+    )
 
 
 class PeerError(AutockptError, RuntimeError):

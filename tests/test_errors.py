@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import pickle
+import platform
 
 import pytest
+import torch
 
 from autockpt.errors import (
     AutockptError,
     BudgetError,
     CaptureError,
     DoubleBackwardError,
+    InternalError,
     NotTrainableError,
     VerificationError,
+    internal_errors,
 )
 
 _MIB = 2**20
@@ -78,6 +82,7 @@ def test_not_trainable_and_double_backward_say_what_to_do() -> None:
         (NotTrainableError("x"), ValueError),
         (VerificationError("x", differing=("y",)), RuntimeError),
         (DoubleBackwardError(), RuntimeError),
+        (InternalError(stage="capture", cause=KeyError("x")), RuntimeError),
     ],
 )
 def test_errors_fit_the_builtin_kinds_and_cross_processes(
@@ -89,3 +94,34 @@ def test_errors_fit_the_builtin_kinds_and_cross_processes(
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert copy.__dict__ == error.__dict__
+
+
+def test_an_internal_error_names_the_stage_the_cause_and_the_versions() -> None:
+    with pytest.raises(InternalError) as caught, internal_errors("capture"):
+        raise AttributeError("torch has no such name.")
+    message = str(caught.value)
+    assert message.startswith(
+        "a bug in autockpt: capture failed with AttributeError: torch has no such name. The model "
+        "is unchanged. Please report it with the model and the whole traceback (autockpt "
+    )
+    assert f", torch {torch.__version__}, Python {platform.python_version()})." in message
+    assert isinstance(caught.value.__cause__, AttributeError)
+    assert caught.value.stage == "capture"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _budget_error(),
+        CaptureError(where="x", reason="y"),
+        MemoryError("x"),
+        torch.OutOfMemoryError("x"),
+        UserWarning("x"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_bug_passes_unchanged(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, internal_errors("capture"):
+        raise error
+    assert caught.value is error
