@@ -24,7 +24,7 @@ from autockpt.ladder.graphs import Planner
 from autockpt.ladder.ladder import Ladder, planned_rungs
 from autockpt.report.plan import Plan
 from autockpt.torch_private.distributed import inside_data_parallel
-from autockpt_solvers.methods.attempt import Method
+from autockpt_solvers.attempt import Method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 

@@ -14,8 +14,8 @@ from autockpt.budget import Budget, parse_budget
 from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.request import Request
-from autockpt_solvers.methods.attempt import Method
-from autockpt_solvers.solve import find_method
+from autockpt_solvers.api import find_method
+from autockpt_solvers.attempt import Method
 
 
 def check_module(model: Any) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from autockpt_solvers import Problem
-from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.network import KeepNetwork
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.network import KeepNetwork
 
 _INTENSIVE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product")
 _CAPACITIES = 32

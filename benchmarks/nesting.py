@@ -23,9 +23,9 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.orders import Orders
-from autockpt_solvers.methods.revolve import moves
-from autockpt_solvers.methods.stages import Stages
+from autockpt_solvers.methods.reference.revolve import moves
+from autockpt_solvers.methods.reference.stages import Stages
+from autockpt_solvers.orders.facts import Orders
 
 _BLOCK = 1000
 

@@ -41,12 +41,12 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.bound import lower_bound_bytes, turn_bound_ns
+from autockpt_solvers.bounds.bound import lower_bound_bytes, turn_bound_ns
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.methods.ilp.refine import refine
-from autockpt_solvers.methods.moving import find_order
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.refinement.refine import refine
+from autockpt_solvers.search.backward import find_order
 
 _SHARES = (0.9, 0.8)
 _RIVALS: dict[str, str | Callable[..., object]] = {

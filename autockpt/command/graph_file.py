@@ -15,8 +15,8 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.attempt import EVERY_PLAN
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.attempt import EVERY_PLAN
+from autockpt_solvers.orders.facts import Orders
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from autockpt.rewrite.align import signatures
 from autockpt.rewrite.runtime import PlannedRegion, PlannedRegions
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt_solvers import Problem, simulate
-from autockpt_solvers.solve import solve
+from autockpt_solvers.api import solve
 
 
 class Planner:

@@ -18,8 +18,8 @@ from autockpt_solvers import (
     SolveStatus,
     simulate,
 )
-from autockpt_solvers.methods.attempt import Method
-from autockpt_solvers.solve import minimum_budget, solve
+from autockpt_solvers.api import minimum_budget, solve
+from autockpt_solvers.attempt import Method
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from autockpt_solvers.api import MethodError, method_names, minimum_budget, solve
+from autockpt_solvers.attempt import Attempt, Method
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
-from autockpt_solvers.methods.attempt import Attempt, Method
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
@@ -14,8 +15,7 @@ from autockpt_solvers.serialize import (
     schedule_from_json,
     schedule_to_json,
 )
-from autockpt_solvers.simulate import MemoryTimeline, ScheduleError, simulate
-from autockpt_solvers.solve import MethodError, methods, minimum_budget, solve
+from autockpt_solvers.simulator import MemoryTimeline, ScheduleError, simulate
 
 __all__ = [
     "Attempt",
@@ -36,7 +36,7 @@ __all__ = [
     "Storage",
     "graph_from_json",
     "graph_to_json",
-    "methods",
+    "method_names",
     "minimum_budget",
     "read_instance",
     "schedule_from_json",

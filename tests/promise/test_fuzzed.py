@@ -14,7 +14,7 @@ from autockpt.profile.optimizer import optimizer_memory
 from autockpt.verify.bits import same_bits
 from autockpt.verify.peak import measure_peak_bytes
 from autockpt.verify.step import Step
-from autockpt_solvers.solve import minimum_budget
+from autockpt_solvers.api import minimum_budget
 
 
 class Reused(nn.Module):

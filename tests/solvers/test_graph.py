@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autockpt_solvers import ComputeGraph, Op, Problem, Storage
-from autockpt_solvers.methods.cuts import narrow_places
+from autockpt_solvers.orders.cuts import narrow_places
 from tests.solvers.graphs import Builder, chain
 
 

@@ -14,16 +14,16 @@ from autockpt_solvers import (
     Schedule,
     ScheduleError,
     SolveStatus,
-    methods,
+    method_names,
     minimum_budget,
     simulate,
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.orders import Orders
+from autockpt_solvers.orders.facts import Orders
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
-NAMES = methods()
+NAMES = method_names()
 
 
 def baseline_peak(graph):

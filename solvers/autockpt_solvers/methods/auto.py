@@ -14,9 +14,9 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.ilp import solve_ilp
-from autockpt_solvers.methods.orders import orders_of
+from autockpt_solvers.orders.facts import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
@@ -31,7 +31,7 @@ def solve_auto(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     started = time.monotonic()
     graph = problem.graph
     if graph.num_forward == len(graph.ops):
-        from autockpt_solvers.methods.free import solve_free
+        from autockpt_solvers.methods.any_order.free import solve_free
 
         return solve_free(problem, time_limit_s=time_limit_s, seed=seed)
     attempt = solve_ilp(problem, time_limit_s=time_limit_s, seed=seed)

@@ -16,9 +16,9 @@ import heapq
 import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import Orders, orders_of
-from autockpt_solvers.methods.sharing import once
+from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.orders.facts import Orders, orders_of
+from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem

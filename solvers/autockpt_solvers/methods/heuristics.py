@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.chain import solve_chain
-from autockpt_solvers.methods.full import solve_full
+from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
-from autockpt_solvers.methods.orders import orders_of
-from autockpt_solvers.methods.revolve import solve_revolve
-from autockpt_solvers.methods.sharing import once
-from autockpt_solvers.methods.uniform import solve_sqrt, solve_uniform
+from autockpt_solvers.methods.reference.chain import solve_chain
+from autockpt_solvers.methods.reference.full import solve_full
+from autockpt_solvers.methods.reference.revolve import solve_revolve
+from autockpt_solvers.methods.reference.uniform import solve_sqrt, solve_uniform
+from autockpt_solvers.orders.facts import orders_of
+from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

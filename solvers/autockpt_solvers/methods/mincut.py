@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.network import KeepNetwork
-from autockpt_solvers.methods.orders import Orders, orders_of
-from autockpt_solvers.methods.sharing import once
+from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.orders.facts import Orders, orders_of
+from autockpt_solvers.orders.network import KeepNetwork
+from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.attempt import Attempt
-from autockpt_solvers.methods.orders import orders_of
+from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.orders.facts import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem

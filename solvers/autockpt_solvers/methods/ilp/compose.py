@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.methods.compiling import IS_COMPILED, compiled
+from autockpt_solvers.compiling import IS_COMPILED, compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from autockpt_solvers.methods.ilp.chain import Chain
     from autockpt_solvers.methods.ilp.option import Option
+    from autockpt_solvers.methods.ilp.segments import Chain
     from autockpt_solvers.methods.ilp.window import Window, WindowKind
 
 _BUCKETS = 768

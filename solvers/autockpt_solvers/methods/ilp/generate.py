@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.ilp.option import Option, just_in_time, pareto
-from autockpt_solvers.methods.network import KeepNetwork
+from autockpt_solvers.orders.network import KeepNetwork
 
 if TYPE_CHECKING:
     from autockpt_solvers.methods.ilp.window import WindowKind

@@ -30,15 +30,15 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.attempt import Attempt
+from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
 from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.methods.ilp.refine import can_touch_up, refine, touch_up
-from autockpt_solvers.methods.orders import Orders, orders_of
-from autockpt_solvers.methods.sharing import once
+from autockpt_solvers.orders.facts import Orders, orders_of
+from autockpt_solvers.refinement.refine import can_touch_up, refine, touch_up
 from autockpt_solvers.schedule import with_frees
-from autockpt_solvers.simulate import ScheduleError, simulate
+from autockpt_solvers.session import once
+from autockpt_solvers.simulator import ScheduleError, simulate
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem

@@ -7,15 +7,15 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.methods.ilp.chain import Chain
 from autockpt_solvers.methods.ilp.compose import Plan, compose, leanest
 from autockpt_solvers.methods.ilp.generate import generate
 from autockpt_solvers.methods.ilp.model import WindowModel
 from autockpt_solvers.methods.ilp.option import Option, pareto
+from autockpt_solvers.methods.ilp.segments import Chain
 from autockpt_solvers.methods.ilp.window import Window, WindowKind, make_window
 
 if TYPE_CHECKING:
-    from autockpt_solvers.methods.orders import Orders
+    from autockpt_solvers.orders.facts import Orders
 
 _MAX_WIDTH = 3
 _MAX_WIDTH_OF_SMALL = 6

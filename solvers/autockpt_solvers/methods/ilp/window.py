@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autockpt_solvers.methods.ilp.chain import Chain
     from autockpt_solvers.methods.ilp.option import Option
+    from autockpt_solvers.methods.ilp.segments import Chain
 
 
 @dataclass(frozen=True, slots=True)

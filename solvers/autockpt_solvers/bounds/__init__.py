@@ -1,0 +1,1 @@
+"""Lower bounds: what no plan can do, and how far an answer is from it."""

@@ -1,0 +1,110 @@
+"""Solving a program of the whole graph: least time in the room, or else the least peak."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autockpt_solvers.attempt import Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autockpt_solvers.methods.any_order.staged import Run, Staged
+    from autockpt_solvers.problem import Problem
+
+
+class Program(Protocol):
+    """A program for CP-SAT.
+
+    Attributes:
+        model: The model, without room and objective.
+        peak: The peak, in units.
+        unit: Bytes per unit.
+        cost_ns: Recompute time, as an expression.
+        linearization_level: How much of it CP-SAT should put into its linear relaxation.
+    """
+
+    linearization_level: int
+    model: Any
+    peak: Any
+    unit: int
+
+    @property
+    def cost_ns(self) -> Any:
+        """Recompute time."""
+
+    def runs_again(self, value: Any) -> set[Run]:
+        """The runs of a solution; `value` gives the value of a variable."""
+
+
+def minimise(
+    problem: Problem,
+    staged: Staged,
+    program: Program,
+    found: Sequence[Sequence[int]],
+    *,
+    bound_class: str,
+    deadline: float,
+    seed: int,
+    effort: float = math.inf,
+) -> Attempt:
+    """Asks for the least time within the room; where nothing fits, for the least peak.
+
+    Args:
+        problem: The problem.
+        staged: Its graph in stages.
+        program: The program.
+        found: Orders to offer besides.
+        bound_class: The plans that the program's bounds hold for.
+        deadline: Time at which the search ends.
+        seed: Random seed.
+        effort: Ends the search too: deterministic time, in about seconds.
+
+    Returns:
+        The orders, and what is proven.
+    """
+    from ortools.sat.python import cp_model
+
+    orders = list(found)
+    bound_ns = bound_bytes = 0
+    room = program.model.clone()
+    room.add(program.peak <= max(-1, problem.room_bytes // program.unit))
+    room.minimize(program.cost_ns)
+    solver = _solver(program, deadline, seed, effort)
+    status = solver.solve(room)
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        orders.append(staged.compute_order(program.runs_again(solver.value)))
+        bound_ns = math.ceil(solver.best_objective_bound - 1e-6)
+    elif status == cp_model.UNKNOWN:
+        bound_ns = max(0, math.ceil(solver.best_objective_bound - 1e-6))
+    elif status == cp_model.INFEASIBLE:
+        bound_bytes = problem.room_bytes + 1
+        program.model.minimize(program.peak)
+        solver = _solver(program, deadline, seed, effort)
+        status = solver.solve(program.model)
+        if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            orders.append(staged.compute_order(program.runs_again(solver.value)))
+            least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
+            bound_bytes = max(bound_bytes, least)
+    # Any other status, as that of a model with too large numbers, proves nothing.
+    return Attempt(
+        orders=tuple(orders),
+        lower_bound_ns=bound_ns,
+        lower_bound_bytes=bound_bytes,
+        bound_class=bound_class,
+    )
+
+
+def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
+    from ortools.sat.python import cp_model
+
+    solver = cp_model.CpSolver()
+    # One worker: its answer is the same each time, and it is faster here than several in turns.
+    solver.parameters.num_workers = 1
+    solver.parameters.linearization_level = program.linearization_level
+    solver.parameters.random_seed = seed
+    solver.parameters.max_deterministic_time = effort
+    solver.parameters.max_time_in_seconds = max(0.05, deadline - time.monotonic())
+    return solver

@@ -1,0 +1,1 @@
+"""Compute orders of a graph: facts, evaluation, cuts and minimum cuts."""

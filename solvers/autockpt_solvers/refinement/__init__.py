@@ -1,0 +1,1 @@
+"""Annealing over what a plan keeps and holds, on the whole graph."""

@@ -1,0 +1,157 @@
+"""Ops moved: the backward pass in an order that holds less.
+
+Autograd runs a backward pass in the reverse order of the forward. Often another order holds less at
+once: a gradient that is whole early waits for its reader, and an op that would let go of more than
+it makes runs late. What is held in vain is room that recomputation has to pay for.
+
+List scheduling (after Graham 1969) makes a few orders, by rules that know of bytes only, so that
+equal layers stay equal. Each stands for a class of plans: those that run each backward op once, in
+that order. The order whose lower bound on recomputation is lowest, in one reference room, is taken
+for all rooms; so everything that is promised of plans in the graph's order holds in it too.
+
+Guarantee: none about the order; the graph's own is kept unless the bound says that another is worth
+it. Complexity: linear in reads, but for a heap. Weakness: the best order for one room need not be
+the best for another; ops do not leave their stretch, that is their region and the fences around
+them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from autockpt_solvers.bounds.bound import lower_bound_bytes, lower_bound_ns
+from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.reordered import with_backward
+from autockpt_solvers.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.orders.reordered import Moved
+
+_REFERENCE = 0.25  # of the way from the least bytes of any plan to the baseline's
+_WORTH = 0.99  # times the graph's own bound; an order above it is not worth it
+
+
+def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
+    """The graph with its backward ops in the most promising order, None where that is its own.
+
+    Args:
+        graph: A graph with a backward pass.
+        time_limit_s: Ends the computation of a bound.
+    """
+    least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
+    listed = dict.fromkeys(tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown))
+    choices = [with_backward(graph, backward) for backward in listed]
+    # Where the first moment that is too dear is no cheaper, the bound is rarely lower; and where
+    # an order must hold more at its worst, `ilp` would lose budgets that it can meet without it.
+    choices = [
+        moved
+        for moved in choices
+        if _baseline_peak_bytes(moved.graph) < most and lower_bound_bytes(moved.graph) <= least
+    ]
+    if not choices:
+        return None
+    room = int(least + _REFERENCE * (most - least))
+
+    def needed_ns(graph: ComputeGraph) -> int:
+        problem = Problem(graph=graph, budget_bytes=room)
+        return lower_bound_ns(problem, time_limit_s=time_limit_s)
+
+    needed = [needed_ns(moved.graph) for moved in choices]
+    best = min(range(len(choices)), key=needed.__getitem__)
+    return choices[best] if needed[best] < _WORTH * needed_ns(graph) else None
+
+
+def _baseline_peak_bytes(graph: ComputeGraph) -> int:
+    orders = Orders(graph)
+    return orders.evaluate(orders.baseline())[0]
+
+
+def _shrinking_first(grown_bytes: int, kept_bytes: int) -> int:
+    """Ops that let go of no less than they make come first; the rest in the graph's order."""
+    return int(grown_bytes > 0)
+
+
+def _least_grown(grown_bytes: int, kept_bytes: int) -> int:
+    """Ops that add least come first, where what stays to the end counts twice."""
+    return grown_bytes + kept_bytes
+
+
+def _listed(graph: ComputeGraph, rule: Callable[[int, int], int]) -> list[int]:
+    """The backward ops in the order that a rule gives: of those that are ready the least, in turn.
+
+    Args:
+        graph: The graph.
+        rule: Takes the bytes by which an op's run grows what is live, and the bytes of those of its
+            writes that stay, to what is compared.
+    """
+    ready = _Ready(graph, rule)
+    return [ready.take() for _ in range(graph.num_forward, len(graph.ops))]
+
+
+class _Ready:
+    """The backward ops that may run next, least first."""
+
+    def __init__(self, graph: ComputeGraph, rule: Callable[[int, int], int]) -> None:
+        self.graph = graph
+        self.rule = rule
+        first = graph.num_forward
+        backward = range(first, len(graph.ops))
+        self.readers = [[r for r in readers if r >= first] for readers in graph.readers]
+        self.left = [len(readers) for readers in self.readers]
+        self.waits_for = {
+            op: sum(graph.producer[s] >= first for s in graph.ops[op].reads) for op in backward
+        }
+        self.stretch_left = Counter(graph.stretch[op] for op in backward)
+        self.stretch = 1
+        self.later: dict[int, list[int]] = {}
+        # Entries of the heap are outdated where the op is gone or has another worth by now.
+        self.worth: dict[int, int] = {}
+        self.heap: list[tuple[int, int]] = []
+        for op in backward:
+            if not self.waits_for[op]:
+                self._admit(op)
+
+    def take(self) -> int:
+        """The next op, which runs now."""
+        while not self.stretch_left[self.stretch]:
+            self.stretch += 1
+            for op in self.later.pop(self.stretch, ()):
+                self._rate(op)
+        worth, op = heappop(self.heap)
+        while self.worth.get(op) != worth:
+            worth, op = heappop(self.heap)
+        del self.worth[op]
+        self.stretch_left[self.stretch] -= 1
+        for s in self.graph.ops[op].reads:
+            self.left[s] -= 1
+            if self.left[s] == 1:  # whoever reads it last lets it go
+                for reader in self.readers[s]:
+                    if reader in self.worth:
+                        self._rate(reader)
+        for s in self.graph.ops[op].writes:
+            for reader in self.readers[s]:
+                self.waits_for[reader] -= 1
+                if not self.waits_for[reader]:
+                    self._admit(reader)
+        return op
+
+    def _admit(self, op: int) -> None:
+        stretch = self.graph.stretch[op]
+        if stretch == self.stretch:
+            self._rate(op)
+        else:
+            self.later.setdefault(stretch, []).append(op)
+
+    def _rate(self, op: int) -> None:
+        graph = self.graph
+        reads, writes = graph.ops[op].reads, graph.ops[op].writes
+        made = sum(map(graph.size, writes))
+        kept = sum(graph.size(s) for s in writes if graph.is_output[s])
+        gone = sum(graph.size(s) for s in reads if self.left[s] == 1 and not graph.is_output[s])
+        self.worth[op] = self.rule(made - gone, kept)
+        heappush(self.heap, (self.worth[op], op))
