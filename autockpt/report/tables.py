@@ -7,7 +7,6 @@ line adds colour to the same content.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -16,9 +15,7 @@ from rich.text import Text
 
 from autockpt.budget import format_bytes
 from autockpt.report.module_rows import Line, compress
-
-if TYPE_CHECKING:
-    from autockpt.report.plan import Plan
+from autockpt.report.values import PlanValues
 
 WIDTH = 100
 _BAR_WIDTH = 28
@@ -31,7 +28,7 @@ _RUNGS = {
 }
 
 
-def text(plan: Plan) -> str:
+def text(plan: PlanValues) -> str:
     """Returns the report as plain text."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False)
@@ -39,7 +36,7 @@ def text(plan: Plan) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def render(plan: Plan) -> Group:
+def render(plan: PlanValues) -> Group:
     """Returns the report for a rich console."""
     parts: list[RenderableType] = [_title(plan), _peaks(plan), _cost(plan), _memory(plan)]
     if plan.num_recomputed_ops:
@@ -49,13 +46,13 @@ def render(plan: Plan) -> Group:
     return Group(*spaced[:-1])
 
 
-def _title(plan: Plan) -> Text:
+def _title(plan: PlanValues) -> Text:
     graphs = "1 graph" if plan.num_graphs == 1 else f"{plan.num_graphs} graphs"
     budget = format_bytes(plan.budget_bytes)
     return Text.assemble(("autockpt plan", "bold"), f"  budget {budget}, {plan.device}, {graphs}")
 
 
-def _peaks(plan: Plan) -> Padding:
+def _peaks(plan: PlanValues) -> Padding:
     most = max(plan.baseline_peak_bytes, plan.predicted_peak_bytes, 1)
     rows = [
         ("eager", plan.baseline_peak_bytes, "red", ""),
@@ -76,13 +73,13 @@ def _peaks(plan: Plan) -> Padding:
     return _section("Peak memory of a training step", grid)
 
 
-def _share(plan: Plan) -> str:
+def _share(plan: PlanValues) -> str:
     if not plan.baseline_peak_bytes:
         return ""
     return f"{plan.predicted_peak_bytes / plan.baseline_peak_bytes:.0%} of eager"
 
 
-def _cost(plan: Plan) -> Padding:
+def _cost(plan: PlanValues) -> Padding:
     grid = _grid("left", "left")
     if plan.recompute_ns == 0:
         grid.add_row("recomputed", "nothing")
@@ -99,7 +96,7 @@ def _cost(plan: Plan) -> Padding:
     return _section("Cost", grid)
 
 
-def _standing(plan: Plan) -> str:
+def _standing(plan: PlanValues) -> str:
     if plan.status == "optimal":
         return ": this plan is optimal in its class"
     if plan.lower_bound_ns == 0:
@@ -107,7 +104,7 @@ def _standing(plan: Plan) -> str:
     return f": at most {plan.gap:.1%} of the recomputation could still be saved"
 
 
-def _memory(plan: Plan) -> Padding:
+def _memory(plan: PlanValues) -> Padding:
     fixed = plan.fixed
     assumed = " (assumed; pass optimizer= to name yours)" if plan.optimizer_assumed else ""
     grid = _grid("left", "right", "left")
@@ -126,7 +123,7 @@ def _memory(plan: Plan) -> Padding:
     return _section("Where the peak comes from", grid)
 
 
-def _modules(plan: Plan) -> Padding:
+def _modules(plan: PlanValues) -> Padding:
     lines = [line for line in compress(plan.rows) if line.saved_bytes or line.recomputed_bytes]
     shown = _largest(lines, _MAX_LINES)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -170,7 +167,7 @@ def _add_line(table: Table, name: str, line: Line, *, style: str = "") -> None:
     )
 
 
-def _assumptions(plan: Plan) -> Padding:
+def _assumptions(plan: PlanValues) -> Padding:
     if plan.cost_source == "measured":
         source = f"Operation times were measured on {plan.device}."
     else:

@@ -1,0 +1,81 @@
+"""The plain values of a plan, which its report shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from autockpt.report.parts import FixedBytes, ModuleRow, check_not_negative
+from autockpt_solvers import SolveStatus
+
+COST_SOURCES = ("measured", "roofline")
+RUNGS = ("whole", "blocks", "checkpoint", "eager")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanValues:
+    """A `Plan` without its graph and schedule; `Plan` documents the fields."""
+
+    budget_bytes: int
+    predicted_peak_bytes: int
+    baseline_peak_bytes: int
+    minimum_peak_bytes: int
+    baseline_step_ns: int
+    recompute_ns: int
+    lower_bound_ns: int
+    status: SolveStatus
+    method: str
+    solve_time_s: float
+    fixed: FixedBytes
+    gradients_bytes: int
+    optimizer_name: str
+    optimizer_assumed: bool
+    cost_source: str
+    device: str
+    num_graphs: int
+    rows: tuple[ModuleRow, ...]
+    rung: str = "whole"
+    measured_peak_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_not_negative(self)
+        for name, known in (("cost_source", COST_SOURCES), ("rung", RUNGS)):
+            if getattr(self, name) not in known:
+                names = " or ".join(map(repr, known))
+                raise ValueError(f"{name} must be {names}, got {getattr(self, name)!r}")
+
+    @property
+    def overhead(self) -> float:
+        """Time of recomputation as a share of the baseline step."""
+        return self._share_of_step(self.recompute_ns)
+
+    @property
+    def lower_bound(self) -> float:
+        """Overhead that no plan of the bound's class gets below."""
+        return self._share_of_step(self.lower_bound_ns)
+
+    @property
+    def gap(self) -> float:
+        """Share of the recomputation that a better plan of the bound's class might save, 0 to 1."""
+        if self.recompute_ns <= self.lower_bound_ns:
+            return 0.0
+        return (self.recompute_ns - self.lower_bound_ns) / self.recompute_ns
+
+    @property
+    def leaves_the_model(self) -> bool:
+        """Whether the model fits as it is, so that nothing is rewritten."""
+        return self.recompute_ns == 0 and self.budget_bytes >= self.baseline_peak_bytes
+
+    def as_it_is(self) -> Self:
+        """The plan with the peak of the model as it is: eager writes in place less than a plan."""
+        peak_bytes = max(self.predicted_peak_bytes, self.baseline_peak_bytes)
+        return replace(self, predicted_peak_bytes=peak_bytes)
+
+    @property
+    def num_recomputed_ops(self) -> int:
+        """Number of operations that run again."""
+        return sum(row.num_recomputed_ops for row in self.rows)
+
+    def _share_of_step(self, time_ns: int) -> float:
+        return time_ns / self.baseline_step_ns if self.baseline_step_ns else 0.0
