@@ -78,6 +78,7 @@ def eager_plan(
         num_graphs=0,
         rung="eager",
         rows=(),
+        notes=request.optimizer.notes,
     )
 
 

@@ -101,7 +101,7 @@ class StepProblem:
             num_graphs=self.num_graphs,
             rung=self.rung,
             rows=_module_rows(self.graph, schedule, timeline),
-            notes=self.notes,
+            notes=(*self.notes, *self.optimizer.notes),
             graph=self.graph,
             schedule=schedule,
         )

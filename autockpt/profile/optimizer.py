@@ -1,42 +1,45 @@
-"""What an optimizer holds between steps and needs while it steps."""
+"""What an optimizer keeps between steps, and what it allocates while it steps."""
 
 from __future__ import annotations
 
 import dataclasses
 import fractions
-import itertools
+import functools
 import math
 from collections.abc import Iterable
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-_FULL_STATES = {
-    # Full-size state tensors per parameter, by the optimizer's documented algorithm.
-    "adam": 2,
-    "adamw": 2,
-    "adamax": 2,
-    "nadam": 2,
-    "radam": 2,
-    "adagrad": 1,
-    "rmsprop": 1,
-    "adadelta": 2,
-    "rprop": 2,
-    "asgd": 1,
-    "sgd": 0,
-    "sgd_momentum": 1,
-    "lion": 1,
+from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
+from autockpt.verify.live_bytes import distinct_bytes
+
+# A name does not say whether weights decay. SGD needs a temporary tensor if they do.
+_SGD = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.1)
+_MAKERS: dict[str, MakeOptimizer] = {
+    **{
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        if kind is not torch.optim.Optimizer
+    },
+    "sgd": _SGD,
+    "sgd_momentum": functools.partial(_SGD, momentum=0.9),
 }
-
-# Plain numbers that an operator of the step takes become tensors for as long as it runs.
-_NUMBERS_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerMemory:
-    """Bytes of optimizer state, and of temporaries at the height of its step.
+    """Bytes that an optimizer keeps between steps, and the most that its step allocates.
 
-    ``trained_bytes`` are those of the parameters that it was counted for; ``most_step_bytes`` are
-    the temporaries where some of these may have no gradient.
+    Attributes:
+        name: The optimizer's name.
+        is_assumed: Whether you named none, so that AdamW is assumed.
+        state_bytes: Its state.
+        step_bytes: The most that a step allocates beside the state.
+        most_step_bytes: The same if some of the parameters may have no gradient.
+        trained_bytes: Bytes of the parameters that this was measured for.
+        notes: Sentences on what could not be measured, for the plan.
     """
 
     name: str
@@ -45,14 +48,15 @@ class OptimizerMemory:
     step_bytes: int
     most_step_bytes: int
     trained_bytes: int
+    notes: tuple[str, ...] = ()
 
     def with_unused(self) -> OptimizerMemory:
-        """The same where parameters without a gradient are passed over."""
+        """Returns the memory if parameters without a gradient are skipped."""
         return dataclasses.replace(self, step_bytes=self.most_step_bytes)
 
     def scaled_to(self, parameters: Iterable[torch.nn.Parameter]) -> OptimizerMemory:
-        """The same for parameters of which some were frozen, unfrozen or cast since."""
-        trained_bytes = sum(_bytes(p) for p in parameters if p.requires_grad)
+        """Returns the memory after some parameters were frozen, unfrozen or cast."""
+        trained_bytes = sum(p.nbytes for p in parameters if p.requires_grad)
         if trained_bytes == self.trained_bytes:
             return self
         scale = fractions.Fraction(trained_bytes, max(1, self.trained_bytes))
@@ -68,119 +72,116 @@ class OptimizerMemory:
 def optimizer_memory(
     optimizer: torch.optim.Optimizer | str | None, parameters: Iterable[torch.nn.Parameter]
 ) -> OptimizerMemory:
-    """Memory of an optimizer over the parameters that require grad.
+    """Measures an optimizer on fake tensors; the optimizer and the parameters do not change.
+
+    If an optimizer cannot be stepped on fake tensors, its memory is assumed and `notes` says so.
 
     Args:
-        optimizer: An instance, a name such as "adamw" or "sgd", or None for an assumed AdamW.
-        parameters: The model's parameters.
+        optimizer: An optimizer of any library, with the state that it has; the name of a class of
+            ``torch.optim`` in lower case, such as "adamw"; or None to assume AdamW.
+        parameters: The model's parameters; an optimizer that is named steps those that require
+            grad.
 
     Raises:
-        ValueError: Unknown name; the message lists the known ones.
-        TypeError: Neither a name nor an optimizer.
+        ValueError: If the name is unknown; the message lists the known ones.
+        TypeError: If it is neither a name nor an optimizer.
     """
+    parameters = list(parameters)
     trained = [p for p in parameters if p.requires_grad]
-    if optimizer is None:
-        return _by_name("adamw", trained, is_assumed=True)
-    if isinstance(optimizer, str):
-        return _by_name(optimizer.lower(), trained, is_assumed=False)
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if optimizer is None or isinstance(optimizer, str):
+        name = "adamw" if optimizer is None else optimizer.lower()
+        measured, notes = _of_name(name, trained)
+    elif isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = _unwrapped(optimizer)
+        name = type(optimizer).__name__
+        measured, notes = _of_instance(optimizer, parameters)
+    else:
         raise TypeError(
             f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer, "
-            f"a name ({', '.join(_FULL_STATES)}), or None to assume AdamW"
+            f"a name ({', '.join(_MAKERS)}), or None to assume AdamW"
         )
-    # It may hold parameters of other models too, or not all of this one's.
-    trained_bytes = sum(_bytes(p) for p in trained)
-    return dataclasses.replace(_of_instance(optimizer), trained_bytes=trained_bytes)
-
-
-def _by_name(name: str, trained: list[torch.nn.Parameter], *, is_assumed: bool) -> OptimizerMemory:
-    if name not in _FULL_STATES:
-        raise ValueError(
-            f"unknown optimizer {name!r}; known names: {', '.join(_FULL_STATES)}, "
-            "or give the optimizer itself"
-        )
-    count = _FULL_STATES[name]
-    counters_bytes = _counter(name) * len(trained)
     return OptimizerMemory(
         name=name,
-        is_assumed=is_assumed,
-        state_bytes=count * sum(_bytes(p) for p in trained) + counters_bytes,
-        **_step_bytes(name, trained, foreach=_foreach_by_default(trained)),
-        trained_bytes=sum(_bytes(p) for p in trained),
+        is_assumed=optimizer is None,
+        state_bytes=measured.state_bytes,
+        step_bytes=measured.step_bytes,
+        most_step_bytes=measured.most_step_bytes,
+        # An optimizer may step parameters of other models too, or not all of this one's.
+        trained_bytes=sum(p.nbytes for p in trained),
+        notes=notes,
     )
 
 
-def _of_instance(optimizer: torch.optim.Optimizer) -> OptimizerMemory:
-    groups = optimizer.param_groups
-    trained = [p for group in groups for p in group["params"] if p.requires_grad]
-    name = type(optimizer).__name__.lower()
-    state_bytes = 0
-    for group in groups:
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter)
-            if state:
-                state_bytes += sum(_bytes(v) for v in state.values() if isinstance(v, torch.Tensor))
-            elif parameter.requires_grad:
-                state_bytes += _states_to_come(name, group) * _bytes(parameter) + _counter(name)
-    foreach = any(
-        group.get("foreach") or (group.get("foreach") is None and not group.get("fused"))
-        for group in groups
-    ) and _foreach_by_default(trained)
-    foreach = foreach or any(bool(group.get("foreach")) for group in groups)
-    fused = all(bool(group.get("fused")) for group in groups)
-    return OptimizerMemory(
-        name=type(optimizer).__name__,
-        is_assumed=False,
-        state_bytes=state_bytes,
-        **_step_bytes(name, [] if fused else trained, foreach=foreach),
-        trained_bytes=sum(_bytes(p) for p in trained),
-    )
+def _of_name(name: str, trained: list[torch.nn.Parameter]) -> tuple[StepBytes, tuple[str, ...]]:
+    if name not in _MAKERS:
+        raise ValueError(
+            f"unknown optimizer {name!r}; known names: {', '.join(_MAKERS)}, "
+            "or give the optimizer itself"
+        )
+    if not trained:
+        return StepBytes(state_bytes=0, step_bytes=0, most_step_bytes=0), ()
+    try:
+        return measure_new(_MAKERS[name], trained), ()
+    except Exception as error:  # noqa: BLE001 - any code of torch or another library
+        history_size = 100 if name == "lbfgs" else 0
+        return _assumed(name, error, trained, 0, history_size)
 
 
-def _counter(name: str) -> int:
-    """Bytes of the step count that an optimizer keeps for each parameter."""
-    return 0 if name in ("sgd", "sgd_momentum", "lion") else 4
+def _of_instance(
+    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]
+) -> tuple[StepBytes, tuple[str, ...]]:
+    try:
+        return measure_existing(optimizer, parameters), ()
+    except Exception as error:  # noqa: BLE001 - any code of torch or another library
+        history_size = max(int(g.get("history_size", 0)) for g in optimizer.param_groups)
+        trained = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+        # A history grows, so what there is of it now is not what there will be.
+        to_come = trained if history_size else [p for p in trained if not optimizer.state.get(p)]
+        kept = [] if history_size else tree_leaves(list(optimizer.state.values()))
+        name = type(optimizer).__name__
+        return _assumed(name, error, to_come, distinct_bytes(kept), history_size)
 
 
-def _states_to_come(name: str, group: dict[str, object]) -> int:
-    """Full-size states that the first step will make for a parameter of this group."""
-    if name == "sgd":
-        return 1 if group.get("momentum") else 0
-    if name in ("adam", "adamw"):
-        return 3 if group.get("amsgrad") else 2
-    if name == "rmsprop":
-        return 1 + bool(group.get("momentum")) + bool(group.get("centered"))
-    # An optimizer we do not know: Adam's two states are the usual most.
-    return _FULL_STATES.get(name, 2)
+def _assumed(
+    name: str,
+    error: Exception,
+    parameters: list[torch.nn.Parameter],
+    kept_bytes: int,
+    history_size: int,
+) -> tuple[StepBytes, tuple[str, ...]]:
+    """Two tensors for each parameter without state, as Adam has; more if there is a history.
 
-
-def _step_bytes(name: str, trained: list[torch.nn.Parameter], *, foreach: bool) -> dict[str, int]:
-    """Temporaries of a step: of all parameters at once with foreach, of one by one without.
-
-    Adam's step holds a denominator and one more temporary of the parameter's size at its height;
-    SGD's at most a decayed gradient. The others are taken for Adam's kin. In the loop over single
-    parameters the last temporary of one lives until that of the next one with a gradient has been
-    made, whichever that is.
+    On the CPU a step goes through the parameters one by one, and frees one's temporaries after the
+    next one has made its first. On other devices it takes all at once.
     """
-    sizes = [_bytes(p) for p in trained]
-    num_temporaries = 1 if name.startswith("sgd") else 2
-    if foreach or not sizes:
-        return dict.fromkeys(("step_bytes", "most_step_bytes"), num_temporaries * sum(sizes))
+    num_states = 2 * history_size + 2
+    sizes = [p.nbytes for p in parameters]
+    if history_size:
+        step_bytes = 5 * sum(sizes)
+    elif any(p.device.type in ("cpu", "meta") for p in parameters):
+        step_bytes = 3 * max(sizes)
+    else:
+        step_bytes = 2 * sum(sizes)
+    reason = (str(error).strip().splitlines() or [""])[0]
+    note = (
+        f"The memory of {name} is assumed, because it cannot step on tensors without data "
+        f"({type(error).__name__}: {reason}): {num_states} tensors of state for each parameter."
+    )
+    measured = StepBytes(
+        state_bytes=kept_bytes + num_states * sum(sizes),
+        step_bytes=step_bytes,
+        most_step_bytes=step_bytes,
+    )
+    return measured, (note,)
 
-    def looped(before: Iterable[int]) -> int:
-        steps = (left + num_temporaries * size for left, size in zip(before, sizes, strict=False))
-        return max(steps) + _NUMBERS_BYTES
 
-    return {
-        "step_bytes": looped([0, *sizes]),
-        "most_step_bytes": looped(itertools.accumulate(sizes, max, initial=0)),
-    }
-
-
-def _foreach_by_default(trained: list[torch.nn.Parameter]) -> bool:
-    """torch.optim takes the foreach path by itself where all parameters are on an accelerator."""
-    return bool(trained) and all(p.device.type not in ("cpu", "meta") for p in trained)
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Returns the optimizer inside a wrapper that holds nothing itself, as accelerate's does."""
+    inner = getattr(optimizer, "optimizer", None)
+    if (
+        isinstance(inner, torch.optim.Optimizer)
+        and inner.state is optimizer.state
+        and inner.param_groups is optimizer.param_groups
+    ):
+        return _unwrapped(inner)
+    return optimizer

@@ -29,6 +29,12 @@ class LiveBytes(TorchDispatchMode):
         for storage in self._resting:
             self._seen[storage._cdata] = weakref.ref(storage)
 
+    def add(self, tensors: list[torch.Tensor]) -> None:
+        """Counts these as if they were allocated now."""
+        for tensor in tensors:
+            if tensor.layout is torch.strided:
+                self._see(tensor.untyped_storage())
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
