@@ -14,7 +14,8 @@ import torch
 import torch.fx as fx
 
 from autockpt.torch_private.aot import AUTOCAST_BLOCKS, AUTOCAST_CACHES
-from autockpt.torch_private.modes import fake_like
+from autockpt.torch_private.fakes import fake_like
+from autockpt.torch_private.operators import TO_COPY
 
 aten = torch.ops.aten
 
@@ -48,7 +49,7 @@ def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
 
 
 def _is_autocast(node: fx.Node) -> bool:
-    if node.target is not aten._to_copy.default:
+    if node.target is not TO_COPY:
         return False
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dtype not in _HALF:
@@ -89,7 +90,7 @@ def _cast_once(graph: fx.Graph, gradient: fx.Node, casts: list[fx.Node]) -> fx.N
 
 
 def _is_cast_back(node: Any, numbers: set[Any]) -> bool:
-    return node.target is aten._to_copy.default and node.meta.get("seq_nr") in numbers
+    return node.target is TO_COPY and node.meta.get("seq_nr") in numbers
 
 
 def _summands(node: fx.Node, numbers: set[Any]) -> list[fx.Node]:
@@ -112,7 +113,7 @@ def _cast(graph: fx.Graph, halves: list[Any], like: fx.Node) -> fx.Node:
     total: fx.Node = halves[0]
     for half in halves[1:]:
         total = _added(graph, total, half)
-    cast = graph.call_function(aten._to_copy.default, (total,), {"dtype": torch.float32})
+    cast = graph.call_function(TO_COPY, (total,), {"dtype": torch.float32})
     cast.meta["val"] = like.meta["val"]
     return cast
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from autockpt.torch_private.fakes import FakeTensor, FakeTensorMode
 
 
 class Faker:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from autockpt.torch_private.graphs import statically_known_true
+from autockpt.torch_private.operators import base_name, is_operator, returns_views
 
 aten = torch.ops.aten
 
@@ -90,10 +92,9 @@ def over_first(op: Any, first: torch.Tensor, *args: Any, **kwargs: Any) -> torch
 
 def _makes_new_memory(node: fx.Node) -> bool:
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+    if not is_operator(target) or target.namespace != "aten":
         return False
-    is_view = any(returned.alias_info is not None for returned in target._schema.returns)
-    return not is_view and target._opname not in _MAY_PASS_ON
+    return not returns_views(target) and base_name(target) not in _MAY_PASS_ON
 
 
 def _same_layout(first: fx.Node, node: fx.Node) -> bool:

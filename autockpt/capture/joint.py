@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.utils._pytree import tree_leaves
 
 from autockpt.capture.autocast import share_casts
 from autockpt.capture.fingerprint import fingerprint
@@ -27,7 +26,10 @@ from autockpt.capture.nodes import (
     tensors_of,
 )
 from autockpt.capture.tangents import drop_tangents, is_tangent
-from autockpt.torch_private.modes import fake_like
+from autockpt.torch_private.fakes import fake_like
+from autockpt.torch_private.operators import arguments_of, is_operator, is_written
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import key_of_storage, storage_key
 
 aten = torch.ops.aten
 
@@ -117,7 +119,7 @@ def analyze(
         for tensor in tensors_of(value):
             storage = tensor.untyped_storage()
             keep_alive.append(storage)
-            address = storage._cdata
+            address = key_of_storage(storage)
             if address not in storage_ids:
                 storage_ids[address] = len(storage_bytes)
                 storage_bytes.append(storage.nbytes())
@@ -266,24 +268,24 @@ def _shield_mutated_inputs(graph: fx.Graph, num_fwd_outputs: int) -> None:
 
 def _reaches(node: fx.Node, of_backward: set[fx.Node]) -> bool:
     """Whether the backward reads the storage of an input, itself or through views."""
-    storages = {t.untyped_storage()._cdata for t in tensors_of(node.meta["val"])}
+    storages = {storage_key(t) for t in tensors_of(node.meta["val"])}
     for user in node.users:
         if user.op == "output" or is_effect(user):
             continue
         if user in of_backward:
             return True
-        views = {t.untyped_storage()._cdata for t in tensors_of(user.meta.get("val"))}
+        views = {storage_key(t) for t in tensors_of(user.meta.get("val"))}
         if views & storages and _reaches(user, of_backward):
             return True
     return False
 
 
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not is_operator(node.target):
         return []
     found: list[fx.Node] = []
-    for position, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
+    for position, argument in enumerate(arguments_of(node.target)):
+        if is_written(argument):
             value = (
                 node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
             )

@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.operators import (
+    BATCH_NORM_FUNCTIONAL,
+    BATCH_NORM_NO_STATS,
+    arguments_of,
+    is_operator,
+    writes_in_place,
+)
+from autockpt.torch_private.pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -28,11 +36,10 @@ _UNORDERED_SUMS = {
 }
 # Operators that move BatchNorm's running statistics while they normalize. The first two do so
 # behind a schema that does not say it, at the same argument positions.
-_BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
 _BATCH_NORM_FORWARD = {
     aten.native_batch_norm.default,
     aten.cudnn_batch_norm.default,
-    _BATCH_NORM_FUNCTIONAL,
+    BATCH_NORM_FUNCTIONAL,
 }
 
 
@@ -45,9 +52,9 @@ def is_random_op(node: fx.Node) -> bool:
     """Whether the operator draws random numbers when called with this node's arguments."""
     target = node.target
     seeded = torch.Tag.nondeterministic_seeded
-    if not isinstance(target, torch._ops.OpOverload) or seeded not in target.tags:
+    if not is_operator(target) or seeded not in target.tags:
         return False
-    for position, argument in enumerate(target._schema.arguments):
+    for position, argument in enumerate(arguments_of(target)):
         if argument.name in ("dropout_p", "p", "dropout"):
             value = node.kwargs.get(
                 argument.name,
@@ -64,8 +71,8 @@ def is_effect(node: fx.Node) -> bool:
         return True
     if node.op != "call_function":
         return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.is_mutable or node.is_impure(impure_random=False)
+    if is_operator(node.target):
+        return writes_in_place(node.target) or node.is_impure(impure_random=False)
     return node.target is not operator.getitem and node.is_impure(impure_random=False)
 
 
@@ -76,7 +83,7 @@ def may_run_again(node: fx.Node) -> bool:
     add up in no fixed order on an accelerator.
     """
     target = node.target
-    if is_effect(node) or not isinstance(target, torch._ops.OpOverload):
+    if is_effect(node) or not is_operator(target):
         return False
     if target.namespace not in _KNOWN:
         return False
@@ -91,7 +98,7 @@ def may_move(node: fx.Node) -> bool:
     """
     if is_effect(node) or is_random_op(node):
         return False
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace in _KNOWN
+    return is_operator(node.target) and node.target.namespace in _KNOWN
 
 
 def is_batch_norm(node: fx.Node) -> bool:
@@ -101,12 +108,12 @@ def is_batch_norm(node: fx.Node) -> bool:
 
 def activation_writes(node: fx.Node, writes: tuple[int, ...]) -> tuple[int, ...]:
     """Of an op's new storages those that are activations, not new running statistics."""
-    return writes[:3] if node.target is _BATCH_NORM_FUNCTIONAL else writes
+    return writes[:3] if node.target is BATCH_NORM_FUNCTIONAL else writes
 
 
 def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
     """Operator and arguments that normalize once more and leave the running statistics alone."""
     x, weight, bias, _, _, training, momentum, eps = node.args
-    if node.target is _BATCH_NORM_FUNCTIONAL:
-        return aten._native_batch_norm_legit.no_stats, (x, weight, bias, training, momentum, eps)
+    if node.target is BATCH_NORM_FUNCTIONAL:
+        return BATCH_NORM_NO_STATS, (x, weight, bias, training, momentum, eps)
     return node.target, (x, weight, bias, None, None, training, momentum, eps)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from autockpt.torch_private.tensors import storage_key
+
 _SEARCH = "find_packed_sequence_indices"
 
 
@@ -69,5 +71,5 @@ def _no_packed_sequences(position_ids: Any) -> None:
 
 def _storage(tensor: torch.Tensor) -> int:
     # Sparse tensors have no storage; positions are none.
-    address: int = tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+    address: int = storage_key(tensor) if tensor.layout is torch.strided else id(tensor)
     return address

@@ -18,8 +18,11 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.fx.passes.split_module import split_module
-from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.graphs import split_module
+from autockpt.torch_private.modes import SET_GRAD_ENABLED
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import storage_key
 
 Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
@@ -159,7 +162,7 @@ class _Facts:
         depth = 0
         for at, node in enumerate(self._nodes):
             depth += _REGION_BOUNDS.get(getattr(node.target, "__name__", ""), 0)
-            if node.target is torch._C._set_grad_enabled:
+            if node.target is SET_GRAD_ENABLED:
                 depth += -1 if node.args[0] else 1
             if depth > 0:
                 _between(starts, at, at + 1)
@@ -195,7 +198,7 @@ def _tensors_of(node: fx.Node) -> list[torch.Tensor]:
 
 
 def _storages_of(node: fx.Node) -> set[int]:
-    return {tensor.untyped_storage()._cdata for tensor in _tensors_of(node)}
+    return {storage_key(tensor) for tensor in _tensors_of(node)}
 
 
 def _size_bytes(tensor: torch.Tensor) -> int:
@@ -224,7 +227,7 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
         settings = dict(zip(("p", "training"), node.args[1:3], strict=False)) | node.kwargs
         return source if settings.get("p") == 0 or settings.get("training") is False else None
     is_same = (
-        value.untyped_storage()._cdata == given.untyped_storage()._cdata
+        storage_key(value) == storage_key(given)
         and value.storage_offset() == given.storage_offset()
         and value.shape == given.shape
         and value.stride() == given.stride()

@@ -20,6 +20,7 @@ from autockpt.torch_private.aot import (
     with_eager_gradients,
 )
 from autockpt.torch_private.kernels import exact_tracing
+from autockpt.torch_private.tensors import storage_key
 
 
 class Recorder:
@@ -162,4 +163,4 @@ class _Record:
 
 def keys_of(value: Any) -> tuple[int, ...]:
     """Return the key of a tensor's storage as a 1-tuple; an empty tuple for anything else."""
-    return (value.untyped_storage()._cdata,) if isinstance(value, torch.Tensor) else ()
+    return (storage_key(value),) if isinstance(value, torch.Tensor) else ()

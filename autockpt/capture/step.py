@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt.capture.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.capture.captured import Capture, overwritten_keys
@@ -25,8 +23,11 @@ from autockpt.capture.recorder import Recorder, keys_of
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.torch_private.dynamo import compile_forward, root_cause
 from autockpt.torch_private.dynamo_settings import quiet_fakes, quiet_warnings, tracing_config
+from autockpt.torch_private.fakes import FakeTensorMode
 from autockpt.torch_private.kernels import exact_layouts
-from autockpt.torch_private.modes import no_autocast, reparametrized
+from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.modules import reparametrized
+from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.live_bytes import LiveBytes, distinct_bytes
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops, require_gradient

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch._prims_common import suggest_memory_format
 
-from autockpt.torch_private.aot import CONTIGUOUS_GRADIENTS
-from autockpt.torch_private.modes import fake_like, run_on_fakes
+from autockpt.torch_private.fakes import fake_like, run_on_fakes
+from autockpt.torch_private.operators import CONTIGUOUS_GRADIENTS
+from autockpt.torch_private.tensors import suggest_memory_format
 
 aten = torch.ops.aten
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.checkpoint.cost import CallCost, kind_of, measure_call
 from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
 from autockpt.errors import NotTrainableError
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import key_of_storage
 from autockpt.verify.copies import own_copies
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import backward_roots, find_loss
@@ -321,7 +322,7 @@ class _StorageNumbers:
             if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
         ]
         for storage in self._standing:
-            self._numbers[storage._cdata] = (-1, None)
+            self._numbers[key_of_storage(storage)] = (-1, None)
 
     def of(self, values: list[Any]) -> tuple[int, ...]:
         numbers = [
@@ -332,7 +333,7 @@ class _StorageNumbers:
         return tuple(number for number in dict.fromkeys(numbers) if number >= 0)
 
     def _number(self, storage: torch.UntypedStorage) -> int:
-        key = storage._cdata
+        key = key_of_storage(storage)
         if key not in self._numbers:
 
             def gone(_: Any) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.copies import own_copies
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots

@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.modes import TorchDispatchMode
+from autockpt.torch_private.modules import REGISTRIES, has_hooks
+from autockpt.torch_private.operators import arguments_of, is_written, writes_in_place
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import write_count
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
 _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
@@ -33,13 +37,13 @@ class WrittenTensors:
 
     def __init__(self, *, buffers: Iterable[torch.Tensor], parameters: Iterable[torch.Tensor]):
         self._tensors = [*buffers, *parameters]
-        self._versions = [tensor._version for tensor in self._tensors]
+        self._versions = [write_count(tensor) for tensor in self._tensors]
         self._values = [(buffer, buffer.detach().clone()) for buffer in buffers]
 
     def take(self) -> list[torch.Tensor]:
         """The tensors written since the last call."""
         written: dict[int, torch.Tensor] = {}
-        versions = [tensor._version for tensor in self._tensors]
+        versions = [write_count(tensor) for tensor in self._tensors]
         for tensor, version, before in zip(self._tensors, versions, self._versions, strict=True):
             if version != before:
                 written[id(tensor)] = tensor
@@ -60,12 +64,10 @@ class WritesSeen(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        if writes_in_place(func):
+            given = dict(zip((a.name for a in arguments_of(func)), args, strict=False)) | kwargs
             written = [
-                given.get(argument.name)
-                for argument in func._schema.arguments
-                if argument.alias_info is not None and argument.alias_info.is_write
+                given.get(argument.name) for argument in arguments_of(func) if is_written(argument)
             ]
             self._tell([leaf for leaf in tree_leaves(written) if isinstance(leaf, torch.Tensor)])
         return func(*args, **kwargs)
@@ -80,7 +82,7 @@ class CallWatch:
         self._alive: list[Any] = []
         self._before = self._attributes()
         self._inputs = [
-            (weakref.ref(leaf), leaf._version)
+            (weakref.ref(leaf), write_count(leaf))
             for leaf in leaves
             if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
         ]
@@ -90,7 +92,7 @@ class CallWatch:
         """Why the call that has just ended may not run again; empty where it may."""
         if self._strange:
             return f"it is handed a {type(self._strange[0]).__name__}, which may change"
-        if any(m is not self._module and _has_hooks(m) for m in self._module.modules()):
+        if any(m is not self._module and has_hooks(m) for m in self._module.modules()):
             return "modules inside it have forward hooks"
         if self._attributes() != self._before:
             return "it changes attributes of its modules"
@@ -100,7 +102,7 @@ class CallWatch:
         """An obstacle where an input was overwritten, in the call or after it; empty otherwise."""
         for reference, version in self._inputs:
             tensor = reference()
-            if tensor is not None and tensor._version != version:
+            if tensor is not None and write_count(tensor) != version:
                 return "an input of it is overwritten"
         return ""
 
@@ -110,7 +112,7 @@ class CallWatch:
             (name, self._trace(value, seen, 0))
             for module in self._module.modules()
             for name, value in module.__dict__.items()
-            if name not in ("_parameters", "_buffers", "_modules", "forward") and "hook" not in name
+            if name not in (*REGISTRIES, "forward") and "hook" not in name
         ]
 
     def _trace(self, value: Any, seen: set[int], depth: int) -> Any:
@@ -120,7 +122,7 @@ class CallWatch:
         # What is known by its address must not be freed before the comparison.
         self._alive.append(value)
         if isinstance(value, torch.Tensor):
-            return id(value), 0 if value.is_inference() else value._version
+            return id(value), 0 if value.is_inference() else write_count(value)
         if isinstance(value, torch.Generator):
             return value.get_state().numpy().tobytes()
         if isinstance(value, (random.Random, np.random.RandomState)):
@@ -138,7 +140,3 @@ class CallWatch:
         elif not isinstance(value, torch.nn.Module):
             content = getattr(value, "__dict__", {}).values()
         return id(value), [self._trace(item, seen, depth + 1) for item in list(content)]
-
-
-def _has_hooks(module: torch.nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from autockpt.torch_private.modules import buffer_registry
+from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.random_state import host_random_states, kept_host_random_states
 from autockpt.verify.replaced import replaced_forwards
@@ -143,14 +144,14 @@ class _Run:
 
     @contextlib.contextmanager
     def _buffers_as_before(self) -> Iterator[None]:
-        now = [(owner, name, owner._buffers[name]) for owner, name, _ in self._buffers]
+        now = [(owner, name, buffer_registry(owner)[name]) for owner, name, _ in self._buffers]
         try:
             for owner, name, value in self._buffers:
-                owner._buffers[name] = value.clone()
+                buffer_registry(owner)[name] = value.clone()
             yield
         finally:
             for owner, name, buffer in now:
-                owner._buffers[name] = buffer
+                buffer_registry(owner)[name] = buffer
 
 
 def _place(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:

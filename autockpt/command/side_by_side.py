@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils._pytree import tree_leaves
 
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.bits import same_bits
 from autockpt.verify.peak import measure_peak_bytes
 from autockpt.zoo import Example
@@ -78,7 +79,7 @@ class Trainer:
             ]
         )
         storages = {
-            leaf.untyped_storage()._cdata: leaf.untyped_storage().nbytes()
+            storage_key(leaf): leaf.untyped_storage().nbytes()
             for leaf in leaves
             # AdamW keeps its step counts on the CPU, whatever the device.
             if isinstance(leaf, torch.Tensor) and leaf.device == self.device

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from autockpt.budget import Budget
 from autockpt.dispatch.buckets import Bucket, Buckets
@@ -30,7 +28,9 @@ from autockpt.ladder.ladder import Ladder, planned_rungs
 from autockpt.ladder.planned import Planned
 from autockpt.report.plan import Plan
 from autockpt.request import Request
-from autockpt.torch_private.dynamo import has_global_hooks
+from autockpt.torch_private.fakes import FakeTensor
+from autockpt.torch_private.modules import has_global_hooks
+from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.peak import is_profiling
 from autockpt.verify.step import run_on_copies
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from autockpt.request import Dimensions
+from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
 
 Sizes = tuple[tuple[int, ...], ...]
 

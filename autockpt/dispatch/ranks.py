@@ -29,7 +29,7 @@ from autockpt.torch_private.distributed import (
     rank_store,
     sharding_group,
 )
-from autockpt.torch_private.modes import reparametrized
+from autockpt.torch_private.modules import reparametrized
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
@@ -27,6 +26,7 @@ from autockpt.ladder.planned import Planned
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
 from autockpt.request import Request
+from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.step import Step
 from autockpt_solvers import Compute

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.errors import BudgetError, CaptureError, NotTrainableError
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.request import Request
+from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.step import Step, acts_on_parameters
 from autockpt_solvers import SolveStatus

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.utils._pytree import tree_leaves, tree_map
 
 from autockpt.capture.nodes import tensors_of
 from autockpt.profile.cache import NodeCost, ProfileCache
 from autockpt.profile.roofline import roofline
+from autockpt.torch_private.pytree import tree_leaves, tree_map
+from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.peak import memory_profile
 from autockpt.verify.random_state import kept_random_states
 
@@ -263,13 +264,13 @@ def _output_bytes(node: fx.Node, result: Any) -> tuple[int, ...]:
 def _new_bytes(node: fx.Node, result: Any) -> int:
     """Bytes of the storages that a call returned and that were not its inputs."""
     inputs = {
-        t.untyped_storage()._cdata
+        storage_key(t)
         for parent in node.all_input_nodes
         for t in tensors_of(parent.meta.get("val"))
     }
     made = {
-        real.untyped_storage()._cdata: _storage_bytes(real)
+        storage_key(real): _storage_bytes(real)
         for real, fake in _returned(node, result)
-        if isinstance(real, torch.Tensor) and fake.untyped_storage()._cdata not in inputs
+        if isinstance(real, torch.Tensor) and storage_key(fake) not in inputs
     }
     return sum(made.values())

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.utils._pytree import tree_leaves
 
 from autockpt.capture.nodes import tensors_of
 from autockpt.profile.cache import NodeCost
+from autockpt.torch_private.pytree import tree_leaves
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.fx as fx
-from torch.utils._pytree import tree_leaves
 
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
 from autockpt.capture.joint import JointGraph, analyze
@@ -39,6 +38,7 @@ from autockpt.torch_private.aot import (
 from autockpt.torch_private.dynamo import compile_forward, may_vary
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.kernels import exact_tracing
+from autockpt.torch_private.pytree import tree_leaves
 
 _MANY_COMPILATIONS = 8
 

@@ -17,12 +17,12 @@ import torch
 import torch.fx as fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
-from torch._prims_common import suggest_memory_format
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.experimental.proxy_tensor import is_sym_node
-from torch.fx.graph import _BoxedCodeGen
 
 from autockpt.errors import DoubleBackwardError
+from autockpt.torch_private.fakes import FakeTensor
+from autockpt.torch_private.graphs import is_sym_node, take_one_list
+from autockpt.torch_private.operators import CONTIGUOUS_GRADIENTS
+from autockpt.torch_private.tensors import suggest_memory_format
 
 default_partition = partitioners.default_partition
 
@@ -30,17 +30,6 @@ default_partition = partitioners.default_partition
 # and per node of Dynamo's graph, by name, the block of autocast at whose end they are let go.
 AUTOCAST_CACHES = "autockpt_autocast_caches"
 AUTOCAST_BLOCKS = "autockpt_autocast_blocks"
-
-# Backward kernels that take their gradient for contiguous, by its position. The formulas in
-# PyTorch's derivatives.yaml call them with gradient.contiguous(), which leaves no trace in a graph
-# where the gradient was contiguous already; the one that comes may not be.
-CONTIGUOUS_GRADIENTS: dict[Any, int] = {
-    torch.ops.aten.native_group_norm_backward.default: 0,
-    torch.ops.aten.cudnn_batch_norm_backward.default: 1,
-    torch.ops.aten.miopen_batch_norm_backward.default: 1,
-    torch.ops.aten._weight_norm_interface_backward.default: 0,
-    torch.ops.aten._cdist_backward.default: 0,
-}
 
 _COMPILED_NODE = "CompiledFunctionBackward"
 
@@ -170,7 +159,7 @@ def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
     for target, place in CONTIGUOUS_GRADIENTS.items():
         for node in graph_module.graph.find_nodes(op="call_function", target=target):
             _lay_out(graph_module.graph, node, node.args[place])
-    graph_module.graph.set_codegen(_BoxedCodeGen())
+    take_one_list(graph_module.graph)
     graph_module.recompile()
     return mark_boxed(graph_module.forward)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+# Splits the graph that Dynamo makes of a forward at the place of the call.
+graph_break = torch._dynamo.graph_break
+
 
 def may_vary(tensor: torch.Tensor, dimension: int) -> None:
     """Let Dynamo trace this dimension of an input as a symbol where the code allows it."""
@@ -40,11 +43,6 @@ def is_compilation_error(error: Exception) -> bool:
     from torch._dynamo.exc import TorchDynamoException
 
     return isinstance(error, TorchDynamoException)
-
-
-def has_global_hooks() -> bool:
-    """Whether hooks are registered on all modules of the process."""
-    return bool(torch.nn.modules.module._has_any_global_hook())
 
 
 def root_cause(error: BaseException) -> BaseException:

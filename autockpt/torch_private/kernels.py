@@ -19,9 +19,10 @@ import torch
 from torch._C import DispatchKey
 from torch._decomp import decomposition_table
 from torch._decomp.decompositions import native_batch_norm, native_batch_norm_backward
-from torch._prims_common import suggest_memory_format
-from torch._subclasses import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensorMode
+
+from autockpt.torch_private.fakes import FakeTensorMode
+from autockpt.torch_private.tensors import suggest_memory_format
 
 aten = torch.ops.aten
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+
+from autockpt.torch_private.pytree import tree_map
+from autockpt.torch_private.tensors import key_of_storage
 
 
 def own_copies(inputs: Any) -> Any:
@@ -20,7 +22,7 @@ def own_copies(inputs: Any) -> Any:
             return copies[id(value)]
         # Whole storages are copied: strides and sharing stay, and with them the plan's graph.
         storage = value.untyped_storage()
-        copy = storages.setdefault(storage._cdata, storage.clone())
+        copy = storages.setdefault(key_of_storage(storage), storage.clone())
         with torch.no_grad():
             tensor = torch.empty(0, dtype=value.dtype, device=value.device)
             tensor.set_(copy, value.storage_offset(), value.shape, value.stride())

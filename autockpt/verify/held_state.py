@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from autockpt.torch_private.fakes import unset_fake_temporarily
+from autockpt.torch_private.modules import REGISTRIES, buffer_registry
 
 _CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "forward")
+_REGISTRIES = (*REGISTRIES, "forward")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = ("autockpt", "autockpt_solvers", "torch")
 _MOST_OBJECTS = 100_000
@@ -106,7 +108,7 @@ class Held:
         elif isinstance(value, torch.nn.Module):
             self._note_modules(value)
             for m in value.modules():
-                self._containers.append((m._buffers, copy.copy(m._buffers)))
+                self._containers.append((buffer_registry(m), copy.copy(buffer_registry(m))))
             self._pending += list(value.buffers())
         elif isinstance(value, (*_CONTAINERS, tuple)):
             if type(value) in _CONTAINERS:

@@ -6,8 +6,10 @@ import weakref
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from autockpt.torch_private.modes import TorchDispatchMode
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import key_of_storage
 
 
 class LiveBytes(TorchDispatchMode):
@@ -27,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(t, torch.Tensor) and t.layout is torch.strided
         ]
         for storage in self._resting:
-            self._seen[storage._cdata] = weakref.ref(storage)
+            self._seen[key_of_storage(storage)] = weakref.ref(storage)
 
     def add(self, tensors: list[torch.Tensor]) -> None:
         """Counts these as if they were allocated now."""
@@ -44,7 +46,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = key_of_storage(storage)
         if key in self._seen:
             return
         num_bytes = storage.nbytes()
@@ -64,5 +66,5 @@ def distinct_bytes(values: list[Any]) -> int:
     for value in values:
         if isinstance(value, torch.Tensor) and value.layout is torch.strided:
             storage = value.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
+            sizes[key_of_storage(storage)] = storage.nbytes()
     return sum(sizes.values())

@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from autockpt.torch_private.modes import profiler_is_on
+
 
 def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> int:
     """Peak bytes that ``step`` allocates above what stands before it.
@@ -54,7 +56,7 @@ def old_objects_set_aside() -> Iterator[None]:
 
 def is_profiling() -> bool:
     """Whether a profiler of torch runs: peaks on the CPU cannot be measured beside it."""
-    return bool(torch._C._autograd._profiler_enabled())
+    return profiler_is_on()
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.modules import buffer_registry
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import has_step_in_backward
 from autockpt.verify.copies import own_copies
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.loss import backward_roots, find_loss
@@ -158,7 +160,7 @@ def acts_on_parameters(module: torch.nn.Module) -> bool:
     """Whether a step by itself changes parameters, as an optimizer in the backward does."""
     if any(getattr(m, "max_norm", None) is not None for m in module.modules()):
         return True
-    return any(getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters())
+    return any(has_step_in_backward(p) for p in module.parameters())
 
 
 @contextlib.contextmanager
@@ -198,7 +200,7 @@ def state_kept(
 
     Gradients are out of the way meanwhile, unless the step is to accumulate.
     """
-    buffers = [(m, dict(m._buffers)) for m in module.modules()]
+    buffers = [(m, dict(buffer_registry(m))) for m in module.modules()]
     values = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     # Autocast keeps its copies of parameters to the end of the caller's block: every step is to
     # make its own, which counts, and none is to find those of another.
@@ -213,8 +215,9 @@ def state_kept(
     finally:
         torch.clear_autocast_cache()
         for m, names in buffers:
-            m._buffers.clear()
-            m._buffers.update(names)
+            registry = buffer_registry(m)
+            registry.clear()
+            registry.update(names)
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from autockpt.torch_private.dynamo import graph_break
 from autockpt.zoo.example import Example, Size
 
 
@@ -55,7 +56,7 @@ class ControlFlow(nn.Module):
         half = len(blocks) // 2
         for index, block in enumerate(blocks[:half]):
             x = self._step(index, block, x)
-        torch._dynamo.graph_break()
+        graph_break()
         for index, block in enumerate(blocks[half:]):
             x = self._step(index, block, x)
         scores: torch.Tensor = self.head(x).squeeze(-1)

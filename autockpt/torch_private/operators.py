@@ -1,0 +1,61 @@
+"""ATen operators: their schemas, and those whose names are private.
+
+Tested with torch 2.11 to 2.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import torch
+
+aten = torch.ops.aten
+
+# Casts and copies, `Tensor.to` among them.
+TO_COPY = aten._to_copy.default
+# BatchNorm as it is traced: it returns the new running statistics; and without any.
+BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
+BATCH_NORM_NO_STATS = aten._native_batch_norm_legit.no_stats
+# Backward kernels that require a contiguous gradient, by its position. The formulas in PyTorch's
+# derivatives.yaml call them with gradient.contiguous(). A trace shows no such call if the gradient
+# was contiguous while tracing; the one that arrives may not be.
+CONTIGUOUS_GRADIENTS: dict[Any, int] = {
+    aten.native_group_norm_backward.default: 0,
+    aten.cudnn_batch_norm_backward.default: 1,
+    aten.miopen_batch_norm_backward.default: 1,
+    aten._weight_norm_interface_backward.default: 0,
+    aten._cdist_backward.default: 0,
+}
+
+
+def is_operator(target: Any) -> TypeGuard[torch._ops.OpOverload[..., Any]]:
+    """Whether a node's target is an overload of an operator, not a function of Python's."""
+    return isinstance(target, torch._ops.OpOverload)
+
+
+def arguments_of(op: Any) -> Sequence[Any]:
+    """The arguments in an operator's schema, with `name`, `default_value` and `alias_info`."""
+    arguments: Sequence[Any] = op._schema.arguments
+    return arguments
+
+
+def writes_in_place(op: Any) -> bool:
+    """Whether an operator's schema says that it writes into one of its arguments."""
+    return bool(op._schema.is_mutable)
+
+
+def is_written(argument: Any) -> bool:
+    """Whether an operator writes into this argument of its schema."""
+    return argument.alias_info is not None and bool(argument.alias_info.is_write)
+
+
+def returns_views(op: Any) -> bool:
+    """Whether a result of the operator may share memory with its arguments."""
+    return any(returned.alias_info is not None for returned in op._schema.returns)
+
+
+def base_name(op: Any) -> str:
+    """An operator's name without namespace and overload: `"add"` for `aten.add.Tensor`."""
+    name: str = op._opname
+    return name

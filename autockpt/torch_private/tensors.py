@@ -1,0 +1,38 @@
+"""Tensors and their storages: which storage a tensor uses, and whether it was written.
+
+Tested with torch 2.11 to 2.15.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch._prims_common import suggest_memory_format
+
+__all__ = [
+    "has_step_in_backward",
+    "key_of_storage",
+    "storage_key",
+    "suggest_memory_format",
+    "write_count",
+]
+
+
+def key_of_storage(storage: torch.UntypedStorage) -> int:
+    """A number that no other storage has while this one is alive."""
+    key: int = storage._cdata
+    return key
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """The key of a tensor's storage: equal for tensors that share memory."""
+    return key_of_storage(tensor.untyped_storage())
+
+
+def write_count(tensor: torch.Tensor) -> int:
+    """How often a tensor, or a view of it, was written in place. Inference tensors have none."""
+    return tensor._version
+
+
+def has_step_in_backward(parameter: torch.Tensor) -> bool:
+    """Whether hooks run as soon as a parameter's gradient is complete."""
+    return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
