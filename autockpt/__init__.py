@@ -13,6 +13,7 @@ from autockpt.errors import (
     InternalError,
     NotTrainableError,
     PeerError,
+    TorchVersionError,
     VerificationError,
 )
 from autockpt.report.parts import FixedBytes, ModuleRow
@@ -33,6 +34,7 @@ __all__ = [
     "NotTrainableError",
     "PeerError",
     "Plan",
+    "TorchVersionError",
     "VerificationError",
     "format_bytes",
     "get_plan",

@@ -161,6 +161,28 @@ class InternalError(AutockptError, RuntimeError):
         )
 
 
+class TorchVersionError(AutockptError, ImportError):
+    """The installed torch lacks private names that autockpt uses.
+
+    Attributes:
+        installed: The version of the installed torch.
+        missing: The names, as dotted paths; with a parameter if only that is missing.
+    """
+
+    def __init__(
+        self, *, installed: str, oldest: str, newest: str, missing: tuple[str, ...]
+    ) -> None:
+        self.installed = installed
+        self.missing = missing
+        more = f" and {len(missing) - 3} more names" if len(missing) > 3 else ""
+        lacks = f"{', '.join(missing[:3])}{more}"
+        super().__init__(
+            f"{_own_version()} was tested with torch {oldest} to {newest}; this is torch "
+            f"{installed}, which lacks {lacks}. Install a tested version: pip install "
+            f"'torch=={newest}.*'"
+        )
+
+
 @contextlib.contextmanager
 def internal_errors(stage: str) -> Iterator[None]:
     """Raise whatever a stage of autockpt's own code does not expect as an `InternalError`.
@@ -177,15 +199,14 @@ def internal_errors(stage: str) -> Iterator[None]:
 
 
 def _versions() -> tuple[str, ...]:
+    return (_own_version(), f"torch {torch.__version__}", f"Python {platform.python_version()}")
+
+
+def _own_version() -> str:
     try:
-        own = importlib.metadata.version("autockpt")
+        return f"autockpt {importlib.metadata.version('autockpt')}"
     except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    return (
-        f"autockpt {own}",
-        f"torch {torch.__version__}",
-        f"Python {platform.python_version()}",
-    )
+        return "autockpt (not installed)"
 
 
 class PeerError(AutockptError, RuntimeError):

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
-from autockpt.torch_private.dynamo import compile_forward, is_compilation_error
+from autockpt.errors import AutockptError, InternalError
+from autockpt.torch_private.dynamo import compile_forward
+from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.verify.replaced import replaced_forwards
 
 
-class FailedBlocks(Exception):  # noqa: N818 - caught where it is thrown for
+class FailedBlocks(AutockptError):  # noqa: N818 - the ladder catches it to try finer blocks
     """Blocks that are not one graph."""
 
     def __init__(self, paths: set[str]) -> None:
@@ -76,7 +78,7 @@ def compile_blocks(
                 try:
                     return whole(*args, **kwargs)
                 except Exception as error:
-                    if not is_compilation_error(error):
+                    if not is_compilation_error(error) or wrapped(error, InternalError):
                         raise
                     failed.add(path)
             return original(*args, **kwargs)

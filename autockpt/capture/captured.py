@@ -52,7 +52,7 @@ class Capture:
             above ``parameters + buffers + inputs``.
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
         module_names: Qualified names of the model's submodules.
-        positions_are_counted: See :class:`autockpt.library_paths.PackedSequences`.
+        positions_are_counted: See :class:`autockpt.capture.packed_sequences.PackedSequences`.
     """
 
     graphs: tuple[CapturedGraph, ...]

@@ -1,16 +1,99 @@
-"""Fake tensors in the place of real ones, and what a step on them would hold."""
+"""Fake tensors in place of a model's parameters, buffers and inputs."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from autockpt.capture.blame import models_code
+from autockpt.torch_private.dynamo_settings import quiet_fakes
 from autockpt.torch_private.fakes import FakeTensor, FakeTensorMode
+from autockpt.torch_private.kernels import exact_layouts
+from autockpt.torch_private.modules import reparametrized
+from autockpt.torch_private.pytree import tree_map
+from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.random_state import kept_random_states
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FakeStep:
+    """A model's tensors and inputs as fake tensors.
+
+    Attributes:
+        mode: Their mode.
+        tensors: Parameters and buffers, by every name that they have.
+        with_gradients: Those that have a gradient already, to which this step's is added.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        has_no_data: Whether the model or the inputs hold no data themselves.
+    """
+
+    mode: FakeTensorMode
+    tensors: dict[str, torch.Tensor]
+    with_gradients: tuple[torch.Tensor, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    has_no_data: bool
+
+
+def fake_step(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    accumulates: bool,
+) -> FakeStep:
+    """Make fakes of a module's parameters and buffers and of its inputs.
+
+    Args:
+        module: The module; it does not change.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        accumulates: Whether gradients that there are already count.
+
+    Raises:
+        CaptureError: One of them is of a kind that fake tensors do not support.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    to_fake = Faker(mode)
+    tensors: dict[str, torch.Tensor] = {}
+    tensors |= dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    with models_code(type(module).__name__, "its tensors or inputs have no fakes"):
+        fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
+        fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
+    return FakeStep(
+        mode=mode,
+        tensors=fakes,
+        with_gradients=tuple(
+            fakes[name] for name, t in tensors.items() if accumulates and t.grad is not None
+        ),
+        args=fake_args,
+        kwargs=fake_kwargs,
+        has_no_data=to_fake.saw_no_data,
+    )
+
+
+@contextlib.contextmanager
+def running_on(fakes: FakeStep, module: torch.nn.Module) -> Iterator[None]:
+    """Let a module run on its fakes; afterwards it is as it was, and so are random states."""
+    with (
+        kept_random_states(torch.device("cpu")),
+        quiet_fakes(),
+        exact_layouts(),
+        unchanged_attributes(module),
+        reparametrized(module, fakes.tensors),
+        fakes.mode,
+    ):
+        yield
 
 
 class Faker:
-    """Takes real, meta and foreign fake tensors into one fake mode."""
+    """Makes fakes of one mode from real tensors, meta tensors and fakes of other modes."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
@@ -18,7 +101,7 @@ class Faker:
         self.saw_no_data = False
 
     def __call__(self, value: Any) -> Any:
-        """The fake of a tensor, the same one every time; anything else as it is."""
+        """Return the fake of a tensor, always the same one, and anything else unchanged."""
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) not in self._made:
@@ -43,7 +126,7 @@ class Faker:
 
 
 def detached(value: Any) -> Any:
-    """A tensor apart from the graph that made it, asking for gradients as before."""
+    """Cut a tensor off the graph that made it; it requires a gradient as before."""
     if not isinstance(value, torch.Tensor) or value.is_leaf:
         return value
     return value.detach().requires_grad_(value.requires_grad)

@@ -17,6 +17,7 @@ from autockpt.torch_private.operators import (
     BATCH_NORM_NO_STATS,
     arguments_of,
     is_operator,
+    is_written,
     writes_in_place,
 )
 from autockpt.torch_private.pytree import tree_leaves
@@ -117,3 +118,17 @@ def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
     if node.target is BATCH_NORM_FUNCTIONAL:
         return BATCH_NORM_NO_STATS, (x, weight, bias, training, momentum, eps)
     return node.target, (x, weight, bias, None, None, training, momentum, eps)
+
+
+def written_arguments(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values an operator writes in place, by its schema."""
+    if not is_operator(node.target):
+        return []
+    found: list[fx.Node] = []
+    for position, argument in enumerate(arguments_of(node.target)):
+        if is_written(argument):
+            value = (
+                node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
+            )
+            found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, fx.Node))
+    return found

@@ -1,4 +1,7 @@
-"""A Dynamo backend that records the joint graphs of a step while it runs on fake tensors."""
+"""A Dynamo backend that records the joint graphs of a step while it runs on fake tensors.
+
+AOTAutograd calls what is marked as `own_code`, in the middle of tracing the model.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from autockpt.capture.blame import own_code
 from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.pieces import compile_in_pieces
@@ -24,7 +28,11 @@ from autockpt.torch_private.tensors import storage_key
 
 
 class Recorder:
-    """A Dynamo backend that runs graphs as they are and keeps their joint graphs."""
+    """A Dynamo backend that runs graphs unchanged and records their joint graphs.
+
+    Attributes:
+        is_outside: Whether the graphs that come next belong to code outside of the model.
+    """
 
     def __init__(self, *, in_pieces: bool) -> None:
         self.is_outside = False
@@ -33,7 +41,7 @@ class Recorder:
         self._records: list[_Record] = []
 
     def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        """Compile one of Dynamo's graphs to run as it is, and record it."""
+        """Compile one of Dynamo's graphs to run unchanged, and record it."""
         self._num_frames += 1
         if self._in_pieces:
             return compile_in_pieces(graph_module, example_inputs, self._compile)
@@ -59,7 +67,7 @@ class Recorder:
 
 
 class _Record:
-    """What is seen of one graph while it runs on fakes."""
+    """What one graph shows while it runs on fakes."""
 
     def __init__(self, *, is_outside: bool, frame: int) -> None:
         self._is_outside = is_outside
@@ -77,6 +85,7 @@ class _Record:
         self._has_backward = False
         self._alive: list[Any] = []
 
+    @own_code("capture")
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -97,6 +106,7 @@ class _Record:
             absent_tangents=absent,
         )
 
+    @own_code("capture")
     def compile_forward(self, graph_module: fx.GraphModule, _: Any) -> Any:
         run = boxed(graph_module)
 
@@ -116,6 +126,7 @@ class _Record:
 
         return mark_boxed(forward)
 
+    @own_code("capture")
     def compile_inference(self, graph_module: fx.GraphModule, example: Any) -> Any:
         self._template = fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph))
         output = next(iter(graph_module.graph.find_nodes(op="output")))
@@ -123,6 +134,7 @@ class _Record:
         return self.compile_forward(graph_module, example)
 
     def compile_backward(self, graph_module: fx.GraphModule, _: Any) -> Any:
+        @own_code("capture")
         def backward(args: list[Any]) -> Any:
             tangents = args[len(args) - self._num_tangents :]
             self._alive.extend(args)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
-from autockpt.lower.graph import Origin
+from autockpt.errors import internal_errors
+from autockpt.lower.origins import Origin
 from autockpt_solvers import Compute, ComputeGraph, Schedule
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RegionOrder:
-    """The part of a schedule that concerns one captured graph, in positions of its joint ops.
+    """The part of a schedule for one captured graph, in positions of its joint ops.
 
     Attributes:
-        forward: What its forward runs: an op that stands twice is run again in the forward itself,
-            its value having been let go for a peak between its uses.
-        backward: What its backward runs: backward ops once, forward ops as often as they stand.
-        replayed: Ops that run more than once; of random ones the generator's state is kept.
+        forward: What its forward runs. An op that occurs twice is recomputed in the forward itself,
+            because its value was freed for a peak between its uses.
+        backward: What its backward runs: backward ops once, forward ops as often as they occur.
+        replayed: Ops that run more than once. For random ops the generator's state is saved.
     """
 
     forward: tuple[int, ...]
@@ -24,6 +25,7 @@ class RegionOrder:
     replayed: frozenset[int]
 
 
+@internal_errors("lower")
 def region_orders(
     graph: ComputeGraph, origins: tuple[Origin, ...], schedule: Schedule, num_regions: int
 ) -> tuple[RegionOrder, ...]:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from autockpt.capture.blame import own_code
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.capture.tangents import is_tangent
-from autockpt.errors import CaptureError
+from autockpt.errors import AutockptError, CaptureError
 from autockpt.lower.orders import RegionOrder
 from autockpt.request import Dimensions
 from autockpt.rewrite.align import aligned
@@ -39,6 +40,7 @@ from autockpt.torch_private.dynamo import compile_forward, may_vary
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.refusals import is_compilation_error, wrapped
 
 _MANY_COMPILATIONS = 8
 
@@ -114,7 +116,14 @@ class PlannedStep:
                 may_vary(leaves[leaf], dimension)
         # Any call may compile again, and must then see what the first one saw.
         with tracing_config(self._answers), quiet_warnings():
-            return self._compiled(*args, **kwargs)
+            try:
+                return self._compiled(*args, **kwargs)
+            except Exception as error:
+                # Dynamo wraps what its backend raises.
+                own = wrapped(error, AutockptError) if is_compilation_error(error) else None
+                if own is None:
+                    raise
+                raise own from own.__cause__
 
 
 class _PlanBackend:
@@ -202,6 +211,7 @@ class _CompiledRegion:
         self._num_tangents = 0
         self._others: dict[frozenset[int], Callable[[list[Any]], Any]] = {}
 
+    @own_code("rewrite")
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -229,6 +239,7 @@ class _CompiledRegion:
         self._saved_names = names[: len(names) - self._num_tangents]
         return forward, backward
 
+    @own_code("rewrite")
     def compile_backward(self, module: fx.GraphModule, _: Any) -> Any:
         planned = boxed(module)
         expected = self._expected
@@ -252,6 +263,7 @@ class _CompiledRegion:
             absent_tangents=absent,
         )
 
+    @own_code("rewrite")
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:

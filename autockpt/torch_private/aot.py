@@ -18,7 +18,7 @@ import torch.fx as fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 
-from autockpt.errors import DoubleBackwardError
+from autockpt.errors import DoubleBackwardError, internal_errors
 from autockpt.torch_private.fakes import FakeTensor
 from autockpt.torch_private.graphs import is_sym_node, take_one_list
 from autockpt.torch_private.operators import CONTIGUOUS_GRADIENTS
@@ -69,10 +69,46 @@ def compile_joint(
     backward_compiler: Callable[..., Any],
     inference_compiler: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """AOTAutograd with our partition: Dynamo's graph in, a differentiable callable out."""
+    """Make a differentiable callable of Dynamo's graph, with AOTAutograd and our partition.
+
+    Args:
+        graph_module: Dynamo's graph.
+        example_inputs: One for every placeholder.
+        partition: Cuts the joint graph into a forward and a backward.
+        forward_compiler: Makes a callable of the forward.
+        backward_compiler: Makes a callable of the backward.
+        inference_compiler: Makes a callable of a graph without a backward.
+
+    Raises:
+        InternalError: torch does not take what we give it. What fails while torch traces the model
+            is raised as it is.
+    """
+    with contextlib.ExitStack() as settings:
+        with internal_errors("capture"):
+            backend = _backend(
+                graph_module.graph,
+                partition,
+                forward_compiler,
+                backward_compiler,
+                inference_compiler,
+            )
+            settings.enter_context(_no_donated_buffers())
+            settings.enter_context(_tangents_as_they_come())
+            settings.enter_context(functorch_config.patch(backward_pass_autocast="off"))
+        compiled: Callable[..., Any] = backend(graph_module, example_inputs)
+    return compiled
+
+
+def _backend(
+    graph: fx.Graph,
+    partition: Callable[..., tuple[fx.GraphModule, fx.GraphModule]],
+    forward_compiler: Callable[..., Any],
+    backward_compiler: Callable[..., Any],
+    inference_compiler: Callable[..., Any],
+) -> Callable[..., Any]:
     from torch._dynamo.backends.common import aot_autograd
 
-    blocks = _autocast_blocks(graph_module.graph)
+    blocks = _autocast_blocks(graph)
 
     def noting_partition(joint: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
         output = next(iter(joint.graph.find_nodes(op="output")))
@@ -80,7 +116,7 @@ def compile_joint(
         output.meta[AUTOCAST_CACHES] = torch.is_autocast_cache_enabled()
         return partition(joint, *args, **kwargs)
 
-    backend = aot_autograd(
+    backend: Callable[..., Any] = aot_autograd(
         fw_compiler=forward_compiler,
         bw_compiler=backward_compiler,
         inference_compiler=inference_compiler,
@@ -88,13 +124,7 @@ def compile_joint(
         # Mutations of buffers stay in the graph, where they can be seen.
         keep_inference_input_mutations=True,
     )
-    with (
-        _no_donated_buffers(),
-        _tangents_as_they_come(),
-        functorch_config.patch(backward_pass_autocast="off"),
-    ):
-        compiled: Callable[..., Any] = backend(graph_module, example_inputs)
-    return compiled
+    return backend
 
 
 def _autocast_blocks(graph: fx.Graph) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""Dynamo: compile a forward, recognise its errors."""
+"""Compile a forward with Dynamo.
+
+Tested with torch 2.11 to 2.15.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,3 @@ def compile_forward(
     options |= {"dynamic": False, "fullgraph": fullgraph}
     compiled: Callable[..., Any] = torch.compile(forward, backend=backend, **options)
     return compiled
-
-
-def is_compilation_error(error: Exception) -> bool:
-    """Whether Dynamo raised it: a reason to split a graph, a bug, a backend that failed."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    return isinstance(error, TorchDynamoException)
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The exception under Dynamo's wrapping."""
-    while True:
-        inner = getattr(error, "inner_exception", None) or error.__cause__
-        if inner is None or inner is error:
-            return error
-        error = inner

@@ -16,6 +16,7 @@ import torch
 from autockpt.errors import TorchVersionError
 
 OLDEST, NEWEST = "2.11", "2.15"
+_AOT = "torch._functorch._aot_autograd"
 
 # By dotted path: the parameters that autockpt passes by keyword, or that a replacement relies on.
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -23,6 +24,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._dynamo.graph_break": (),
     "torch._dynamo.maybe_mark_dynamic": ("t", "index"),
     "torch._dynamo.exc.TorchDynamoException": (),
+    "torch._dynamo.exc.Unsupported": (),
+    "torch._dynamo.exc.UserError": (),
     "torch._dynamo.config.patch": (),
     "torch._dynamo.config.ignore_logging_functions": (),
     "torch._dynamo.variables.torch.tracing_state_functions": (),
@@ -44,18 +47,22 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
         *("joint_module", "saved_values", "saved_sym_nodes", "num_fwd_outputs"),
         "static_lifetime_input_nodes",
     ),
-    "torch._functorch._aot_autograd.graph_compile.collect_bw_donated_buffer_idxs": (),
-    "torch._functorch._aot_autograd.runtime_wrappers.AOTDispatchAutograd.process_runtime_tangent": (
-    ),
+    f"{_AOT}.graph_compile.collect_bw_donated_buffer_idxs": (),
+    f"{_AOT}.runtime_wrappers.AOTDispatchAutograd.process_runtime_tangent": (),
     # Graphs and the sizes in them.
     "torch.fx.graph._BoxedCodeGen": (),
     "torch.fx.experimental.proxy_tensor.is_sym_node": (),
+    "torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode": (),
     "torch.fx.experimental.symbolic_shapes.statically_known_true": (),
     "torch.fx.passes.split_module.split_module": ("keep_original_order", "tuple_return"),
     # Fake tensors, modes and dispatch.
     "torch._subclasses.fake_tensor.FakeTensor": (),
     "torch._subclasses.fake_tensor.FakeTensorMode": ("allow_non_fake_inputs",),
     "torch._subclasses.fake_tensor.FakeTensorMode.cache_clear": (),
+    "torch._subclasses.fake_tensor.DataDependentOutputException": (),
+    "torch._subclasses.fake_tensor.DynamicOutputShapeException": (),
+    "torch._subclasses.fake_tensor.UnsupportedFakeTensorException": (),
+    "torch._subclasses.fake_tensor.UnsupportedOperatorException": (),
     "torch._subclasses.fake_tensor.unset_fake_temporarily": (),
     "torch._subclasses.functional_tensor.FunctionalTensorMode": (),
     "torch.utils._python_dispatch.TorchDispatchMode": (),

@@ -1,0 +1,80 @@
+"""Whose failure it is when a capture fails: the model's, or autockpt's own.
+
+A model that cannot be captured is no bug, so it is a `CaptureError` and the next way to plan is
+tried. A bug of autockpt's must not look like that: it is an `InternalError`. Code of the model and
+code of autockpt call each other here: the forward runs into hooks and dispatch modes, and Dynamo
+calls the recorder while it traces. So both sides mark what is theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import autockpt.errors
+from autockpt.errors import AutockptError, CaptureError, InternalError, internal_errors
+from autockpt.torch_private.refusals import REFUSALS, root_cause, wrapped
+
+_PACKAGE = Path(autockpt.errors.__file__).parent
+_MODELS = _PACKAGE / "zoo"
+
+
+@contextlib.contextmanager
+def models_code(where: str, what: str) -> Iterator[None]:
+    """Run code of the model, or let torch trace it: failures are the model's.
+
+    Args:
+        where: The model's class, or what else fails.
+        what: What the failure means, such as `"its forward cannot be traced"`.
+
+    Raises:
+        CaptureError: The code fails.
+        InternalError: What fails is code of autockpt that the model's code runs into.
+    """
+    try:
+        yield
+    except AutockptError:
+        raise
+    except Exception as error:
+        own = wrapped(error, AutockptError)
+        if own is not None:
+            raise own from own.__cause__
+        cause = root_cause(error)
+        if _is_raised_by_autockpt(cause):
+            raise InternalError(stage="capture", cause=cause) from error
+        raise CaptureError(where=where, reason=f"{what}: {_first_line(cause)}") from error
+
+
+@contextlib.contextmanager
+def own_code(stage: str) -> Iterator[None]:
+    """Run code of autockpt on one of the model's graphs: failures are bugs.
+
+    Args:
+        stage: What autockpt is doing, such as `"capture"`.
+
+    Raises:
+        CaptureError: torch does not support what the graph does.
+        InternalError: Anything else fails.
+    """
+    with internal_errors(stage):
+        try:
+            yield
+        except REFUSALS as error:
+            raise CaptureError(where="a graph of the model", reason=_first_line(error)) from error
+
+
+def _is_raised_by_autockpt(error: BaseException) -> bool:
+    """Whether the innermost frame is autockpt's; its zoo of models counts as the user's code."""
+    trace = error.__traceback__
+    if trace is None or isinstance(error, (*REFUSALS, MemoryError, Warning)):
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    path = Path(trace.tb_frame.f_code.co_filename)
+    return path.is_relative_to(_PACKAGE) and not path.is_relative_to(_MODELS)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,0 +1,80 @@
+"""One eager step on fake tensors: what PyTorch itself keeps, and when gradients are complete."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autockpt.capture.blame import models_code
+from autockpt.capture.fakes import FakeStep
+from autockpt.capture.packed_sequences import PackedSequences
+from autockpt.capture.recorder import keys_of
+from autockpt.errors import CaptureError
+from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.live_bytes import LiveBytes
+from autockpt.verify.loss import backward_roots, find_loss, require_gradient
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EagerStep:
+    """What the eager step shows; see `Capture` for what the fields mean."""
+
+    peak_bytes: int
+    gradient_order: tuple[int, ...]
+
+
+def run_eager_step(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    fakes: FakeStep,
+    packed: PackedSequences,
+    *,
+    loss_fn: Callable[[Any], torch.Tensor] | None,
+) -> EagerStep:
+    """Run the step as eager PyTorch does, on tensors without data; its gradients are discarded.
+
+    Args:
+        module: Holds the fake parameters.
+        forward: Its forward.
+        fakes: The inputs and parameters.
+        packed: Sees where position ids come from.
+        loss_fn: See `capture`.
+
+    Raises:
+        CaptureError: The step fails on these inputs.
+        NotTrainableError: Nothing in the output requires a gradient.
+    """
+    parameters = list(fakes.tensors.values())
+    for fake in fakes.with_gradients:
+        fake.grad = torch.empty_like(fake)
+    arrivals: list[int] = []
+    for fake in parameters:
+        if fake.requires_grad and fake.is_leaf:
+            fake.register_post_accumulate_grad_hook(lambda p: arrivals.extend(keys_of(p)))
+    older_gradients = [fake.grad for fake in parameters]
+    tracker = LiveBytes(tree_leaves((fakes.args, fakes.kwargs, parameters, older_gradients)))
+    name = type(module).__name__
+    with (
+        models_code(name, "its forward fails on these inputs"),
+        unchanged_attributes(module) as attributes,
+        packed.watched(),
+        tracker,
+    ):
+        output = forward(*fakes.args, **fakes.kwargs)
+        if attributes.has_drawn_in_python():
+            raise CaptureError(
+                where=name,
+                reason="it draws from a random.Random of its own, which would be a constant",
+            )
+        loss = find_loss(output, loss_fn)
+        with no_autocast():
+            torch.autograd.backward(*backward_roots(loss))
+    require_gradient(loss)
+    for fake in parameters:
+        fake.grad = None
+    return EagerStep(peak_bytes=tracker.peak_bytes, gradient_order=tuple(dict.fromkeys(arrivals)))

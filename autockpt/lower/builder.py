@@ -1,0 +1,357 @@
+"""Build the engine's graph op by op, from the nodes of the captured graphs.
+
+Views become the storages that they look at. What the engine must know about torch (what may run
+twice, who keeps what) becomes plain facts of an op.
+"""
+
+from __future__ import annotations
+
+import torch.fx as fx
+
+from autockpt.capture.captured import (
+    Capture,
+    CapturedGraph,
+    first_users,
+    gradients_of_parameters,
+    gradients_wanted_before,
+    kept_outputs,
+    overwritten_keys,
+    reads_any,
+    taken_up_by_later_frames,
+)
+from autockpt.capture.joint import JointNode, gives_the_same_again, needed_by_forward
+from autockpt.capture.nodes import activation_writes, is_batch_norm, may_move
+from autockpt.lower.origins import Origin, module_of
+from autockpt.profile.cache import NodeCost
+from autockpt.torch_private.generators import rng_state_bytes
+from autockpt_solvers import ComputeGraph, Op, Storage
+
+
+class GraphBuilder:
+    """Collects ops and storages, one captured graph (a region) at a time."""
+
+    def __init__(
+        self, capture: Capture, costs: dict[fx.Node, NodeCost], *, accumulates: bool
+    ) -> None:
+        self._capture = capture
+        self._costs = costs
+        self._accumulates = accumulates
+        self._ops: list[Op] = []
+        self._storages: list[Storage] = []
+        self._outputs: dict[int, None] = {}
+        self._writers: dict[int, int] = {}
+        # Engine storage by (region, storage of its joint graph), and by key across graphs.
+        self._local: dict[tuple[int, int], int] = {}
+        self._by_key: dict[int, int] = {}
+        self._grad_by_key: dict[int, int] = {}
+        self._passed_on: dict[int, None] = {}
+        self._formulas: dict[tuple[int, int | None], list[int]] = {}
+        # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
+        self._contributions: dict[int, list[int]] = {}
+        self._first_users = first_users(capture)
+        self._overwritten_keys = overwritten_keys(capture.graphs)
+        self._needed: set[fx.Node] = set()
+        self.origins: list[Origin] = []
+
+    def finish(self) -> ComputeGraph:
+        """Return the graph of all that was added."""
+        return ComputeGraph(
+            ops=tuple(self._ops), storages=tuple(self._storages), outputs=tuple(self._outputs)
+        )
+
+    def _storage(self, name: str, size_bytes: int) -> int:
+        self._storages.append(Storage(name=name, size_bytes=size_bytes))
+        return len(self._storages) - 1
+
+    def _add(self, op: Op, origin: Origin) -> None:
+        for storage in op.writes:
+            self._writers[storage] = len(self._ops)
+        self._ops.append(op)
+        self.origins.append(origin)
+
+    def _marker(self) -> int:
+        """Add an empty output: an op that writes it runs exactly once, in its place."""
+        marker = self._storage(f"marker{len(self._storages)}", 0)
+        self._outputs[marker] = None
+        return marker
+
+    def add_forward(self, region: int) -> None:
+        """Add the forward of a captured graph; call it for the graphs in forward order."""
+        graph = self._capture.graphs[region]
+        joint = graph.joint
+        for local_storages, keys in zip(joint.input_storages, graph.input_keys, strict=True):
+            for storage, key in zip(local_storages, keys, strict=True):
+                if key in self._by_key:
+                    self._local[region, storage] = self._by_key[key]
+        held = kept_outputs(self._capture, region)
+        self._needed |= needed_by_forward(joint)
+        for index, op in enumerate(joint.ops):
+            if not op.is_backward:
+                self._add_node(region, index, op, held)
+        taken_up = [self._by_key[k] for keys in graph.input_keys for k in keys if k in self._by_key]
+        if taken_up:
+            self._add_hold("inputs of a graph", tuple(dict.fromkeys(taken_up)), region)
+        passed_on = taken_up_by_later_frames(self._capture, region)
+        for storages, keys in zip(joint.forward_output_storages, graph.output_keys, strict=True):
+            for storage, key in zip(storages, keys, strict=True):
+                made = self._local.get((region, storage))
+                if made is not None:
+                    self._by_key[key] = made
+                    if made not in self._outputs and key in passed_on:
+                        self._passed_on[made] = None
+
+    def add_hold(self) -> None:
+        """Keep what passes between Python frames until the end of the forward, as Python does."""
+        if self._passed_on:
+            last = len(self._capture.graphs) - 1
+            self._add_hold("forward frames", tuple(self._passed_on), last)
+
+    def _add_hold(self, name: str, reads: tuple[int, ...], region: int) -> None:
+        self._add(
+            Op(
+                name=name,
+                runtime_ns=0,
+                reads=reads,
+                writes=(self._marker(),),
+                recomputable=False,
+                region=region,
+            ),
+            Origin(kind="hold", region=region),
+        )
+
+    def add_backward(self, region: int) -> None:
+        """Add the backward of a captured graph; call it for the graphs in backward order."""
+        graph = self._capture.graphs[region]
+        joint = graph.joint
+        unknown = []
+        for number, storages in enumerate(joint.tangent_storages):
+            keys = graph.tangent_keys[number] if number < len(graph.tangent_keys) else ()
+            for storage, key in zip(storages, keys, strict=False):
+                if key in self._grad_by_key:
+                    self._local[region, storage] = self._grad_by_key[key]
+                else:
+                    made = self._storage(f"g{region}.tangent{number}", joint.storage_bytes[storage])
+                    self._local[region, storage] = made
+                    unknown.append(made)
+                    # The caller keeps the gradients that it starts the backward from until it ends.
+                    self._outputs[made] = None
+        if unknown:
+            self._add(
+                Op(
+                    name="incoming gradients",
+                    runtime_ns=0,
+                    reads=(),
+                    writes=tuple(unknown),
+                    recomputable=False,
+                    is_backward=True,
+                    region=region,
+                    is_fence=True,
+                ),
+                Origin(kind="tangents", region=region),
+            )
+        for index, op in enumerate(joint.ops):
+            if op.is_backward:
+                self._add_node(region, index, op, frozenset())
+        for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
+            for storage, key in zip(storages, keys, strict=True):
+                if (region, storage) in self._local:
+                    self._grad_by_key[key] = self._local[region, storage]
+        parameters = self._add_gradients(region)
+        goes_on = gradients_wanted_before(self._capture, region)
+        for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
+            for storage, key in zip(storages, keys, strict=True):
+                gradient = self._local.get((region, storage))
+                if gradient is not None and key not in goes_on and gradient not in parameters:
+                    self._outputs[gradient] = None
+
+    def _add_gradients(self, region: int) -> set[int]:
+        """Keep gradients of parameters until they are complete, then keep or accumulate them.
+
+        Returns:
+            The storages of this graph's gradients of parameters.
+        """
+        parameters: set[int] = set()
+        gone: list[int] = []
+        for key, storage in gradients_of_parameters(self._capture, region):
+            gradient = self._local.get((region, storage))
+            if gradient is None:
+                continue
+            parameters.add(gradient)
+            contributions = self._contributions.setdefault(key, [])
+            contributions.append(gradient)
+            if self._first_users[key] == region:
+                if not self._accumulates:
+                    self._outputs[contributions[0]] = None
+                gone += contributions[0 if self._accumulates else 1 :]
+        gone = [storage for storage in dict.fromkeys(gone) if storage not in self._outputs]
+        if gone:
+            self._add(
+                Op(
+                    name="accumulation",
+                    runtime_ns=0,
+                    reads=tuple(gone),
+                    writes=(self._marker(),),
+                    recomputable=False,
+                    is_backward=True,
+                    region=region,
+                    is_fence=True,
+                ),
+                Origin(kind="accumulation", region=region),
+            )
+        return parameters
+
+    def add_optimizer(self, step_bytes: int) -> None:
+        """Add the optimizer's step, which needs all gradients and this much memory beside them."""
+        gradients = tuple(s for s in self._outputs if self._ops[self._writers[s]].is_backward)
+        self._add(
+            Op(
+                name="optimizer step",
+                runtime_ns=0,
+                reads=gradients,
+                writes=(self._marker(),),
+                workspace_bytes=step_bytes,
+                recomputable=False,
+                is_backward=True,
+                region=0,
+                is_fence=True,
+            ),
+            Origin(kind="optimizer", region=0),
+        )
+
+    def _add_node(self, region: int, index: int, op: JointNode, held: frozenset[int]) -> None:
+        """Add the op of one node of a captured graph.
+
+        Args:
+            region: The graph.
+            index: Position of the node among the graph's ops.
+            op: The node.
+            held: The graph's storages that stay to the end of the step.
+        """
+        graph = self._capture.graphs[region]
+        writes = self._add_writes(region, op, held)
+        reads = self._reads(region, op)
+        if graph.is_outside:
+            formula = self._formula(region, op)
+            own = [*reads, *writes]
+            reads += formula
+            formula.extend(own)
+        is_read_in_time = op.is_backward or op.node in self._needed
+        is_unused_draw = op.is_random and not (op.node.users and is_read_in_time)
+        # A draw that nobody reads still moves the generator; one that the forward does not read
+        # moves it in the forward.
+        if op.is_effect or is_unused_draw:
+            writes.append(self._marker())
+        runs_once = is_unused_draw or must_run_once(
+            graph, op, held=held, overwritten_keys=self._overwritten_keys
+        )
+        workspace_bytes = self._costs[op.node].workspace_bytes
+        if op.is_random and not runs_once:
+            reads.append(self._add_rng_state(region, index, op))
+            # While it is drawn again, the state that the generator is in by then is set aside.
+            workspace_bytes += rng_state_bytes(self._capture.device)
+        self._add(
+            Op(
+                name=op.node.name,
+                runtime_ns=self._costs[op.node].runtime_ns,
+                reads=tuple(dict.fromkeys(reads)),
+                writes=tuple(writes),
+                workspace_bytes=workspace_bytes,
+                recomputable=not runs_once,
+                is_backward=op.is_backward,
+                is_fence=op.is_backward and (graph.is_outside or not may_move(op.node)),
+                segment=module_of(op.node, self._capture.module_names),
+                region=region,
+                overwrites=() if graph.is_outside else self._overwritten(region, op, writes),
+            ),
+            Origin(kind="node", region=region, joint_op=index),
+        )
+
+    def _add_writes(self, region: int, op: JointNode, held: frozenset[int]) -> list[int]:
+        """Add the storages that an op makes."""
+        joint = self._capture.graphs[region].joint
+        measured_bytes = self._costs[op.node].output_bytes
+        measured = dict(zip(joint.node_storages[op.node], measured_bytes, strict=False))
+        writes = []
+        for storage in activation_writes(op.node, op.writes):
+            size_bytes = max(joint.storage_bytes[storage], measured.get(storage, 0))
+            made = self._storage(f"g{region}.{op.node.name}.{storage}", size_bytes)
+            self._local[region, storage] = made
+            writes.append(made)
+            if storage in held:
+                self._outputs[made] = None
+        return writes
+
+    def _reads(self, region: int, op: JointNode) -> list[int]:
+        joint = self._capture.graphs[region].joint
+        reads = [self._local[region, s] for s in op.reads if (region, s) in self._local]
+        # Inputs that an earlier graph made are external to this graph, but storages of the step.
+        reads += [
+            self._local[region, s]
+            for parent in op.node.all_input_nodes
+            for s in joint.node_storages[parent]
+            if s in joint.external_storages and (region, s) in self._local
+        ]
+        return reads
+
+    def _formula(self, region: int, op: JointNode) -> list[int]:
+        """What one backward formula of eager's autograd has read and made so far.
+
+        A graph outside of the model runs as eager does: the incoming gradient, what was saved for a
+        formula and its temporaries live until it returns.
+        """
+        if op.node.meta.get("partitioner_tag") != "is_backward":
+            return []
+        return self._formulas.setdefault((region, op.node.meta.get("seq_nr")), [])
+
+    def _add_rng_state(self, region: int, index: int, op: JointNode) -> int:
+        """Add the op that reads the generator before a random op, and return what it writes."""
+        name = f"{op.node.name}.rng_state"
+        state = self._storage(f"g{region}.{name}", rng_state_bytes(self._capture.device))
+        self._add(
+            Op(
+                name=name,
+                runtime_ns=0,
+                reads=(),
+                writes=(state,),
+                recomputable=False,
+                segment=module_of(op.node, self._capture.module_names),
+                region=region,
+            ),
+            Origin(kind="rng_state", region=region, joint_op=index),
+        )
+        return state
+
+    def _overwritten(self, region: int, op: JointNode, writes: list[int]) -> tuple[int, ...]:
+        over = None if op.overwrites is None else self._local.get((region, op.overwrites))
+        if over is None:
+            return ()
+        size_bytes = sum(self._storages[s].size_bytes for s in writes)
+        return (over,) if self._storages[over].size_bytes <= size_bytes else ()
+
+
+def must_run_once(
+    graph: CapturedGraph,
+    op: JointNode,
+    *,
+    held: frozenset[int],
+    overwritten_keys: frozenset[int],
+) -> bool:
+    """Whether an op must not be recomputed.
+
+    Args:
+        graph: Its captured graph.
+        op: The op.
+        held: The graph's storages that stay to the end of the step.
+        overwritten_keys: Inputs of any graph that a graph overwrites.
+    """
+    # Nothing is recomputed for a graph without a backward, nor by code outside of the model.
+    if graph.is_outside or not graph.has_backward or op.is_backward:
+        return True
+    # It has effects, or is not known to give the same bits again.
+    if not gives_the_same_again(op):
+        return True
+    # What it reads may have another value by then; BatchNorm runs again without its statistics.
+    if reads_any(graph, op, overwritten_keys) and not is_batch_norm(op.node):
+        return True
+    # Its result is never freed.
+    return any(storage in held for storage in activation_writes(op.node, op.writes))
