@@ -6,26 +6,22 @@ it overwrites and objects that it is handed to fill cannot.
 
 from __future__ import annotations
 
-import collections
 import enum
-import random
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
 from autockpt.torch_private.modes import TorchDispatchMode
-from autockpt.torch_private.modules import REGISTRIES, has_hooks
+from autockpt.torch_private.modules import has_hooks
 from autockpt.torch_private.operators import arguments_of, is_written, writes_in_place
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import write_count
+from autockpt.verify.object_walk import AttributeWatch
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
-_CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 _KNOWN = (*_PLAIN, torch.Tensor, torch.layout, torch.memory_format, slice, range, type)
-_MAX_DEPTH = 3
 
 
 class WrittenTensors:
@@ -79,8 +75,7 @@ class CallWatch:
     def __init__(self, module: torch.nn.Module, inputs: Any) -> None:
         leaves = tree_leaves(inputs)
         self._module = module
-        self._alive: list[Any] = []
-        self._before = self._attributes()
+        self._attributes = AttributeWatch(module)
         self._inputs = [
             (weakref.ref(leaf), write_count(leaf))
             for leaf in leaves
@@ -94,7 +89,7 @@ class CallWatch:
             return f"it is handed a {type(self._strange[0]).__name__}, which may change"
         if any(m is not self._module and has_hooks(m) for m in self._module.modules()):
             return "modules inside it have forward hooks"
-        if self._attributes() != self._before:
+        if self._attributes.has_changed():
             return "it changes attributes of its modules"
         return self.written_inputs()
 
@@ -105,38 +100,3 @@ class CallWatch:
             if tensor is not None and write_count(tensor) != version:
                 return "an input of it is overwritten"
         return ""
-
-    def _attributes(self) -> list[Any]:
-        seen: set[int] = set()
-        return [
-            (name, self._trace(value, seen, 0))
-            for module in self._module.modules()
-            for name, value in module.__dict__.items()
-            if name not in (*REGISTRIES, "forward") and "hook" not in name
-        ]
-
-    def _trace(self, value: Any, seen: set[int], depth: int) -> Any:
-        """Something that compares equal as long as the value is the same."""
-        if isinstance(value, _PLAIN):
-            return type(value), value
-        # What is known by its address must not be freed before the comparison.
-        self._alive.append(value)
-        if isinstance(value, torch.Tensor):
-            return id(value), 0 if value.is_inference() else write_count(value)
-        if isinstance(value, torch.Generator):
-            return value.get_state().numpy().tobytes()
-        if isinstance(value, (random.Random, np.random.RandomState)):
-            return repr(value.__getstate__())
-        if isinstance(value, np.random.Generator):
-            return repr(value.bit_generator.state)
-        if id(value) in seen or depth > _MAX_DEPTH:
-            return id(value)
-        seen.add(id(value))
-        content: Iterable[Any] = ()
-        if isinstance(value, _CONTAINERS):
-            content = value
-        elif isinstance(value, dict):
-            content = [*value.keys(), *value.values()]
-        elif not isinstance(value, torch.nn.Module):
-            content = getattr(value, "__dict__", {}).values()
-        return id(value), [self._trace(item, seen, depth + 1) for item in list(content)]

@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
+from torch.overrides import TorchFunctionMode
+
+from autockpt.torch_private.dynamo_settings import quiet_fakes
+from autockpt.torch_private.fakes import (
     DataDependentOutputException,
     FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
     unset_fake_temporarily,
 )
-from torch.overrides import TorchFunctionMode
-
-from autockpt.torch_private.dynamo_settings import quiet_fakes
+from autockpt.torch_private.operators import READ_NUMBER, returns_nothing
 from autockpt.torch_private.optimizers import no_global_step_hooks
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.random_state import kept_random_states
@@ -206,12 +207,11 @@ class _LiveBytesWithoutData(LiveBytes):
         try:
             return super().__torch_dispatch__(func, types, args, kwargs)
         except DataDependentOutputException:
-            is_number = func is torch.ops.aten._local_scalar_dense.default
-            if not is_number or args[0].dtype is torch.bool:
+            if func is not READ_NUMBER or args[0].dtype is torch.bool:
                 raise
             return 1.0 if args[0].is_floating_point() else 1
         except UnsupportedOperatorException:
-            if func._schema.returns:
+            if not returns_nothing(func):
                 raise
             return None
 

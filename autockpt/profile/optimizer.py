@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
+from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 
 # A name does not say whether weights decay. SGD needs a temporary tensor if they do.

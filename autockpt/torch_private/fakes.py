@@ -9,15 +9,23 @@ import contextlib
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import _disable_current_modes
 
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves
 
 __all__ = [
+    "DataDependentOutputException",
     "FakeTensor",
     "FakeTensorMode",
+    "UnsupportedOperatorException",
     "fake_like",
     "run_on_fakes",
     "unset_fake_temporarily",

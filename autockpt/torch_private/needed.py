@@ -57,7 +57,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.fx.passes.split_module.split_module": ("keep_original_order", "tuple_return"),
     # Fake tensors, modes and dispatch.
     "torch._subclasses.fake_tensor.FakeTensor": (),
-    "torch._subclasses.fake_tensor.FakeTensorMode": ("allow_non_fake_inputs",),
+    "torch._subclasses.fake_tensor.FakeTensorMode": (
+        *("allow_non_fake_inputs", "allow_fallback_kernels"),
+    ),
     "torch._subclasses.fake_tensor.FakeTensorMode.cache_clear": (),
     "torch._subclasses.fake_tensor.DataDependentOutputException": (),
     "torch._subclasses.fake_tensor.DynamicOutputShapeException": (),
@@ -78,6 +80,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._prims_common.suggest_memory_format": ("x",),
     "torch._ops.OpOverload": (),
     "torch.ops.aten._to_copy.default": (),
+    "torch.ops.aten._local_scalar_dense.default": (),
     "torch.ops.aten._native_batch_norm_legit_functional.default": (),
     "torch.ops.aten._native_batch_norm_legit.no_stats": (),
     "torch.ops.aten._weight_norm_interface_backward.default": (),
@@ -102,6 +105,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.nn.Module._forward_hooks": (),
     "torch.nn.Module._forward_pre_hooks": (),
     "torch.nn.modules.module._has_any_global_hook": (),
+    "torch.optim.optimizer._global_optimizer_pre_hooks": (),
+    "torch.optim.optimizer._global_optimizer_post_hooks": (),
 }
 # Needed only in builds of torch that have `torch.distributed`.
 DISTRIBUTED: Mapping[str, tuple[str, ...]] = {

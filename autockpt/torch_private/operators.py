@@ -14,6 +14,8 @@ aten = torch.ops.aten
 
 # Casts and copies, `Tensor.to` among them.
 TO_COPY = aten._to_copy.default
+# Reading a number out of a tensor: `Tensor.item` and the like.
+READ_NUMBER = aten._local_scalar_dense.default
 # BatchNorm as it is traced: it returns the new running statistics; and without any.
 BATCH_NORM_FUNCTIONAL = aten._native_batch_norm_legit_functional.default
 BATCH_NORM_NO_STATS = aten._native_batch_norm_legit.no_stats
@@ -48,6 +50,11 @@ def writes_in_place(op: Any) -> bool:
 def is_written(argument: Any) -> bool:
     """Whether an operator writes into this argument of its schema."""
     return argument.alias_info is not None and bool(argument.alias_info.is_write)
+
+
+def returns_nothing(op: Any) -> bool:
+    """Whether an operator only changes its arguments."""
+    return not op._schema.returns
 
 
 def returns_views(op: Any) -> bool:

@@ -1,0 +1,147 @@
+"""Everything that a module's attributes lead to, found in one way for all who ask.
+
+Attributes lead to lists and dicts, to objects of classes of your own, and to tensors and random
+generators in them. `held_state` puts all of that back after steps that are not yours, and
+`AttributeWatch` sees whether a call changes it, so that nothing is put back unseen.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import random
+import sys
+import sysconfig
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from autockpt.torch_private.modules import REGISTRIES, buffer_registry
+from autockpt.torch_private.tensors import write_count
+
+CONTAINERS = (list, dict, set, collections.deque, collections.OrderedDict, collections.defaultdict)
+IMMUTABLE = (tuple, frozenset)
+GENERATORS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+_PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, type(None))
+_REGISTRIES = (*REGISTRIES, "forward")
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_OWN = ("autockpt", "autockpt_solvers", "torch")
+_MOST_OBJECTS = 100_000
+# How far to look behind an object of a library: it may lead to half of the process.
+_LIBRARY_DEPTH = 3
+
+
+class Reached(NamedTuple):
+    """What a module's attributes lead to, each object once.
+
+    Attributes:
+        own: Modules, containers, tensors, generators and objects of your own classes.
+        foreign: Objects of libraries. They may be in use meanwhile, so nothing of them is put back.
+    """
+
+    own: list[Any]
+    foreign: list[Any]
+
+
+def reached(module: torch.nn.Module) -> Reached:
+    """Walks from a module; its parameters and buffers, and its submodules', are left out."""
+    seen = {id(buffer) for buffer in module.buffers()}
+    found = Reached([], [])
+    pending: list[Any] = [module]
+    while pending and len(seen) < _MOST_OBJECTS:
+        value = pending.pop()
+        if id(value) not in seen:
+            seen.add(id(value))
+            is_own = _is_own(value)
+            (found.own if is_own else found.foreign).append(value)
+            if is_own:
+                pending += _parts(value)
+    return found
+
+
+class AttributeWatch:
+    """Sees whether anything that a module's attributes lead to changes from now on.
+
+    It looks behind objects of libraries too, though not far.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        found = reached(module)
+        objects = {id(value): value for value in (*found.own, *found.foreign)}
+        outermost = found.foreign
+        for _ in range(_LIBRARY_DEPTH):
+            parts = {id(part): part for value in outermost for part in _parts(value)}
+            outermost = [part for key, part in parts.items() if key not in objects]
+            objects |= parts
+        self._before = [(value, _fingerprint(value)) for value in objects.values()]
+        # What is known by its address only must not be freed.
+        self._alive = [_parts(value) for value in outermost]
+
+    def has_changed(self) -> bool:
+        """Whether anything changed; what is new can only be reached through what changed."""
+        return any(_fingerprint(value) != before for value, before in self._before)
+
+
+def attributes(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Returns attributes without hooks, and without the registries of modules."""
+    return {k: v for k, v in namespace.items() if k not in _REGISTRIES and "hook" not in k}
+
+
+def generator_state(generator: Any) -> Any:
+    """Returns the state of one of the `GENERATORS`; states of equal generators compare equal."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, np.random.RandomState):
+        return repr(generator.__getstate__())
+    if isinstance(generator, np.random.Generator):
+        return repr(generator.bit_generator.state)
+    return generator.getstate()
+
+
+def _is_own(value: Any) -> bool:
+    known = (torch.Tensor, torch.nn.Module, *IMMUTABLE, *CONTAINERS, *GENERATORS)
+    return isinstance(value, known) or (_is_users(type(value)) and _has_namespace(value))
+
+
+def _is_users(kind: type) -> bool:
+    """Whether a class is of the user's own code."""
+    name = kind.__module__
+    if name == "builtins" or name.partition(".")[0] in _OWN:
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is None or not str(file).startswith(_LIBRARIES)
+
+
+def _has_namespace(value: Any) -> bool:
+    return isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What an object holds and that can change itself."""
+    return [part for part in _content(value) if not isinstance(part, _PLAIN)]
+
+
+def _content(value: Any) -> list[Any]:
+    if isinstance(value, (torch.Tensor, types.ModuleType, *GENERATORS)):
+        return []
+    if isinstance(value, torch.nn.Module):
+        held = attributes(value.__dict__)
+        registered = [*buffer_registry(value).items(), *value.named_children()]
+        return [*held.keys(), *held.values(), *(part for item in registered for part in item)]
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value)
+    namespace = getattr(value, "__dict__", {})
+    return [*namespace.keys(), *namespace.values()]
+
+
+def _fingerprint(value: Any) -> Any:
+    """Returns something that compares equal as long as the object itself does not change."""
+    if isinstance(value, torch.Tensor):
+        return 0 if value.is_inference() else write_count(value)
+    if isinstance(value, GENERATORS):
+        return generator_state(value)
+    return [(type(v), v) if isinstance(v, _PLAIN) else id(v) for v in _content(value)]
