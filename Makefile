@@ -8,13 +8,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Tests share the machine with torch's own threads: a few workers, one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test matrix lint format docs install clean help
+.PHONY: demo test matrix versions lint format docs install clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a real transformer, eager and optimized side by side on this machine"
 	@echo "make test     the test suite"
 	@echo "make matrix   the test suite with the longer rows of the correctness matrix"
+	@echo "make versions the core tests with the oldest and the newest torch and transformers"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make format   ruff's fixes and formatting"
@@ -37,6 +38,10 @@ test: $(INSTALLED)
 
 matrix: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "full or not full"
+
+# Downloads several GB: pip's builds of torch other than the pinned one are CUDA builds.
+versions: $(INSTALLED)
+	$(BIN)/python benchmarks/versions.py --workers $(WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -24,15 +24,14 @@ PAGE = ROOT / "docs" / "versions.md"
 
 # The oldest versions that pyproject.toml allows, then the newest that pip finds.
 PAIRS = ("2.11.0:4.50.0", "newest:newest")
+# The capture, bits, peaks, the ladder and the engine, in a few minutes.
 CORE = (
     "tests/torch_private",
-    "tests/capture",
+    "tests/capture/test_tricky_models.py",
     "tests/matrix/test_capture.py",
-    "tests/promise/test_optimize.py",
     "tests/verify/test_measure.py",
     "tests/ladder/test_ladder.py",
-    "tests/rewrite",
-    "tests/solvers/test_ilp.py",
+    "tests/solvers/test_solve.py",
 )
 TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100")
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from autockpt.torch_private.graphs import split_module
+from autockpt.torch_private.graphs import split_in_pieces
 from autockpt.torch_private.modes import SET_GRAD_ENABLED
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import storage_key
@@ -53,13 +53,7 @@ def compile_in_pieces(
     examples: dict[str, Any] = {node.name: node.meta.get("example_value") for node in graph.nodes}
     inputs = graph.find_nodes(op="placeholder")
     examples |= {node.name: value for node, value in zip(inputs, example_inputs, strict=True)}
-    whole = split_module(
-        graph_module,
-        torch.nn.Module(),
-        numbers.__getitem__,
-        keep_original_order=True,
-        tuple_return=True,
-    )
+    whole = split_in_pieces(graph_module, numbers.__getitem__)
     for call in whole.graph.find_nodes(op="call_module"):
         name = str(call.target)
         piece: Any = whole.get_submodule(name)

@@ -54,7 +54,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.fx.experimental.proxy_tensor.is_sym_node": (),
     "torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode": (),
     "torch.fx.experimental.symbolic_shapes.statically_known_true": (),
-    "torch.fx.passes.split_module.split_module": ("keep_original_order", "tuple_return"),
+    "torch.fx.passes.split_module.split_module": ("keep_original_order",),
     # Fake tensors, modes and dispatch.
     "torch._subclasses.fake_tensor.FakeTensor": (),
     "torch._subclasses.fake_tensor.FakeTensorMode": (
@@ -79,8 +79,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._refs": (),
     "torch._prims_common.suggest_memory_format": ("x",),
     "torch._ops.OpOverload": (),
-    "torch.ops.aten._to_copy.default": (),
     "torch.ops.aten._local_scalar_dense.default": (),
+    "torch.ops.aten._to_copy.default": (),
     "torch.ops.aten._native_batch_norm_legit_functional.default": (),
     "torch.ops.aten._native_batch_norm_legit.no_stats": (),
     "torch.ops.aten._weight_norm_interface_backward.default": (),
@@ -96,6 +96,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.utils._pytree.tree_leaves": (),
     "torch.utils._pytree.tree_map": (),
     "torch.utils._pytree.tree_unflatten": (),
+    "torch.optim.optimizer._global_optimizer_post_hooks": (),
+    "torch.optim.optimizer._global_optimizer_pre_hooks": (),
     "torch.UntypedStorage._cdata": (),
     "torch.Tensor._version": (),
     "torch.Tensor._post_accumulate_grad_hooks": (),
@@ -105,8 +107,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.nn.Module._forward_hooks": (),
     "torch.nn.Module._forward_pre_hooks": (),
     "torch.nn.modules.module._has_any_global_hook": (),
-    "torch.optim.optimizer._global_optimizer_pre_hooks": (),
-    "torch.optim.optimizer._global_optimizer_post_hooks": (),
 }
 # Needed only in builds of torch that have `torch.distributed`.
 DISTRIBUTED: Mapping[str, tuple[str, ...]] = {

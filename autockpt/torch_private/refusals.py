@@ -16,6 +16,13 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+__all__ = [
+    "REFUSALS",
+    "is_compilation_error",
+    "root_cause",
+    "wrapped",
+]
+
 _E = TypeVar("_E", bound=Exception)
 
 # What a model does that tracing or fake tensors do not support. Operators without a kernel for fake
