@@ -19,9 +19,10 @@ from autockpt.arguments import (
 from autockpt.budget import Budget
 from autockpt.dispatch.forward import OptimizedForward, optimized_forward
 from autockpt.dispatch.ranks import refuse_spread
-from autockpt.ladder.calls import CallPlanner
-from autockpt.ladder.graphs import Planner
-from autockpt.ladder.ladder import Ladder, planned_rungs
+from autockpt.ladder.ladder import Ladder
+from autockpt.ladder.planner import StepPlanner
+from autockpt.ladder.rungs import rungs_of
+from autockpt.ladder.step import StepToPlan
 from autockpt.report.plan import Plan
 from autockpt.torch_private.distributed import inside_data_parallel
 from autockpt_solvers.attempt import Method
@@ -157,17 +158,12 @@ def plan(
     check_signature(original, args, kwargs)
     refuse_spread(model)
     ladder = Ladder()
+    step = StepToPlan(module=model, forward=original, args=args, kwargs=kwargs, request=request)
     with _in_training(model):
-        made = ladder.descend(
-            planned_rungs(
-                lambda kind, **how: kind(model, original, args, kwargs, request, **how),
-                _planned,
-            )
-        )
-    return ladder.explained(made)
+        return ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
 
 
-def _planned(planner: Planner | CallPlanner) -> Plan:
+def _only_planned(planner: StepPlanner) -> Plan:
     plan = planner.plan().plan
     return plan.as_it_is() if plan.leaves_the_model else plan
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 settings.register_profile("autockpt", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("autockpt")
 
+# A bug in autockpt must not pass for a model that no rung but a lower one serves.
+os.environ.setdefault("AUTOCKPT_RAISE", "1")
+
 # Numba keeps what it compiled for as long as the function's own file stays the same, whatever
 # became of what that calls in other files: so what is kept here belongs to all of them as they are.
 _ROOT = Path(__file__).parent.parent

@@ -41,7 +41,7 @@ class CheckpointedCalls:
     to_the_end: frozenset[str] = frozenset()
 
 
-class CheckpointedStep:
+class CheckpointedForward:
     """A forward in which chosen calls are checkpointed; call it like the forward."""
 
     def __init__(
@@ -102,7 +102,7 @@ class _Run:
 
     def __init__(
         self,
-        step: CheckpointedStep,
+        step: CheckpointedForward,
         path: str,
         module: torch.nn.Module,
         forward: Callable[..., Any],

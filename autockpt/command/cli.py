@@ -247,7 +247,9 @@ def _errors_told(*, show_traceback: bool) -> Iterator[None]:
         if show_traceback:
             traceback.print_exception(error)
         else:
-            Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
+            console = Console(stderr=True, soft_wrap=True)
+            for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+                console.print(line, markup=False)
         raise typer.Exit(_EXIT_FAILED if is_failure else _EXIT_USAGE) from error
 
 

@@ -9,10 +9,13 @@ smaller inputs.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
 
 from autockpt.dispatch.layout import Layout, Sizes
 from autockpt.request import Dimensions
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,25 +42,25 @@ class Bucket:
 
 
 @dataclasses.dataclass(slots=True)
-class _Family:
+class _Family(Generic[K]):
     """What is known of one family of layouts, by the keys under which plans are kept."""
 
     first: Sizes
     varying: Dimensions = frozenset()
-    served: dict[Any, Bucket] = dataclasses.field(default_factory=dict)
-    untouched: dict[Any, Sizes] = dataclasses.field(default_factory=dict)
+    served: dict[K, Bucket] = dataclasses.field(default_factory=dict)
+    untouched: dict[K, Sizes] = dataclasses.field(default_factory=dict)
     failed: set[Bucket] = dataclasses.field(default_factory=set)
 
 
-class Buckets:
+class Buckets(Generic[K]):
     """The plans of a model by sizes; keys are of the caller's choice."""
 
     def __init__(self) -> None:
-        self._families: dict[Any, _Family] = {}
+        self._families: dict[Any, _Family[K]] = {}
 
-    def copy(self) -> Buckets:
+    def copy(self) -> Buckets[K]:
         """The same knowledge, to go on with apart."""
-        copied = Buckets()
+        copied: Buckets[K] = Buckets()
         copied._families = {
             name: dataclasses.replace(
                 family,
@@ -69,7 +72,7 @@ class Buckets:
         }
         return copied
 
-    def serving(self, layout: Layout) -> Any | None:
+    def serving(self, layout: Layout) -> K | None:
         """The key of a plan that serves this layout too."""
         family = self._families.get(layout.family)
         if family is None:
@@ -112,7 +115,7 @@ class Buckets:
         ]
         return [bucket for bucket in dict.fromkeys(buckets) if bucket not in family.failed]
 
-    def add(self, layout: Layout, key: Any, bucket: Bucket) -> None:
+    def add(self, layout: Layout, key: K, bucket: Bucket) -> None:
         """Remember a plan for a bucket; it takes the place of one for smaller sizes."""
         served = self._families[layout.family].served
         for older, other in list(served.items()):
@@ -120,7 +123,7 @@ class Buckets:
                 del served[older]
         served[key] = bucket
 
-    def add_untouched(self, layout: Layout, key: Any, sizes: Sizes) -> None:
+    def add_untouched(self, layout: Layout, key: K, sizes: Sizes) -> None:
         """Remember that the model fits as it is for inputs up to these sizes."""
         if layout.family is not None:
             self._families[layout.family].untouched[key] = sizes
@@ -129,7 +132,7 @@ class Buckets:
         """Do not try this bucket again."""
         self._families[layout.family].failed.add(bucket)
 
-    def forget(self, key: Any) -> bool:
+    def forget(self, key: K) -> bool:
         """Whether a plan for a bucket had this key; it did not serve and is not tried again."""
         for family in self._families.values():
             bucket = family.served.pop(key, None)

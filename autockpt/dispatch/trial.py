@@ -1,20 +1,20 @@
-"""A plan on trial: its step beside eager's, bit by bit, its measured peak against the budget."""
+"""A plan on trial: its step compared with eager's, its measured peak with the budget."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from autockpt.budget import format_bytes
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
-from autockpt.ladder.calls import CallPlanner
-from autockpt.ladder.graphs import Planner
-from autockpt.ladder.planned import Planned
+from autockpt.ladder.executable import ExecutablePlan, is_stale
+from autockpt.ladder.planner import StepPlanner
+from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
@@ -25,12 +25,33 @@ _NOT_COMPARED = "not compared with eager: verify=False"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Followed:
-    """A plan, what it takes to follow it again (None for the original forward), the forward."""
+class AcceptedPlan:
+    """A plan that has passed its trial.
+
+    Attributes:
+        plan: The plan, with what was measured.
+        executable: What it takes to follow it again; None if the model runs as it is.
+        forward: The forward that follows it.
+    """
 
     plan: Plan
-    planned: Planned | None
-    step: Callable[..., Any]
+    executable: ExecutablePlan | None
+    forward: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Reference:
+    """Eager's step, to compare with.
+
+    Attributes:
+        record: What it gave; None if it was not run.
+        peak_bytes: Its measured peak, everything counted.
+        notes: What its plan says about the comparison.
+    """
+
+    record: StepRecord | None = None
+    peak_bytes: int = 0
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,171 +59,177 @@ class Trial:
     """Makes a module follow a plan, and tries it on real inputs.
 
     Attributes:
-        module: The model.
-        forward: Its own forward.
-        args: Positional inputs of a real step; no larger than what is planned for.
-        kwargs: Keyword inputs.
-        loss_fn: See ``optimize``.
+        step: A real step, with inputs no larger than the ones that are planned for.
         is_exact: Whether plans are for inputs of exactly these sizes.
         verify: Whether to try at all.
-        follow_plan: Makes the module's forward follow a plan.
+        follow: Makes a forward that follows a plan.
     """
 
-    module: torch.nn.Module
-    forward: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    loss_fn: Callable[[Any], torch.Tensor] | None
+    step: StepToPlan
     is_exact: bool
     verify: bool
-    follow_plan: Callable[[Planned], Callable[..., Any]]
+    follow: Callable[[ExecutablePlan], Callable[..., Any]]
 
-    def follow(self, planner: Planner | CallPlanner) -> Followed:
-        """Plan a step and make the module follow the plan; verify it where that was asked for.
+    def accept(self, planner: StepPlanner) -> AcceptedPlan:
+        """Plan a step and make the module follow the plan; verify it if that was asked for.
 
         Raises:
             BudgetError: No plan fits.
-            CaptureError: The model cannot be run on these inputs, or not by a plan.
-            VerificationError: The step is not bit-equal to eager's, or takes more than the budget.
+            CaptureError: The model cannot run on these inputs, or not by a plan.
+            InternalError: A bug in autockpt.
+            VerificationError: The step is not bit-equal to eager's, or exceeds the budget.
         """
         if planner.is_fake:
             raise CaptureError(
-                where=type(self.module).__name__,
+                where=self.step.model_name,
                 reason="its parameters or inputs are fake or meta tensors, which cannot train",
                 advice="Use autockpt.plan, which needs no data.",
             )
-        moves_parameters = acts_on_parameters(self.module)
+        moves_parameters = acts_on_parameters(self.step.module)
         try:
-            planned = planner.plan()
+            executable = planner.plan()
         except BudgetError as error:
             if not self.verify or not self.is_exact or moves_parameters:
                 raise
             raise self._measured(error, planner) from error
-        plan = planned.plan
+        plan = executable.plan
         must_run = self.verify or not planner.is_complete
         if plan.leaves_the_model and (moves_parameters or not (must_run and self.is_exact)):
-            plan = dataclasses.replace(plan.as_it_is(), rung="eager")
-            return Followed(plan=plan, planned=None, step=self.forward)
+            return self._as_it_is(plan.as_it_is())
+        if must_run and not moves_parameters:
+            return self._verified(planner, executable)
         note = ""
         if not self.verify:
             note = _NOT_COMPARED
         elif moves_parameters:
             note = "not verified: a step changes parameters by itself (hooks, max_norm)"
-        if moves_parameters or not must_run:
-            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
-            step = self.follow_plan(planned)
-            return Followed(plan=plan, planned=planned, step=step)
-        return self._verified(planner, planned)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+        forward = self.follow(executable)
+        return AcceptedPlan(plan=plan, executable=executable, forward=forward)
 
-    def _measured(self, error: BudgetError, planner: Planner | CallPlanner) -> BudgetError:
-        """The error with a least that a step was measured to be within.
+    def _as_it_is(self, plan: Plan) -> AcceptedPlan:
+        plan = dataclasses.replace(plan, rung="eager")
+        return AcceptedPlan(plan=plan, executable=None, forward=self.step.forward)
+
+    def _measured(self, error: BudgetError, planner: StepPlanner) -> BudgetError:
+        """The error with a smallest budget within which a step was measured.
 
         Raises:
-            VerificationError: A step at the least is not bit-equal to eager's.
+            VerificationError: A step at that budget is not bit-equal to eager's.
         """
         least = error
         for _ in range(_MAX_CORRECTIONS):
             at_least = planner.with_budget(least.minimum_peak_bytes)
             try:
-                planned = at_least.plan()
-                if least.minimum_peak_bytes <= available_bytes(torch.device(planned.plan.device)):
-                    self._verified(at_least, planned)
+                executable = at_least.plan()
+                device = torch.device(executable.plan.device)
+                if least.minimum_peak_bytes <= available_bytes(device):
+                    self._verified(at_least, executable)
                 break
             except BudgetError as raised:
                 least = raised
         return least.of_budget(error.budget_bytes)
 
-    def _verified(self, planner: Planner | CallPlanner, planned: Planned) -> Followed:
-        """Hold the plan against real steps; tighten it where more was measured than predicted.
+    def _verified(self, planner: StepPlanner, executable: ExecutablePlan) -> AcceptedPlan:
+        """Compare the plan with real steps, and tighten it if more is measured than predicted.
 
-        Where nothing is to be verified only the memory is measured, of a plan that has to guess
-        what stands between graphs or calls.
+        Without verification only the memory is measured, and only if the plan has to estimate what
+        stays between graphs or calls.
         """
-        plan = planned.plan
-        device = torch.device(plan.device)
-        eager = Step(
-            module=self.module,
-            forward=self.forward,
-            args=self.args,
-            kwargs=self.kwargs,
-            loss_fn=self.loss_fn,
-            device=device,
-            accumulates=planner.accumulates,
-        )
-        expected = None
-        standing_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
-        notes = plan.notes
-        if not (self.verify or plan.budget_bytes >= plan.baseline_peak_bytes):
-            notes = (*notes, _NOT_COMPARED)
-        elif plan.baseline_peak_bytes < available_bytes(device):
-            try:
-                expected = eager.record(warm_up=False)
-            except Exception as error:
-                raise CaptureError(
-                    where=type(self.module).__name__,
-                    reason=f"its own forward fails on these inputs: {error}",
-                ) from error
-            other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(expected)
-            eager_peak_bytes = standing_bytes + max(expected.peak_bytes, other_bytes)
-            if self.is_exact and eager_peak_bytes <= plan.budget_bytes:
-                note = "eager PyTorch was measured within the budget: nothing to do"
-                untouched = dataclasses.replace(
-                    planner.untouched().as_it_is(),
-                    rung="eager",
-                    measured_peak_bytes=eager_peak_bytes,
-                    notes=(*notes, note),
-                )
-                return Followed(plan=untouched, planned=None, step=self.forward)
-        else:
-            notes = (*notes, "not compared with eager, which does not fit in the free memory")
+        plan = executable.plan
+        eager = self.step.on(torch.device(plan.device))
+        fixed_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
+        reference = self._reference(planner, plan, eager, fixed_bytes)
+        is_run = reference.record is not None
+        if self.is_exact and is_run and reference.peak_bytes <= plan.budget_bytes:
+            untouched = dataclasses.replace(
+                planner.untouched().as_it_is(),
+                measured_peak_bytes=reference.peak_bytes,
+                notes=(
+                    *reference.notes,
+                    "eager PyTorch was measured within the budget: nothing to do",
+                ),
+            )
+            return self._as_it_is(untouched)
         held_back_bytes = 0
         for number in range(_MAX_CORRECTIONS + 1):
             if number:
-                planned = planner.plan(held_back_bytes=held_back_bytes)
-            step = self.follow_plan(planned)
-            with _prepared_for_other_graphs(are_expected=not self.is_exact):
-                run = dataclasses.replace(eager, forward=step)
-                got = _recorded(run, is_eager_known=expected is not None)
-            if not self.is_exact and _is_stale(step):
-                raise CaptureError(
-                    where=type(self.module).__name__,
-                    reason="its graph is another one when sizes of inputs are left open",
-                )
-            differing: tuple[str, ...] = ()
-            if self.verify and expected is not None:
-                differing = differences(expected, got)
-            if differing:
-                raise VerificationError("a step is not bit-equal to eager's", differing=differing)
-            other_bytes = 0 if planner.is_complete else self._peak_of_other_draws(run, got)
-            measured_bytes = standing_bytes + max(got.peak_bytes, other_bytes)
+                executable = planner.plan(held_back_bytes=held_back_bytes)
+            forward = self.follow(executable)
+            run = dataclasses.replace(eager, forward=forward)
+            measured_bytes = fixed_bytes + self._peak_bytes(planner, run, reference)
             excess_bytes = measured_bytes - plan.budget_bytes
             if excess_bytes <= 0:
                 measured = dataclasses.replace(
-                    planned.plan, measured_peak_bytes=measured_bytes, notes=notes
+                    executable.plan, measured_peak_bytes=measured_bytes, notes=reference.notes
                 )
-                return Followed(plan=measured, planned=planned, step=step)
-            # A plan that differs from its prediction by as much must fit as well.
-            error_bytes = measured_bytes - planned.plan.predicted_peak_bytes
+                return AcceptedPlan(plan=measured, executable=executable, forward=forward)
+            # A plan that misses its prediction by as much must fit as well.
+            error_bytes = measured_bytes - executable.plan.predicted_peak_bytes
             held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
         raise VerificationError(
             f"after {_MAX_CORRECTIONS} corrections a step is measured at "
             f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
         )
 
-    def _peak_of_other_draws(self, run: Step, record: StepRecord) -> int:
-        was_stale = _is_stale(run.forward)
-        with _prepared_for_other_graphs(are_expected=True):
-            peak_bytes = run.peak_bytes_of_other_draws(record)
-        if _is_stale(run.forward) and not was_stale:
+    def _reference(
+        self, planner: StepPlanner, plan: Plan, eager: Step, fixed_bytes: int
+    ) -> _Reference:
+        """Run eager's step, if that is asked for and fits in the free memory.
+
+        Raises:
+            CaptureError: The step fails.
+        """
+        if not (self.verify or plan.budget_bytes >= plan.baseline_peak_bytes):
+            return _Reference(notes=(*plan.notes, _NOT_COMPARED))
+        if plan.baseline_peak_bytes >= available_bytes(eager.device):
+            note = "not compared with eager, which does not fit in the free memory"
+            return _Reference(notes=(*plan.notes, note))
+        with eager_failures(eager, stage="verify"):
+            record = eager.record(warm_up=False)
+            other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(record)
+        peak_bytes = fixed_bytes + max(record.peak_bytes, other_bytes)
+        return _Reference(record=record, peak_bytes=peak_bytes, notes=plan.notes)
+
+    def _peak_bytes(self, planner: StepPlanner, run: Step, reference: _Reference) -> int:
+        """The measured peak of a planned step, which must be bit-equal to eager's.
+
+        Raises:
+            CaptureError: Other graphs turn up than the ones that were planned.
+            VerificationError: The step fails, or is not bit-equal.
+        """
+        with _ready_for_other_graphs(are_expected=not self.is_exact):
+            got = _recorded(run, is_eager_known=reference.record is not None)
+        if not self.is_exact and is_stale(run.forward):
             raise CaptureError(
-                where=type(self.module).__name__,
+                where=self.step.model_name,
+                reason="it has another graph if sizes of inputs are left open",
+            )
+        if self.verify and reference.record is not None:
+            differing = differences(reference.record, got)
+            if differing:
+                raise VerificationError("a step is not bit-equal to eager's", differing=differing)
+        other_bytes = 0 if planner.is_complete else self._peak_bytes_of_other_draws(run, got)
+        return max(got.peak_bytes, other_bytes)
+
+    def _peak_bytes_of_other_draws(self, run: Step, record: StepRecord) -> int:
+        was_stale = is_stale(run.forward)
+        with _ready_for_other_graphs(are_expected=True):
+            peak_bytes = run.peak_bytes_of_other_draws(record)
+        if is_stale(run.forward) and not was_stale:
+            raise CaptureError(
+                where=self.step.model_name,
                 reason="its graphs are other ones from draw to draw",
             )
         return peak_bytes
 
 
 def _recorded(run: Step, *, is_eager_known: bool) -> StepRecord:
-    """A planned step; what it fails of is the plan's own matter where eager's step runs."""
+    """Run a planned step.
+
+    If it fails and eager's does not, the plan is to blame. If eager's did not run, the error may be
+    the model's own, and comes out as it is.
+    """
     try:
         return run.record(warm_up=True)
     except (AutockptError, MemoryError, torch.OutOfMemoryError):
@@ -215,13 +242,9 @@ def _recorded(run: Step, *, is_eager_known: bool) -> StepRecord:
         ) from error
 
 
-def _is_stale(step: Callable[..., Any]) -> bool:
-    return bool(getattr(step, "is_stale", False))
-
-
 @contextlib.contextmanager
-def _prepared_for_other_graphs(*, are_expected: bool) -> Iterator[None]:
-    """Where an unknown graph is no surprise, other plans are tried then."""
+def _ready_for_other_graphs(*, are_expected: bool) -> Iterator[None]:
+    """Silence the warning about an unknown graph if other plans are tried then."""
     with warnings.catch_warnings():
         if are_expected:
             warnings.filterwarnings("ignore", message="a graph of the model is not in its plan")

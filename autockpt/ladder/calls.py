@@ -1,128 +1,79 @@
-"""A plan without any capture: the engine chooses which calls of submodules to checkpoint."""
+"""Plans without a capture: the engine chooses which calls of submodules to checkpoint."""
 
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
 
 from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
 from autockpt.checkpoint.graph import CallGraph, call_graph, frontiers
 from autockpt.checkpoint.runtime import CheckpointedCalls
-from autockpt.errors import BudgetError, CaptureError, NotTrainableError
-from autockpt.ladder.eager import (
-    check_parameters_stay,
-    device_of,
-    failing,
-    fixed_bytes,
-    gradients_bytes,
-)
-from autockpt.ladder.planned import Planned
+from autockpt.errors import BudgetError, CaptureError, internal_errors
+from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
-from autockpt.request import Request
 from autockpt.torch_private.pytree import tree_leaves
-from autockpt.verify.live_bytes import distinct_bytes
-from autockpt.verify.step import Step
 from autockpt_solvers import Compute
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlanner:
-    """Watches a forward once, then plans for as many budgets as are asked for."""
+    """A forward that was watched, ready to be planned for any budget; see `StepPlanner`.
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        request: Request,
-        *,
-        accumulates: bool = False,
-        buckets_bytes: int = 0,
-    ) -> None:
+    Attributes:
+        step: The step.
+        calls: The calls of its submodules.
+        cuts: Ways to cut the forward into calls, as the engine's graphs.
+        problem: What the engine is asked, for the first cut.
+    """
+
+    step: StepToPlan
+    calls: Calls
+    cuts: tuple[CallGraph, ...]
+    problem: StepProblem
+
+    @classmethod
+    def observe(cls, step: StepToPlan) -> CallPlanner:
         """Run the forward and measure its calls; the model is left as it was.
 
-        Args:
-            module: The model.
-            forward: Its forward.
-            args: Positional inputs.
-            kwargs: Keyword inputs.
-            request: What is asked.
-            accumulates: Whether gradients of an earlier backward stand beside this step's.
-            buckets_bytes: What data parallelism holds beside the gradients to reduce them.
-
         Raises:
-            CaptureError: The forward cannot run on these inputs, or none of its calls may run
-                twice.
+            CaptureError: The forward cannot run on these inputs, or none of its calls can be
+                recomputed.
+            InternalError: A bug in autockpt.
             NotTrainableError: Nothing requires a gradient.
         """
-        self._request = request
-        self.accumulates = accumulates
-        parameters, buffers = list(module.parameters()), list(module.buffers())
-        tensors = [*parameters, *buffers, *tree_leaves((args, dict(kwargs)))]
-        where = type(module).__name__
-        if holds_no_data(tensors):
+        module = step.module
+        tensors = [*module.parameters(), *module.buffers()]
+        if holds_no_data([*tensors, *tree_leaves((step.args, dict(step.kwargs)))]):
             raise CaptureError(
-                where=where,
-                reason="calls of modules are measured by running them, and fake or meta tensors "
-                "cannot be run",
+                where=step.model_name,
+                reason="autockpt measures calls of modules by running them, and fake or meta "
+                "tensors cannot be run",
             )
-        check_parameters_stay(module)
-        device = device_of(module)
-        calls = _observed(
-            Step(
-                module=module,
-                forward=forward,
-                args=args,
-                kwargs=kwargs,
-                loss_fn=request.loss_fn,
-                device=device,
-                accumulates=accumulates,
-            )
-        )
+        run = step.runnable()
+        with eager_failures(run, stage="checkpoint"):
+            calls = observe(run)
         if not calls.candidates:
             raise CaptureError(
-                where=where,
-                reason="none of its modules' calls keeps anything and may run twice"
+                where=step.model_name,
+                reason="none of its modules' calls saves anything and can be recomputed"
                 + (f" ({'; '.join(calls.obstacles[:3])})" if calls.obstacles else ""),
             )
-        self._graphs = [
-            call_graph(calls, atoms, module, request.optimizer, accumulates=accumulates)
-            for atoms in frontiers(calls)
-        ]
-        self._calls = calls
-        self.older_gradients_bytes = distinct_bytes([p.grad for p in parameters if accumulates])
-        self._problem = StepProblem(
-            graph=self._graphs[0].graph,
-            budget_bytes=2**62,
-            baseline_peak_bytes=0,
-            fixed=fixed_bytes(module, (args, dict(kwargs)), request.optimizer, buckets_bytes),
-            older_gradients_bytes=self.older_gradients_bytes,
-            gradients_bytes=gradients_bytes(module),
-            optimizer=request.optimizer,
-            cost_source="measured",
-            device=str(device),
-            num_graphs=0,
-            rung="checkpoint",
-            notes=(),
-        )
-        self.baseline_peak_bytes = self._problem.untouched().predicted_peak_bytes
-        self.budget_bytes = request.budget.resolve(self.baseline_peak_bytes)
-        self._problem = dataclasses.replace(
-            self._problem,
-            baseline_peak_bytes=self.baseline_peak_bytes,
-            budget_bytes=self.budget_bytes,
-        )
+        with internal_errors("checkpoint"):
+            cuts = tuple(
+                call_graph(
+                    calls, atoms, module, step.request.optimizer, accumulates=step.accumulates
+                )
+                for atoms in frontiers(calls)
+            )
+            problem = _problem(step, cuts[0], device=str(run.device))
+            return cls(step=step, calls=calls, cuts=cuts, problem=problem)
 
     @property
     def is_fake(self) -> bool:
-        """False: what holds no data is refused."""
+        """False: a model without data is refused."""
         return False
 
     @property
@@ -130,26 +81,45 @@ class CallPlanner:
         """False: what runs outside of the calls is not planned."""
         return False
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether the backward adds to gradients of an earlier one."""
+        return self.step.accumulates
+
+    @property
+    def older_gradients_bytes(self) -> int:
+        """Bytes of the gradients that the backward adds to."""
+        return self.problem.older_gradients_bytes
+
+    @property
+    def baseline_peak_bytes(self) -> int:
+        """The peak of the eager step, everything counted."""
+        return self.problem.baseline_peak_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget to plan for."""
+        return self.problem.budget_bytes
+
     def with_budget(self, budget_bytes: int) -> CallPlanner:
         """The same step with another budget."""
-        other = copy.copy(self)
-        other.budget_bytes = budget_bytes
-        other._problem = dataclasses.replace(self._problem, budget_bytes=budget_bytes)
-        return other
+        problem = dataclasses.replace(self.problem, budget_bytes=budget_bytes)
+        return dataclasses.replace(self, problem=problem)
 
-    def plan(self, *, held_back_bytes: int = 0) -> Planned:
-        """Solve for the budget, on every way to cut the forward; see `Planner.plan`."""
+    def plan(self, *, held_back_bytes: int = 0) -> ExecutablePlan:
+        """Solve for the budget, for every cut of the forward; see `StepPlanner.plan`."""
+        request = self.step.request
         best: tuple[Plan, CallGraph] | None = None
         least: BudgetError | None = None
-        time_limit_s = self._request.time_limit_s / len(self._graphs)
-        for cut in self._graphs:
-            problem = dataclasses.replace(self._problem, graph=cut.graph)
+        for cut in self.cuts:
+            problem = dataclasses.replace(self.problem, graph=cut.graph)
             try:
-                plan = problem.plan(
-                    method=self._request.method,
-                    time_limit_s=time_limit_s,
-                    held_back_bytes=held_back_bytes,
-                )
+                with solver_errors(request):
+                    plan = problem.plan(
+                        method=request.method,
+                        time_limit_s=request.time_limit_s / len(self.cuts),
+                        held_back_bytes=held_back_bytes,
+                    )
             except BudgetError as error:
                 if least is None or error.minimum_peak_bytes < least.minimum_peak_bytes:
                     least = error
@@ -160,20 +130,35 @@ class CallPlanner:
             assert least is not None
             raise least
         plan, cut = best
-        return Planned(plan=plan, program=_checkpointed(plan, cut, self._calls))
+        with internal_errors("checkpoint"):
+            return ExecutablePlan(plan=plan, program=_checkpointed(plan, cut, self.calls))
 
     def untouched(self) -> Plan:
-        """The plan of leaving the model as it is."""
-        return self._problem.untouched()
+        """The plan that leaves the model as it is."""
+        return self.problem.untouched()
 
 
-def _observed(step: Step) -> Calls:
-    try:
-        return observe(step)
-    except (CaptureError, NotTrainableError):
-        raise
-    except Exception as error:
-        raise failing(step.module, error) from error
+def _problem(step: StepToPlan, cut: CallGraph, *, device: str) -> StepProblem:
+    without_budget = StepProblem(
+        graph=cut.graph,
+        budget_bytes=2**62,
+        baseline_peak_bytes=0,
+        fixed=step.fixed,
+        older_gradients_bytes=step.older_gradients_bytes,
+        gradients_bytes=step.gradients_bytes,
+        optimizer=step.request.optimizer,
+        cost_source="measured",
+        device=device,
+        num_graphs=0,
+        rung="checkpoint",
+        notes=(),
+    )
+    baseline_peak_bytes = without_budget.untouched().predicted_peak_bytes
+    return dataclasses.replace(
+        without_budget,
+        baseline_peak_bytes=baseline_peak_bytes,
+        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+    )
 
 
 def _checkpointed(plan: Plan, cut: CallGraph, calls: Calls) -> CheckpointedCalls:

@@ -1,21 +1,19 @@
-"""A plan from a model and its inputs: capture, profile, lower, solve, in that order."""
+"""Plans from captured graphs: capture, profile, lower, solve, in that order."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from autockpt.budget import Budget
 from autockpt.capture.blocks import FailedBlocks, finer_blocks, outermost_blocks
 from autockpt.capture.captured import Capture, CapturedGraph
 from autockpt.capture.step import capture
-from autockpt.errors import CaptureError
-from autockpt.ladder.planned import Planned
+from autockpt.errors import CaptureError, internal_errors
+from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.step import StepToPlan, solver_errors
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
 from autockpt.lower.problem import StepProblem
@@ -23,129 +21,128 @@ from autockpt.profile.operators import profile
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
-from autockpt.request import Dimensions, Request
 from autockpt.rewrite.align import signatures
 from autockpt.rewrite.runtime import PlannedRegion, PlannedRegions
-from autockpt.verify.live_bytes import distinct_bytes
-from autockpt_solvers import Problem, simulate
-from autockpt_solvers.api import solve
+from autockpt_solvers import Problem, simulate, solve
 
 
-class Planner:
-    """Captures and profiles once, then plans for as many budgets as are asked for."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphPlanner:
+    """A captured step, ready to be planned for any budget; see `StepPlanner`.
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        request: Request,
-        *,
-        accumulates: bool = False,
-        in_pieces: bool = False,
-        varying: Dimensions = frozenset(),
-        buckets_bytes: int = 0,
-        in_blocks: bool = False,
-    ) -> None:
-        """Capture, profile and lower.
+    Attributes:
+        step: The step.
+        in_pieces: Whether the graphs are cut, so that gradients are handed over on the way.
+        blocks: The submodules that were captured one by one; empty if the forward was as a whole.
+        captured: The graphs.
+        lowered: The engine's graph, and where its parts come from.
+        problem: What the engine is asked.
+    """
+
+    step: StepToPlan
+    in_pieces: bool
+    blocks: tuple[str, ...]
+    captured: Capture
+    lowered: Lowered
+    problem: StepProblem
+
+    @classmethod
+    def capture(
+        cls, step: StepToPlan, *, in_pieces: bool = False, in_blocks: bool = False
+    ) -> GraphPlanner:
+        """Capture, profile and lower a step; the model is left as it was.
 
         Args:
-            module: The model.
-            forward: Its forward.
-            args: Positional inputs.
-            kwargs: Keyword inputs.
-            request: What is asked.
-            accumulates: Whether gradients of an earlier backward stand beside this step's.
-            in_pieces: Cut the graphs so that gradients are let go on the way.
-            varying: Dimensions of inputs that may be smaller when the plan is followed.
-            buckets_bytes: What data parallelism holds beside the gradients to reduce them.
-            in_blocks: Capture the largest submodules that can be, one by one.
+            step: The step.
+            in_pieces: Cut the graphs, so that gradients are freed on the way.
+            in_blocks: Capture the largest submodules that are graphs, one by one.
+
+        Raises:
+            CaptureError: The step cannot be captured.
+            InternalError: A bug in autockpt.
+            NotTrainableError: Nothing requires a gradient.
         """
-        self._request = request
-        self.accumulates = accumulates
-        self._in_pieces = in_pieces
-        self._varying = varying
-        captured = functools.partial(
-            capture,
-            module,
-            forward,
-            args,
-            kwargs,
-            loss_fn=request.loss_fn,
-            accumulates=accumulates,
-            in_pieces=in_pieces,
-        )
-        self._blocks: tuple[str, ...] = ()
-        if in_blocks:
-            self._capture, self._blocks = _captured_in_blocks(module, captured)
-        else:
-            self._capture = captured()
-        self._is_measured = not self._capture.is_fake
-        nodes = [op.node for graph in self._capture.graphs for op in graph.joint.ops]
-        costs = profile(nodes, self._capture.device, measure=self._is_measured)
-        optimizer = request.optimizer
-        if len(self._capture.gradient_order) < sum(p.requires_grad for p in module.parameters()):
-            optimizer = optimizer.with_unused()
-        lowered = lower(self._capture, costs, optimizer, accumulates=accumulates)
-        older = [p.grad for p in module.parameters() if accumulates]
-        self.older_gradients_bytes = distinct_bytes(older)
-        self._buckets_bytes = buckets_bytes
-        beside_bytes = self.older_gradients_bytes + buckets_bytes
-        self._lowered = dataclasses.replace(lowered, fixed_bytes=lowered.fixed_bytes + beside_bytes)
-        self.baseline_peak_bytes = _baseline_peak_bytes(
-            self._capture,
-            self._lowered,
-            new_gradients_bytes=0 if accumulates else self._capture.gradient_bytes,
-            optimizer=optimizer,
-        )
+        captured, blocks = _captured(step, in_pieces=in_pieces, in_blocks=in_blocks)
+        with internal_errors("profile"):
+            nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
+            costs = profile(nodes, captured.device, measure=not captured.is_fake)
+        with internal_errors("lower"):
+            optimizer = step.request.optimizer
+            num_trained = sum(p.requires_grad for p in step.module.parameters())
+            if len(captured.gradient_order) < num_trained:
+                optimizer = optimizer.with_unused()
+            lowered = lower(captured, costs, optimizer, accumulates=step.accumulates)
+            return cls(
+                step=step,
+                in_pieces=in_pieces,
+                blocks=blocks,
+                captured=captured,
+                lowered=lowered,
+                problem=_problem(step, captured, lowered, optimizer, in_blocks=bool(blocks)),
+            )
 
     @property
     def is_fake(self) -> bool:
-        """Whether model or inputs hold no data."""
-        return self._capture.is_fake
+        """Whether the model or its inputs hold no data."""
+        return self.captured.is_fake
 
     @property
     def is_complete(self) -> bool:
-        """Whether one graph holds the whole forward: no other way to run it takes less.
+        """Whether one graph holds the whole forward.
 
-        A step then holds what is predicted; what stands between graphs is only guessed. A loss
-        outside of the model runs in the same way whatever the model does.
+        A step then holds what is predicted, and no other way to run it needs less; what stays
+        between several graphs is estimated. A loss outside of the model runs the same way whatever
+        the model does.
         """
-        captured = self._capture
-        own = [graph for graph in captured.graphs if not graph.is_outside]
-        return len(own) == 1 and not captured.foreign_ops and not self._blocks
+        own = [graph for graph in self.captured.graphs if not graph.is_outside]
+        return len(own) == 1 and not self.captured.foreign_ops and not self.blocks
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether the backward adds to gradients of an earlier one."""
+        return self.step.accumulates
+
+    @property
+    def older_gradients_bytes(self) -> int:
+        """Bytes of the gradients that the backward adds to."""
+        return self.problem.older_gradients_bytes
+
+    @property
+    def baseline_peak_bytes(self) -> int:
+        """The peak of the eager step, everything counted."""
+        return self.problem.baseline_peak_bytes
 
     @property
     def budget_bytes(self) -> int:
-        """The budget that was asked for, in bytes."""
-        return self._request.budget.resolve(self.baseline_peak_bytes)
+        """The budget to plan for."""
+        return self.problem.budget_bytes
 
-    def with_budget(self, budget_bytes: int) -> Planner:
+    def with_budget(self, budget_bytes: int) -> GraphPlanner:
         """The same step with another budget."""
-        other = copy.copy(self)
-        other._request = dataclasses.replace(self._request, budget=Budget(bytes=budget_bytes))
-        return other
+        problem = dataclasses.replace(self.problem, budget_bytes=budget_bytes)
+        return dataclasses.replace(self, problem=problem)
 
-    def plan(self, *, held_back_bytes: int = 0) -> Planned:
-        """Solve for the budget.
+    def plan(self, *, held_back_bytes: int = 0) -> ExecutablePlan:
+        """Solve for the budget; see `StepPlanner.plan`."""
+        request = self.step.request
+        with solver_errors(request):
+            plan = self.problem.plan(
+                method=request.method,
+                time_limit_s=request.time_limit_s,
+                held_back_bytes=held_back_bytes,
+            )
+        with internal_errors("lower"):
+            return ExecutablePlan(plan=plan, program=self._program(plan))
 
-        Args:
-            held_back_bytes: Taken off the budget while solving: what a measured step had above its
-                prediction.
+    def untouched(self) -> Plan:
+        """The plan that leaves the model as it is."""
+        return self.problem.untouched()
 
-        Raises:
-            BudgetError: No schedule fits; says what the least is and what it is made of.
-        """
-        request = self._request
-        plan = self._problem.plan(
-            method=request.method,
-            time_limit_s=request.time_limit_s,
-            held_back_bytes=held_back_bytes,
-        )
+    def _program(self, plan: Plan) -> PlannedRegions:
         assert plan.schedule is not None
+        captured = self.captured
         orders = region_orders(
-            self._lowered.graph, self._lowered.origins, plan.schedule, len(self._capture.graphs)
+            self.lowered.graph, self.lowered.origins, plan.schedule, len(captured.graphs)
         )
         regions = tuple(
             PlannedRegion(
@@ -153,74 +150,97 @@ class Planner:
                 signatures=signatures(graph.joint),
                 absent_tangents=graph.joint.absent_tangents,
                 order=order,
-                arrivals=_arrivals(graph, self._capture.gradient_order),
+                arrivals=_arrivals(graph, captured.gradient_order),
             )
-            for graph, order in zip(self._capture.graphs, orders, strict=True)
+            for graph, order in zip(captured.graphs, orders, strict=True)
             if graph.has_backward and not graph.is_outside
         )
-        return Planned(
-            plan=plan,
-            program=PlannedRegions(
-                regions=regions,
-                positions_are_counted=self._capture.positions_are_counted,
-                in_pieces=self._in_pieces,
-                varying=self._varying,
-                blocks=self._blocks,
-            ),
-        )
-
-    def untouched(self) -> Plan:
-        """The plan of leaving the model as it is."""
-        return self._problem.untouched()
-
-    @property
-    def _problem(self) -> StepProblem:
-        captured = self._capture
-        return StepProblem(
-            graph=self._lowered.graph,
-            budget_bytes=self.budget_bytes,
-            baseline_peak_bytes=self.baseline_peak_bytes,
-            fixed=FixedBytes(
-                parameters_bytes=captured.parameters_bytes,
-                buffers_bytes=captured.buffers_bytes,
-                optimizer_bytes=self._request.optimizer.state_bytes,
-                inputs_bytes=captured.inputs_bytes,
-                communication_bytes=self._buckets_bytes,
-            ),
-            older_gradients_bytes=self.older_gradients_bytes,
-            gradients_bytes=captured.gradient_bytes,
-            optimizer=self._request.optimizer,
-            cost_source="measured" if self._is_measured else "roofline",
-            device=str(captured.device),
-            num_graphs=len(captured.graphs),
-            rung="blocks" if self._blocks else "whole",
-            notes=_notes(captured),
+        return PlannedRegions(
+            regions=regions,
+            positions_are_counted=captured.positions_are_counted,
+            in_pieces=self.in_pieces,
+            varying=self.step.varying,
+            blocks=self.blocks,
         )
 
 
-def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:
-    """Positions of a graph's parameters among its tensors, in the order of their gradients."""
-    positions = {key: at for at, (key,) in enumerate(filter(None, graph.input_keys))}
-    return tuple(positions[key] for key in gradient_order if key in positions)
-
-
-def _captured_in_blocks(
-    module: torch.nn.Module, captured: Callable[..., Capture]
+def _captured(
+    step: StepToPlan, *, in_pieces: bool, in_blocks: bool
 ) -> tuple[Capture, tuple[str, ...]]:
-    """Capture the outermost submodules, taking those apart that fail, until all are graphs."""
+    """Capture a step, whole or in blocks, and return the blocks too."""
+    capture_with = functools.partial(
+        capture,
+        step.module,
+        step.forward,
+        step.args,
+        step.kwargs,
+        loss_fn=step.request.loss_fn,
+        accumulates=step.accumulates,
+        in_pieces=in_pieces,
+    )
+    return _in_blocks(step.module, capture_with) if in_blocks else (capture_with(), ())
+
+
+def _in_blocks(
+    module: torch.nn.Module, capture_with: Callable[..., Capture]
+) -> tuple[Capture, tuple[str, ...]]:
+    """Capture the outermost submodules, dividing those that fail, until all are graphs."""
     blocks = outermost_blocks(module)
     while blocks:
         try:
-            return captured(blocks=blocks), blocks
+            return capture_with(blocks=blocks), blocks
         except FailedBlocks as failed:
             blocks = finer_blocks(module, blocks, failed.paths)
     raise CaptureError(where=type(module).__name__, reason="none of its blocks is one graph")
 
 
+def _problem(
+    step: StepToPlan,
+    captured: Capture,
+    lowered: Lowered,
+    optimizer: OptimizerMemory,
+    *,
+    in_blocks: bool,
+) -> StepProblem:
+    older_gradients_bytes = step.older_gradients_bytes
+    baseline_peak_bytes = _baseline_peak_bytes(
+        captured,
+        lowered,
+        fixed_bytes=lowered.fixed_bytes + older_gradients_bytes + step.buckets_bytes,
+        new_gradients_bytes=0 if step.accumulates else captured.gradient_bytes,
+        optimizer=optimizer,
+    )
+    return StepProblem(
+        graph=lowered.graph,
+        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+        baseline_peak_bytes=baseline_peak_bytes,
+        fixed=FixedBytes(
+            parameters_bytes=captured.parameters_bytes,
+            buffers_bytes=captured.buffers_bytes,
+            optimizer_bytes=step.request.optimizer.state_bytes,
+            inputs_bytes=captured.inputs_bytes,
+            communication_bytes=step.buckets_bytes,
+        ),
+        older_gradients_bytes=older_gradients_bytes,
+        gradients_bytes=captured.gradient_bytes,
+        optimizer=step.request.optimizer,
+        cost_source="roofline" if captured.is_fake else "measured",
+        device=str(captured.device),
+        num_graphs=len(captured.graphs),
+        rung="blocks" if in_blocks else "whole",
+        notes=_notes(captured),
+    )
+
+
 def _baseline_peak_bytes(
-    captured: Capture, lowered: Lowered, *, new_gradients_bytes: int, optimizer: OptimizerMemory
+    captured: Capture,
+    lowered: Lowered,
+    *,
+    fixed_bytes: int,
+    new_gradients_bytes: int,
+    optimizer: OptimizerMemory,
 ) -> int:
-    """What the eager step peaks at: its tensors, and the workspace that its operators add."""
+    """The peak of the eager step: its tensors, and the workspace that its operators add."""
     graph = lowered.graph
     none = solve(Problem(graph=graph, budget_bytes=2**62), method="none").schedule
     assert none is not None
@@ -230,14 +250,19 @@ def _baseline_peak_bytes(
     workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
     kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
     step_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
-    return lowered.fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
+    return fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
+
+
+def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions of a graph's parameters among its tensors, in the order of their gradients."""
+    positions = {key: at for at, (key,) in enumerate(filter(None, graph.input_keys))}
+    return tuple(positions[key] for key in gradient_order if key in positions)
 
 
 def _notes(captured: Capture) -> tuple[str, ...]:
-    notes = []
-    if captured.foreign_ops:
-        notes.append(
-            "outside of the captured graphs, not planned and not counted: "
-            + ", ".join(captured.foreign_ops)
-        )
-    return tuple(notes)
+    if not captured.foreign_ops:
+        return ()
+    return (
+        "outside of the captured graphs, not planned and not counted: "
+        + ", ".join(captured.foreign_ops),
+    )

@@ -1,145 +1,143 @@
-"""The ladder of fallbacks: what cannot run as one captured program runs in a plainer way.
+"""The ladder of fallbacks: a model that one rung fails on runs by the next rung below.
 
-Rungs, from the top: the whole forward as captured graphs, compared with eager; its blocks captured
-one by one; calls of modules checkpointed, nothing captured; the model as it is, where that was
-measured within the budget.
+The rungs, from the top: the whole forward as captured graphs; its blocks, captured one by one;
+calls of modules checkpointed, with nothing captured; the model as it is, if its step is measured
+within the budget.
+
+Only failures that are the model's own lead down: it cannot be captured, does not match eager, or
+does not fit. A bug in autockpt leads down as well, with a warning that asks you to report it, so
+that you can train meanwhile; with the environment variable ``AUTOCKPT_RAISE=1`` it is raised.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
-from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
-from autockpt.ladder.calls import CallPlanner
-from autockpt.ladder.graphs import Planner
+from autockpt.errors import (
+    AutockptError,
+    BudgetError,
+    CaptureError,
+    InternalError,
+    VerificationError,
+)
 from autockpt.report.plan import Plan
+from autockpt.user_warnings import warn_user
 from autockpt.verify.peak import old_objects_set_aside
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 _MAX_REASON = 240  # letters
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rung(Generic[T]):
+    """A way to run a step: the rung's name, and what tries it. A rung may have several ways."""
+
+    name: str
+    attempt: Callable[[], T]
+
+
 class Ladder:
-    """Where one model stands.
+    """Which rungs one model has failed on.
 
     Attributes:
-        reason: Why it does not stand on the highest rung; empty where it does.
+        reason: Why the latest step is not on the highest rung; empty if it is.
     """
 
     def __init__(self) -> None:
         self.reason = ""
-        # What failed for the model itself is not tried again for other inputs.
+        # A rung that failed because of the model itself is not tried again for other inputs.
         self._given_up: dict[str, str] = {}
 
+    def copy(self) -> Ladder:
+        """The same knowledge, for a copy of the model."""
+        copied = Ladder()
+        copied.reason = self.reason
+        copied._given_up = dict(self._given_up)
+        return copied
+
     def give_up(self, rung: str, reason: str) -> None:
-        """Not to try a rung again."""
+        """Never try a rung again."""
         self._given_up[rung] = reason
 
     def has_given_up(self, rung: str) -> bool:
-        """Whether a rung is not tried any more."""
+        """Whether a rung is no longer tried."""
         return rung in self._given_up
 
     def explained(self, plan: Plan) -> Plan:
-        """The plan with the reason among its notes."""
+        """The plan with the reason for falling back among its notes."""
         if not self.reason:
             return plan
         note = f"fell back because of {self.reason}"
         return dataclasses.replace(plan, notes=(*plan.notes, note))
 
-    def descend(self, attempts: Iterable[tuple[str, Callable[[], _T]]]) -> _T:
-        """The result of the first attempt that succeeds.
+    def descend(self, rungs: Iterable[Rung[T]]) -> T:
+        """Return the result of the first rung that works.
 
         Args:
-            attempts: Rungs with what to try there, from the top; a rung may have several.
+            rungs: What to try, from the top.
 
         Raises:
-            AutockptError: None did. Where several were tried the message says what each failed of.
+            AutockptError: No rung works. The error is the one that helps most, with the failures of
+                the other rungs as notes.
+            InternalError: A bug in autockpt, if ``AUTOCKPT_RAISE`` is set.
         """
         failures: list[tuple[str, AutockptError]] = []
-        for rung, attempt in attempts:
-            if rung in self._given_up:
+        for rung in rungs:
+            if rung.name in self._given_up:
                 continue
             try:
                 with old_objects_set_aside():
-                    result = attempt()
-            except (BudgetError, CaptureError, VerificationError) as error:
-                failures.append((rung, error))
+                    result = rung.attempt()
+            except AutockptError as error:
+                if not leads_down(error):
+                    raise
+                if isinstance(error, InternalError):
+                    warn_user(
+                        f"{error} Meanwhile autockpt falls back from the rung {rung.name!r}. Set "
+                        "AUTOCKPT_RAISE=1 to raise this error instead."
+                    )
+                failures.append((rung.name, error))
                 continue
-            reasons = dict(self._given_up)
-            for failed, failure in failures:
-                if failed != rung:
-                    reasons[failed] = _short(failure)
-                    if not isinstance(failure, BudgetError):
-                        self.give_up(failed, reasons[failed])
-            self.reason = "; ".join(f"{failed}: {reason}" for failed, reason in reasons.items())
+            self._settle_on(rung.name, failures)
             return result
-        raise _combined(failures)
+        raise _with_others_as_notes(failures)
+
+    def _settle_on(self, rung: str, failures: list[tuple[str, AutockptError]]) -> None:
+        reasons = dict(self._given_up)
+        for failed, failure in failures:
+            if failed != rung:
+                reasons[failed] = _short(failure)
+                if not isinstance(failure, BudgetError):
+                    self.give_up(failed, reasons[failed])
+        self.reason = "; ".join(f"{failed}: {reason}" for failed, reason in reasons.items())
 
 
-def planned_rungs(
-    make: Callable[..., Planner | CallPlanner],
-    use: Callable[[Planner | CallPlanner], _T],
-    *,
-    in_pieces: bool = False,
-    whole_alone: bool = False,
-    captures: bool = True,
-    last: Callable[[], _T] | None = None,
-) -> Iterator[tuple[str, Callable[[], _T]]]:
-    """The rungs, those that have a planner with what to do with it.
-
-    Where one graph holds the whole step and no schedule of it fits, no lower rung would.
-
-    Args:
-        make: Takes the class of a planner, and options of that class, to a planner of the step.
-        use: What to do with a planner.
-        in_pieces: Try graphs cut into pieces first. Cuts forbid some recomputation, and may not be
-            where gradients add up as in eager.
-        whole_alone: Try nothing but the highest rung.
-        captures: Whether to try rungs on which graphs are captured.
-        last: What to do on the lowest rung, with the model as it is.
-    """
-    is_hopeless = False
-
-    def attempt(kind: type[Planner | CallPlanner], **how: Any) -> _T:
-        nonlocal is_hopeless
-        planner = make(kind, **how)
-        try:
-            return use(planner)
-        except BudgetError:
-            is_hopeless = planner.is_complete
-            raise
-
-    if captures:
-        if in_pieces:
-            yield "whole", lambda: attempt(Planner, in_pieces=True)
-        yield "whole", lambda: attempt(Planner)
-        if is_hopeless or whole_alone:
-            return
-        yield "blocks", lambda: attempt(Planner, in_blocks=True)
-    yield "checkpoint", lambda: attempt(CallPlanner)
-    if last is not None:
-        yield "eager", last
+def leads_down(error: AutockptError) -> bool:
+    """Whether the next rung is tried after this error."""
+    if isinstance(error, InternalError):
+        return os.environ.get("AUTOCKPT_RAISE", "") in ("", "0")
+    return isinstance(error, (BudgetError, CaptureError, VerificationError))
 
 
-def _combined(failures: list[tuple[str, AutockptError]]) -> AutockptError:
-    """The error that says the most, with what failed on the other rungs."""
+def _with_others_as_notes(failures: list[tuple[str, AutockptError]]) -> AutockptError:
+    """The error that helps most, with what failed on the other rungs."""
     by_rung = dict(failures)
-    # Eager's own peak is no news; why nothing could lower it is.
+    # That eager exceeds the budget is no news; why nothing could lower its peak is.
     budget_errors = [
         e for rung, e in by_rung.items() if isinstance(e, BudgetError) and rung != "eager"
     ]
-    worst = min(
+    main = min(
         budget_errors,
         key=lambda error: error.minimum_peak_bytes,
         default=next(iter(by_rung.values())),
     )
-    others = [(rung, error) for rung, error in by_rung.items() if error is not worst]
-    if others:
-        text = "; ".join(f"{rung}: {_short(error)}" for rung, error in others)
-        worst.args = (f"{worst} Other ways were tried: {text}",)
-    return worst
+    for rung, error in by_rung.items():
+        if error is not main:
+            main.add_note(f"The rung {rung!r} was tried as well: {error}")
+    return main
 
 
 def _short(error: AutockptError) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from autockpt.errors import CaptureError
 from autockpt.torch_private.modes import profiler_is_on
 
 
@@ -65,9 +66,11 @@ def memory_profile() -> Iterator[Any]:
     # Some builds of torch print two lines per session; the level is read at the first one.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if is_profiling():
-        raise RuntimeError(
-            "a torch profiler is running, and measuring here would end it. Plan before profiling: "
-            "pass sample_args to autockpt.optimize, or take one training step first."
+        raise CaptureError(
+            where="the memory of a step",
+            reason="a torch profiler is running, and measuring here would end it",
+            advice="Plan before profiling: pass sample_args to autockpt.optimize, or take one "
+            "training step first.",
         )
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True

@@ -126,6 +126,15 @@ class Step:
             states = random_states(self.device)
         return StepRecord(tensors=tensors, random_states=states, peak_bytes=peak_bytes)
 
+    def failure(self) -> Exception | None:
+        """What the step raises, run once with nothing measured; None if it runs."""
+        try:
+            with self.state_kept():
+                self._run([], own_copies((self.args, dict(self.kwargs))))
+        except Exception as error:  # noqa: BLE001 - whatever the user's model raises
+            return error
+        return None
+
     @contextlib.contextmanager
     def state_kept(self) -> Iterator[None]:
         """Draw what this step draws, and put the model back as it was."""

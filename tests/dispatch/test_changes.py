@@ -102,7 +102,7 @@ def global_hook() -> Iterator[Callable[[], None]]:
         handle.remove()
 
 
-@pytest.mark.filterwarnings("ignore:.*runs on a lower rung:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*falls back to the rung:UserWarning")
 def test_hooks_on_all_modules_of_the_process(global_hook: Callable[[], None]) -> None:
     """They are in no graph: graphs ran without them."""
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ class _Dropped(Stack):
         return self.head(x).square().mean()
 
 
-@pytest.mark.filterwarnings("ignore:.*runs on a lower rung:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*falls back to the rung:UserWarning")
 @pytest.mark.row("dropout, stochastic depth", "layers dropped by a draw that Python reads")
 def test_layers_dropped_at_random_are_planned_for_a_full_draw() -> None:
     """One draw was planned and measured: where it dropped much, later steps went over."""

@@ -11,7 +11,7 @@ from tiny_models import build
 from training import train
 
 import autockpt
-from autockpt.ladder import graphs as planner
+from autockpt.ladder.graphs import GraphPlanner
 from autockpt.verify.bits import same_bits
 
 
@@ -26,7 +26,7 @@ def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None
     autockpt.optimize(
         tiny.model, "80%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
     )
-    monkeypatch.setattr(planner.Planner, "plan", None)  # whoever plans again fails
+    monkeypatch.setattr(GraphPlanner, "plan", None)  # whoever plans again fails
     twin = copy.deepcopy(tiny.model)
     assert autockpt.get_plan(twin) == autockpt.get_plan(tiny.model)
     assert (
@@ -45,7 +45,7 @@ def test_a_saved_module_comes_back_with_its_plan(monkeypatch) -> None:
     autockpt.optimize(
         tiny.model, "80%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
     )
-    monkeypatch.setattr(planner.Planner, "plan", None)
+    monkeypatch.setattr(GraphPlanner, "plan", None)
     file = io.BytesIO()
     torch.save(tiny.model, file)
     file.seek(0)

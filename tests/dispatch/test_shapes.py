@@ -15,7 +15,8 @@ from torch import nn
 import autockpt
 from autockpt.dispatch.buckets import Buckets
 from autockpt.dispatch.layout import layout_of, resized, round_up
-from autockpt.ladder.graphs import Planner
+from autockpt.ladder.graphs import GraphPlanner
+from autockpt.ladder.step import StepToPlan
 from autockpt.verify.bits import same_bits
 from autockpt.verify.loss import backward_roots, find_loss
 from autockpt.verify.peak import measure_peak_bytes
@@ -44,15 +45,13 @@ class Reader(nn.Module):
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Inputs of every capture from here on."""
     seen: list[Any] = []
-    by_itself = Planner.__init__
+    by_itself = GraphPlanner.capture
 
-    def counted(
-        self: Planner, module: Any, forward: Any, args: Any, kwargs: Any, *rest: Any, **options: Any
-    ) -> None:
-        seen.append((args, kwargs))
-        by_itself(self, module, forward, args, kwargs, *rest, **options)
+    def counted(step: StepToPlan, **options: Any) -> GraphPlanner:
+        seen.append((step.args, step.kwargs))
+        return by_itself(step, **options)
 
-    monkeypatch.setattr(Planner, "__init__", counted)
+    monkeypatch.setattr(GraphPlanner, "capture", counted)
     return seen
 
 

@@ -11,7 +11,8 @@ from tiny_models import MODELS, build
 from torch.utils._pytree import tree_leaves
 
 from autockpt.budget import parse_budget
-from autockpt.ladder.graphs import Planner
+from autockpt.ladder.graphs import GraphPlanner
+from autockpt.ladder.step import StepToPlan
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.request import Request
 from autockpt.verify.live_bytes import distinct_bytes
@@ -42,9 +43,10 @@ def test_captured_graphs_are_eagers_steps(name: str) -> None:
         budget=parse_budget("200%"), optimizer=optimizer, loss_fn=None, method="none",
         time_limit_s=1.0,
     )  # fmt: skip
-    planned = Planner(model, model.forward, args, kwargs, request).plan()
+    step = StepToPlan(module=model, forward=model.forward, args=args, kwargs=kwargs, request=request)
+    planned = GraphPlanner.capture(step).plan()
     assert planned.plan.recompute_ns == 0
-    model.forward = planned.follow(model, model.forward, in_order=False)
+    model.forward = planned.forward_of(model, model.forward, in_order=False)
     assert differing(expected, steps(model, args, kwargs, _loss)) == []
     model.zero_grad(set_to_none=True)
     peak_bytes = measure_peak_bytes(lambda: _loss(model(*args, **kwargs)).backward())

@@ -178,7 +178,7 @@ class Randomized(nn.Module):
         return self.head(self.body(self.norm(x))).square().mean()
 
 
-@pytest.mark.filterwarnings("ignore:.*runs on a lower rung:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*falls back to the rung:UserWarning")
 def test_what_is_saved_before_it_is_filled() -> None:
     """RReLU saves its slopes for the backward, then draws them. A checkpointed call stops as soon
     as all is saved once more: the slopes were what stood in that memory before."""
@@ -206,7 +206,7 @@ class Between(nn.Module):
         return y.square().mean()
 
 
-@pytest.mark.filterwarnings("ignore:.*runs on a lower rung:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*falls back to the rung:UserWarning")
 def test_a_lower_rung_is_measured_even_if_it_is_not_compared() -> None:
     """What stands between blocks or calls is in no graph. Unverified, such a model was given plans,
     and the name of being within the budget as it is, on the prediction alone: at half of it."""
@@ -231,7 +231,7 @@ def test_a_loss_outside_leaves_a_model_whole() -> None:
         autockpt.optimize(
             model, 1000, sample_args=(x,), loss_fn=lambda y: y.square().mean(), verify=False
         )
-    assert "Other ways" not in str(caught.value)
+    assert not hasattr(caught.value, "__notes__")  # nothing else was tried
 
 
 def test_a_search_that_ran_out_of_time_takes_the_least_plan() -> None:

@@ -1,0 +1,227 @@
+"""How a plan is made and tried: fallbacks, trials on real steps, and ranks that agree."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from autockpt.budget import Budget
+from autockpt.dispatch.buckets import Bucket
+from autockpt.dispatch.key import PlanKey
+from autockpt.dispatch.layout import resized
+from autockpt.dispatch.ranks import Parallel
+from autockpt.dispatch.store import PlanStore
+from autockpt.dispatch.trial import AcceptedPlan, Trial
+from autockpt.errors import AutockptError, BudgetError
+from autockpt.ladder.eager import eager_plan
+from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.ladder import Ladder, Rung, leads_down
+from autockpt.ladder.rungs import rungs_of
+from autockpt.ladder.step import StepToPlan
+from autockpt.report.plan import Plan
+from autockpt.request import Request
+from autockpt.user_warnings import warn_user
+
+_MAX_STALE, _MANY_PLANS = 4, 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A training call of a module.
+
+    Attributes:
+        key: What its plan depends on.
+        parallel: What makes several ranks train the module together, if anything does.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+    """
+
+    key: PlanKey
+    parallel: Parallel | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMaker:
+    """Makes the plans of one module and keeps them in a store.
+
+    Attributes:
+        module: The module.
+        forward: Its own forward.
+        request: What is asked of the plans.
+        verify: See ``optimize``.
+        store: Where the plans go.
+        ladder: Which rungs the module has failed on.
+    """
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    request: Request
+    verify: bool
+    store: PlanStore
+    ladder: Ladder
+
+    def forward_for(self, call: Call) -> Callable[..., Any]:
+        """The forward that serves a call, from a plan that exists or one that is made now.
+
+        Raises:
+            AutockptError: See ``optimize``.
+        """
+        forward = self.store.forward(call.key)
+        if forward is None:
+            if call.parallel is None:
+                forward = self._by_a_stored_plan(call.key) or self._by_a_new_plan(call)
+            else:
+                forward = self._by_an_agreed_plan(call, call.parallel)
+            self.store.set_forward(call.key, forward)
+        return forward
+
+    def replan(self, key: PlanKey) -> None:
+        """Plan again at the next call, a few times: the model's code has taken another path."""
+        self.store.forget(key, max_stale=_MAX_STALE)
+        if self.store.num_stale >= _MAX_STALE:
+            for rung in ("whole", "blocks"):
+                self.ladder.give_up(rung, "its code takes another path from call to call")
+
+    def _by_a_stored_plan(self, key: PlanKey) -> Callable[..., Any] | None:
+        serving = self.store.serving(key)
+        if serving is None:
+            return None
+        forward = self.store.forward(serving)
+        if forward is None:
+            forward = self._following(self.store.plan(serving), None)
+            self.store.set_forward(serving, forward)
+        return forward
+
+    def _by_an_agreed_plan(self, call: Call, parallel: Parallel) -> Callable[..., Any]:
+        """Follow the plan that one rank makes for all that have these inputs."""
+        made: list[Callable[..., Any]] = []
+
+        def plan() -> tuple[ExecutablePlan | None, Plan | None]:
+            if call.key not in self.store:
+                with parallel.out_of_the_way(self.module):
+                    made.append(self._by_a_new_plan(call))
+            return self.store.plan(call.key), self.store.latest
+
+        question = (call.key, str(self.request.budget), self.store.num_stale)
+        executable, latest = parallel.ranks.agree(question, plan)
+        self.store.add_agreed(call.key, executable, latest)
+        return made[0] if made else self._following(executable, parallel)
+
+    def _by_a_new_plan(self, call: Call) -> Callable[..., Any]:
+        accepted, bucket = self._with_open_sizes(call)
+        if accepted is None:
+            try:
+                accepted = self._exactly(call)
+            except BudgetError as error:
+                forward = self.store.forward(call.key.alone)
+                if not call.key.accumulates or forward is None:
+                    raise
+                warn_user(
+                    f"gradients of an earlier backward are in memory beside this step's: {error} "
+                    "autockpt follows the plan for a step without them, which exceeds the budget "
+                    "by their size."
+                )
+                self.store.add_as_alone(call.key)
+                return forward
+        self.store.add(call.key, accepted, bucket)
+        if len(self.store) == _MANY_PLANS:
+            warn_user(
+                f"autockpt has planned {type(self.module).__name__} for {_MANY_PLANS} kinds of "
+                "input: each value of an argument that is no tensor is another. Pass what changes "
+                "as a tensor."
+            )
+        return accepted.forward
+
+    def _with_open_sizes(self, call: Call) -> tuple[AcceptedPlan | None, Bucket | None]:
+        """A plan that also serves smaller inputs, and its bucket; None if there is no such plan."""
+        for bucket in self._candidates(call.key):
+            try:
+                return self.ladder.descend(self._rungs(call, bucket)), bucket
+            except AutockptError as error:
+                if not leads_down(error):
+                    raise
+                self.store.fail(call.key, bucket)
+        return None, None
+
+    def _candidates(self, key: PlanKey) -> list[Bucket]:
+        """Buckets to try; none without a capture.
+
+        Ranks agree about layouts, so theirs are planned exactly.
+        """
+        # A percentage refers to the peak of a step that really runs.
+        rounds_up = self.request.budget.percent is None
+        found = self.store.candidates(key, rounds_up=rounds_up)
+        return [] if key.is_parallel or self.ladder.has_given_up("whole") else found
+
+    def _exactly(self, call: Call) -> AcceptedPlan:
+        """A plan for inputs of exactly this layout."""
+        reason_before = self.ladder.reason
+        accepted = self.ladder.descend(self._rungs(call))
+        plan = self.ladder.explained(accepted.plan)
+        if self.ladder.reason and not reason_before:
+            warn_user(
+                f'{type(self.module).__name__} falls back to the rung "{plan.rung}" because the '
+                f"rungs above it failed. {self.ladder.reason}"
+            )
+        return dataclasses.replace(accepted, plan=plan)
+
+    def _rungs(self, call: Call, bucket: Bucket | None = None) -> Iterator[Rung[AcceptedPlan]]:
+        """Ways to run a step within the budget, best first."""
+        key, parallel = call.key, call.parallel
+        step = StepToPlan(
+            module=self.module,
+            forward=self.forward,
+            args=call.args,
+            kwargs=call.kwargs,
+            request=self._request_for(key),
+            accumulates=key.accumulates,
+            buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
+        )
+        trial = Trial(
+            step=step,
+            is_exact=bucket is None,
+            verify=self.verify,
+            follow=lambda executable: self._following(executable, parallel),
+        )
+        planned = step
+        if bucket is not None:
+            args, kwargs = resized(call.args, call.kwargs, key.layout, bucket.sizes)
+            planned = dataclasses.replace(step, args=args, kwargs=kwargs, varying=bucket.varying)
+
+        def run_as_it_is() -> AcceptedPlan:
+            return AcceptedPlan(plan=eager_plan(step), executable=None, forward=self.forward)
+
+        return rungs_of(
+            planned,
+            trial.accept,
+            in_pieces=key.accumulates or _reduces_on_the_way(parallel),
+            whole_alone=bucket is not None,
+            captures=not key.has_global_hooks,
+            run_as_it_is=run_as_it_is if self.verify else None,
+        )
+
+    def _request_for(self, key: PlanKey) -> Request:
+        memory = self.request.optimizer.scaled_to(self.module.parameters())
+        request = dataclasses.replace(self.request, optimizer=memory)
+        budget_bytes = self.store.budget_bytes(key)
+        if budget_bytes is None:
+            return request
+        return dataclasses.replace(request, budget=Budget(bytes=budget_bytes))
+
+    def _following(
+        self, executable: ExecutablePlan | None, parallel: Parallel | None
+    ) -> Callable[..., Any]:
+        if executable is None:
+            return self.forward
+        in_order = _reduces_on_the_way(parallel)
+        return executable.forward_of(self.module, self.forward, in_order=in_order)
+
+
+def _reduces_on_the_way(parallel: Parallel | None) -> bool:
+    """Whether gradients are reduced while the backward still runs."""
+    return parallel is not None and parallel.reduces_on_the_way

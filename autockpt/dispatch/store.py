@@ -1,0 +1,145 @@
+"""Which plans of a model exist, and which of them serves an input."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autockpt.dispatch.buckets import Bucket, Buckets
+from autockpt.dispatch.key import PlanKey
+from autockpt.dispatch.trial import AcceptedPlan
+from autockpt.ladder.executable import ExecutablePlan
+from autockpt.report.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPlans:
+    """The plans of a model as they go with a copy of it.
+
+    Attributes:
+        plans: By key; None if the model runs as it is.
+        buckets: Which of them serve which sizes, by what inputs that share plans have in common.
+        budget_bytes: The largest budget of a step without gradients of an earlier backward.
+        latest: The latest plan.
+    """
+
+    plans: Mapping[PlanKey, ExecutablePlan | None] = dataclasses.field(default_factory=dict)
+    buckets: Mapping[Any, Buckets[PlanKey]] = dataclasses.field(default_factory=dict)
+    budget_bytes: int | None = None
+    latest: Plan | None = None
+
+
+class PlanStore:
+    """The plans of one model, and the forwards that follow them.
+
+    Attributes:
+        latest: The latest plan.
+        num_stale: How many plans were given up because the model's code took another path.
+    """
+
+    def __init__(self, stored: StoredPlans | None = None) -> None:
+        stored = stored or StoredPlans()
+        self._plans = dict(stored.plans)
+        self._buckets: dict[Any, Buckets[PlanKey]] = collections.defaultdict(Buckets)
+        for without_layout, buckets in stored.buckets.items():
+            self._buckets[without_layout] = buckets.copy()
+        self._budget_bytes = stored.budget_bytes
+        self.latest = stored.latest
+        # Forwards belong to one module; copies make their own from the plans.
+        self._forwards: dict[PlanKey, Callable[..., Any]] = {}
+        self.num_stale = 0
+
+    def stored(self) -> StoredPlans:
+        """What there is so far, for a copy of the model."""
+        return StoredPlans(
+            plans=dict(self._plans),
+            buckets={key: buckets.copy() for key, buckets in self._buckets.items()},
+            budget_bytes=self._budget_bytes,
+            latest=self.latest,
+        )
+
+    def __len__(self) -> int:
+        """The number of inputs that were planned for."""
+        return len(self._plans)
+
+    def __contains__(self, key: PlanKey) -> bool:
+        return key in self._plans
+
+    def plan(self, key: PlanKey) -> ExecutablePlan | None:
+        """The plan for a key that is in the store; None if the model runs as it is."""
+        return self._plans[key]
+
+    def forward(self, key: PlanKey) -> Callable[..., Any] | None:
+        """The forward that serves a key, if it was made already."""
+        return self._forwards.get(key)
+
+    def set_forward(self, key: PlanKey, forward: Callable[..., Any]) -> None:
+        """Remember the forward that serves a key."""
+        self._forwards[key] = forward
+
+    def serving(self, key: PlanKey) -> PlanKey | None:
+        """The key whose plan serves this one: its own, or that of a bucket; None if none does."""
+        if key in self._plans:
+            return key
+        return self._buckets[key.without_layout].serving(key.layout)
+
+    def candidates(self, key: PlanKey, *, rounds_up: bool) -> list[Bucket]:
+        """Buckets to plan for instead of exactly this key; see `Buckets.candidates`."""
+        return self._buckets[key.without_layout].candidates(key.layout, rounds_up=rounds_up)
+
+    def budget_bytes(self, key: PlanKey) -> int | None:
+        """The budget that a step has because of earlier ones; None if it is the largest so far.
+
+        A percentage refers to the eager peak of the largest step, without older gradients.
+        """
+        known = self._buckets[key.alone.without_layout]
+        is_known = key.accumulates or known.is_within_known(key.layout)
+        return self._budget_bytes if is_known else None
+
+    def add(self, key: PlanKey, accepted: AcceptedPlan, bucket: Bucket | None) -> None:
+        """Remember a plan; with a bucket it also serves the smaller inputs of that bucket."""
+        buckets = self._buckets[key.without_layout]
+        if bucket is not None:
+            buckets.add(key.layout, key, bucket)
+        if accepted.executable is None:
+            sizes = key.layout.sizes if bucket is None else bucket.sizes
+            buckets.add_untouched(key.layout, key, sizes)
+        if not key.accumulates:
+            self._budget_bytes = max(self._budget_bytes or 0, accepted.plan.budget_bytes)
+        self.latest = accepted.plan
+        self._plans[key] = accepted.executable
+
+    def add_agreed(
+        self, key: PlanKey, executable: ExecutablePlan | None, latest: Plan | None
+    ) -> None:
+        """Remember the plan that all ranks follow."""
+        self._plans[key], self.latest = executable, latest
+
+    def add_as_alone(self, key: PlanKey) -> None:
+        """Let a step that accumulates follow the plan for the same step without older gradients."""
+        self._plans[key] = self._plans.get(key.alone)
+
+    def fail(self, key: PlanKey, bucket: Bucket) -> None:
+        """Do not plan for a bucket again."""
+        self._buckets[key.without_layout].fail(key.layout, bucket)
+
+    def forget(self, key: PlanKey, *, max_stale: int) -> None:
+        """Give up a plan whose forward is stale, so that the next call plans again.
+
+        Args:
+            key: A key that it serves.
+            max_stale: How often, at most. After that the forward stays.
+        """
+        forward = self._forwards.get(key)
+        same = [other for other, serving in self._forwards.items() if serving is forward]
+        if any(self._buckets[other.without_layout].forget(other) for other in same):
+            # Sizes were left open and a graph depends on them: they are planned exactly from now.
+            forgotten = same
+        else:
+            self.num_stale += 1
+            forgotten = [key] if self.num_stale <= max_stale else []
+        for other in forgotten:
+            self._forwards.pop(other, None)
+            self._plans.pop(other, None)

@@ -1,0 +1,45 @@
+"""A plan together with what it takes to follow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autockpt.checkpoint.runtime import CheckpointedCalls, CheckpointedForward
+from autockpt.errors import internal_errors
+from autockpt.report.plan import Plan
+from autockpt.rewrite.runtime import PlannedRegions, PlannedStep
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutablePlan:
+    """A plan and the program that follows it; it belongs to no module, and can be pickled."""
+
+    plan: Plan
+    program: PlannedRegions | CheckpointedCalls
+
+    def forward_of(
+        self, module: torch.nn.Module, forward: Callable[..., Any], *, in_order: bool
+    ) -> PlannedStep | CheckpointedForward:
+        """Return a forward of the module that follows the plan; see `PlannedStep`.
+
+        Args:
+            module: The module.
+            forward: Its own forward.
+            in_order: Produce gradients in eager's order.
+
+        Raises:
+            InternalError: The plan cannot be turned into a forward.
+        """
+        with internal_errors("rewrite"):
+            if isinstance(self.program, CheckpointedCalls):
+                return CheckpointedForward(module, forward, self.program)
+            return PlannedStep(module, forward, self.program, in_order=in_order)
+
+
+def is_stale(forward: Callable[..., Any] | None) -> bool:
+    """Whether a forward ran a graph that its plan does not contain."""
+    return bool(getattr(forward, "is_stale", False))

@@ -1,0 +1,54 @@
+"""What every rung that plans has in common: the protocol between the ladder and its planners."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+from autockpt.ladder.executable import ExecutablePlan
+from autockpt.report.plan import Plan
+
+
+class StepPlanner(Protocol):
+    """A training step, measured once, that can be planned for any budget."""
+
+    @property
+    def is_fake(self) -> bool:
+        """Whether the model or its inputs hold no data, so that no step can run."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the plan covers the whole step, so that no lower rung needs less memory."""
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether the backward adds to gradients of an earlier one."""
+
+    @property
+    def older_gradients_bytes(self) -> int:
+        """Bytes of the gradients that the backward adds to."""
+
+    @property
+    def baseline_peak_bytes(self) -> int:
+        """The peak of the eager step, everything counted."""
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget to plan for."""
+
+    def with_budget(self, budget_bytes: int) -> Self:
+        """The same step with another budget."""
+
+    def plan(self, *, held_back_bytes: int = 0) -> ExecutablePlan:
+        """Solve for the budget.
+
+        Args:
+            held_back_bytes: Deducted from the budget while solving: by how much a measured step
+                exceeded its prediction.
+
+        Raises:
+            BudgetError: No schedule fits; has the smallest workable budget and a breakdown of it.
+            InternalError: A bug in autockpt.
+        """
+
+    def untouched(self) -> Plan:
+        """The plan that leaves the model as it is."""

@@ -1,0 +1,135 @@
+"""A training step to plan for: a model, its inputs, and what is asked of the plan."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from autockpt.errors import AutockptError, CaptureError, NotTrainableError, internal_errors
+from autockpt.report.parts import FixedBytes
+from autockpt.request import Dimensions, Request
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.step import Step, acts_on_parameters
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepToPlan:
+    """One training step of a module.
+
+    Attributes:
+        module: The model.
+        forward: Its own forward.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        request: What is asked of the plan.
+        accumulates: Whether the backward adds to gradients of an earlier one.
+        buckets_bytes: What data parallelism keeps beside the gradients to reduce them.
+        varying: Dimensions of inputs that may be smaller when the plan is followed.
+    """
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    request: Request
+    accumulates: bool = False
+    buckets_bytes: int = 0
+    varying: Dimensions = frozenset()
+
+    @property
+    def model_name(self) -> str:
+        """The class of the model, as errors name it."""
+        return type(self.module).__name__
+
+    @property
+    def older_gradients_bytes(self) -> int:
+        """Bytes of the gradients that the backward adds to."""
+        return distinct_bytes([p.grad for p in self.module.parameters() if self.accumulates])
+
+    @property
+    def gradients_bytes(self) -> int:
+        """Bytes of all gradients."""
+        return sum(
+            p.numel() * p.element_size() for p in self.module.parameters() if p.requires_grad
+        )
+
+    @property
+    def fixed(self) -> FixedBytes:
+        """What is in memory from the beginning of the step to its end."""
+        return FixedBytes(
+            parameters_bytes=distinct_bytes(list(self.module.parameters())),
+            buffers_bytes=distinct_bytes(list(self.module.buffers())),
+            optimizer_bytes=self.request.optimizer.state_bytes,
+            inputs_bytes=distinct_bytes(tree_leaves((self.args, dict(self.kwargs)))),
+            communication_bytes=self.buckets_bytes,
+        )
+
+    def runnable(self) -> Step:
+        """The step as one that runs for real, on the device of the first trained parameter.
+
+        Raises:
+            CaptureError: The step changes parameters by itself, so that it cannot be tried.
+            NotTrainableError: No parameter requires grad.
+        """
+        if acts_on_parameters(self.module):
+            raise CaptureError(
+                where=self.model_name,
+                reason="a step changes its parameters by itself (hooks, max_norm), so autockpt "
+                "cannot run one to measure it",
+            )
+        for parameter in self.module.parameters():
+            if parameter.requires_grad:
+                return self.on(parameter.device)
+        raise NotTrainableError("no parameter requires grad")
+
+    def on(self, device: torch.device) -> Step:
+        """The step as one that runs for real, on this device."""
+        return Step(
+            module=self.module,
+            forward=self.forward,
+            args=self.args,
+            kwargs=self.kwargs,
+            loss_fn=self.request.loss_fn,
+            device=device,
+            accumulates=self.accumulates,
+        )
+
+
+@contextlib.contextmanager
+def eager_failures(step: Step, *, stage: str) -> Iterator[None]:
+    """Find out whether the model or autockpt is to blame when its own forward fails under watch.
+
+    The step then runs once more, without anything of autockpt around it.
+
+    Args:
+        step: What runs inside of the context.
+        stage: What autockpt is doing, for the error that reports a bug.
+
+    Raises:
+        CaptureError: The step fails by itself.
+        InternalError: It fails only while autockpt watches it.
+    """
+    try:
+        yield
+    except AutockptError:
+        raise
+    except Exception:
+        own_failure = step.failure()
+        if own_failure is not None:
+            raise CaptureError(
+                where=type(step.module).__name__,
+                reason="its forward fails on these inputs: "
+                f"{type(own_failure).__name__}: {own_failure}",
+            ) from own_failure
+        with internal_errors(stage):
+            raise
+
+
+def solver_errors(request: Request) -> contextlib.AbstractContextManager[None]:
+    """Report what the engine does not expect as a bug; a user's own method raises as it is."""
+    return contextlib.nullcontext() if callable(request.method) else internal_errors("solve")
