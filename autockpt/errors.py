@@ -155,8 +155,8 @@ class InternalError(AutockptError, RuntimeError):
         self.stage = stage
         self.reason = f"{type(cause).__name__}: {cause}".rstrip(": ")
         super().__init__(
-            f"a bug in autockpt: {stage} failed with {self.reason.rstrip('.')}. The model is "
-            "unchanged. Please report it with the model and the whole traceback "
+            f"a bug in autockpt: the {stage} stage failed with {self.reason.rstrip('.')}. The "
+            "model is unchanged. Please report it with the model and the whole traceback "
             f"({', '.join(_versions())})."
         )
 

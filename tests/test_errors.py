@@ -101,8 +101,8 @@ def test_an_internal_error_names_the_stage_the_cause_and_the_versions() -> None:
         raise AttributeError("torch has no such name.")
     message = str(caught.value)
     assert message.startswith(
-        "a bug in autockpt: capture failed with AttributeError: torch has no such name. The model "
-        "is unchanged. Please report it with the model and the whole traceback (autockpt "
+        "a bug in autockpt: the capture stage failed with AttributeError: torch has no such name. "
+        "The model is unchanged. Please report it with the model and the whole traceback (autockpt "
     )
     assert f", torch {torch.__version__}, Python {platform.python_version()})." in message
     assert isinstance(caught.value.__cause__, AttributeError)

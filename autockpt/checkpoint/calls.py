@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from autockpt.checkpoint.cost import CallCost, kind_of, measure_call
+from autockpt.checkpoint.cost import CallCost, kind_of, measure_call, runs_alone
 from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
 from autockpt.errors import NotTrainableError
 from autockpt.torch_private.pytree import tree_leaves
@@ -274,8 +274,10 @@ class _Observer:
     ) -> CallCost | None:
         try:
             return measure_call(module, forward, inputs, self._step.device)
-        except Exception:  # noqa: BLE001 - what cannot run by itself is not a candidate
-            return None
+        except Exception:
+            if runs_alone(module, forward, inputs, self._step.device):
+                raise
+            return None  # a call that cannot run alone is no candidate
 
     def _left(
         self,

@@ -91,6 +91,24 @@ def measure_call(
     )
 
 
+def runs_alone(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    device: torch.device,
+) -> bool:
+    """Whether a call runs on copies of its inputs, forward and backward, with nothing measured."""
+    with (
+        torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor),
+        state_kept(module, device),
+    ):
+        try:
+            _times(forward, own_copies(inputs), device)
+        except Exception:  # noqa: BLE001 - whatever the user's module raises
+            return False
+    return True
+
+
 def _run(forward: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
     """What a call returns, and what it puts into the containers that it is handed."""
     given = {id(leaf) for leaf in tree_leaves((args, kwargs))}

@@ -14,7 +14,8 @@ from autockpt.budget import parse_budget
 from autockpt.capture import recorder
 from autockpt.capture.step import capture
 from autockpt.errors import CaptureError, InternalError
-from autockpt.ladder.graphs import Planner
+from autockpt.ladder.graphs import GraphPlanner
+from autockpt.ladder.step import StepToPlan
 from autockpt.lower import builder
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.request import Request
@@ -84,12 +85,14 @@ def test_a_name_of_torch_that_is_gone_is_a_bug(monkeypatch: pytest.MonkeyPatch) 
         capture(model, model.forward, (X,), {})
 
 
-def planner(model: nn.Module) -> Planner:
+def planner(model: nn.Module) -> GraphPlanner:
     request = Request(
         budget=parse_budget("200%"), optimizer=optimizer_memory("sgd", model.parameters()),
         loss_fn=None, method="none", time_limit_s=1.0,
     )  # fmt: skip
-    return Planner(model, model.forward, (X,), {}, request)
+    return GraphPlanner.capture(
+        StepToPlan(module=model, forward=model.forward, args=(X,), kwargs={}, request=request)
+    )
 
 
 def test_a_bug_in_the_lowering_is_reported_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

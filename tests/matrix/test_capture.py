@@ -43,7 +43,9 @@ def test_captured_graphs_are_eagers_steps(name: str) -> None:
         budget=parse_budget("200%"), optimizer=optimizer, loss_fn=None, method="none",
         time_limit_s=1.0,
     )  # fmt: skip
-    step = StepToPlan(module=model, forward=model.forward, args=args, kwargs=kwargs, request=request)
+    step = StepToPlan(
+        module=model, forward=model.forward, args=args, kwargs=kwargs, request=request
+    )
     planned = GraphPlanner.capture(step).plan()
     assert planned.plan.recompute_ns == 0
     model.forward = planned.forward_of(model, model.forward, in_order=False)
