@@ -68,8 +68,14 @@ class CallPlanner:
                 )
                 for atoms in frontiers(calls)
             )
-            problem = _problem(step, cuts[0], device=str(run.device))
-            return cls(step=step, calls=calls, cuts=cuts, problem=problem)
+            without_budget = _without_budget(step, cuts[0], device=str(run.device))
+            baseline_peak_bytes = without_budget.untouched().predicted_peak_bytes
+        problem = dataclasses.replace(
+            without_budget,
+            baseline_peak_bytes=baseline_peak_bytes,
+            budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+        )
+        return cls(step=step, calls=calls, cuts=cuts, problem=problem)
 
     @property
     def is_fake(self) -> bool:
@@ -138,8 +144,8 @@ class CallPlanner:
         return self.problem.untouched()
 
 
-def _problem(step: StepToPlan, cut: CallGraph, *, device: str) -> StepProblem:
-    without_budget = StepProblem(
+def _without_budget(step: StepToPlan, cut: CallGraph, *, device: str) -> StepProblem:
+    return StepProblem(
         graph=cut.graph,
         budget_bytes=2**62,
         baseline_peak_bytes=0,
@@ -152,12 +158,6 @@ def _problem(step: StepToPlan, cut: CallGraph, *, device: str) -> StepProblem:
         num_graphs=0,
         rung="checkpoint",
         notes=(),
-    )
-    baseline_peak_bytes = without_budget.untouched().predicted_peak_bytes
-    return dataclasses.replace(
-        without_budget,
-        baseline_peak_bytes=baseline_peak_bytes,
-        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
     )
 
 

@@ -72,14 +72,35 @@ class GraphPlanner:
             if len(captured.gradient_order) < num_trained:
                 optimizer = optimizer.with_unused()
             lowered = lower(captured, costs, optimizer, accumulates=step.accumulates)
-            return cls(
-                step=step,
-                in_pieces=in_pieces,
-                blocks=blocks,
-                captured=captured,
-                lowered=lowered,
-                problem=_problem(step, captured, lowered, optimizer, in_blocks=bool(blocks)),
-            )
+            baseline_peak_bytes = _baseline_peak_bytes(step, captured, lowered, optimizer)
+        problem = StepProblem(
+            graph=lowered.graph,
+            budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+            baseline_peak_bytes=baseline_peak_bytes,
+            fixed=FixedBytes(
+                parameters_bytes=captured.parameters_bytes,
+                buffers_bytes=captured.buffers_bytes,
+                optimizer_bytes=step.request.optimizer.state_bytes,
+                inputs_bytes=captured.inputs_bytes,
+                communication_bytes=step.buckets_bytes,
+            ),
+            older_gradients_bytes=step.older_gradients_bytes,
+            gradients_bytes=captured.gradient_bytes,
+            optimizer=step.request.optimizer,
+            cost_source="roofline" if captured.is_fake else "measured",
+            device=str(captured.device),
+            num_graphs=len(captured.graphs),
+            rung="blocks" if blocks else "whole",
+            notes=_notes(captured),
+        )
+        return cls(
+            step=step,
+            in_pieces=in_pieces,
+            blocks=blocks,
+            captured=captured,
+            lowered=lowered,
+            problem=problem,
+        )
 
     @property
     def is_fake(self) -> bool:
@@ -194,51 +215,8 @@ def _in_blocks(
     raise CaptureError(where=type(module).__name__, reason="none of its blocks is one graph")
 
 
-def _problem(
-    step: StepToPlan,
-    captured: Capture,
-    lowered: Lowered,
-    optimizer: OptimizerMemory,
-    *,
-    in_blocks: bool,
-) -> StepProblem:
-    older_gradients_bytes = step.older_gradients_bytes
-    baseline_peak_bytes = _baseline_peak_bytes(
-        captured,
-        lowered,
-        fixed_bytes=lowered.fixed_bytes + older_gradients_bytes + step.buckets_bytes,
-        new_gradients_bytes=0 if step.accumulates else captured.gradient_bytes,
-        optimizer=optimizer,
-    )
-    return StepProblem(
-        graph=lowered.graph,
-        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
-        baseline_peak_bytes=baseline_peak_bytes,
-        fixed=FixedBytes(
-            parameters_bytes=captured.parameters_bytes,
-            buffers_bytes=captured.buffers_bytes,
-            optimizer_bytes=step.request.optimizer.state_bytes,
-            inputs_bytes=captured.inputs_bytes,
-            communication_bytes=step.buckets_bytes,
-        ),
-        older_gradients_bytes=older_gradients_bytes,
-        gradients_bytes=captured.gradient_bytes,
-        optimizer=step.request.optimizer,
-        cost_source="roofline" if captured.is_fake else "measured",
-        device=str(captured.device),
-        num_graphs=len(captured.graphs),
-        rung="blocks" if in_blocks else "whole",
-        notes=_notes(captured),
-    )
-
-
 def _baseline_peak_bytes(
-    captured: Capture,
-    lowered: Lowered,
-    *,
-    fixed_bytes: int,
-    new_gradients_bytes: int,
-    optimizer: OptimizerMemory,
+    step: StepToPlan, captured: Capture, lowered: Lowered, optimizer: OptimizerMemory
 ) -> int:
     """The peak of the eager step: its tensors, and the workspace that its operators add."""
     graph = lowered.graph
@@ -249,8 +227,10 @@ def _baseline_peak_bytes(
     )
     workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
     kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
-    step_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
-    return fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, step_bytes)
+    new_gradients_bytes = 0 if step.accumulates else captured.gradient_bytes
+    after_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
+    fixed_bytes = lowered.fixed_bytes + step.older_gradients_bytes + step.buckets_bytes
+    return fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, after_bytes)
 
 
 def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:
