@@ -44,40 +44,42 @@ def optimize(
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
-    The model is changed in place and returned; its type, parameters, ``state_dict`` and hooks stay.
-    In ``eval()`` and under ``no_grad`` its own forward runs.
+    autockpt changes the model in place and returns it. Its type, parameters, ``state_dict`` and
+    hooks stay the same. In ``eval()`` and under ``no_grad`` its own forward runs.
 
     Args:
-        model: Any module that trains; of a DistributedDataParallel the module inside is optimized.
-        budget: Bounds everything a training step holds: parameters, buffers, gradients, optimizer
-            state, inputs, activations, transients and workspace. Bytes as an int, ``"8GB"``,
-            ``"8GiB"``, ``"512MB"``, or ``"60%"`` of what the eager step peaks at.
-        sample_args: Positional inputs of a typical step. With sample inputs the plan is made now;
+        model: Any module that trains. For a DistributedDataParallel, the module inside is
+            optimized.
+        budget: The memory for everything in a training step: parameters, buffers, gradients,
+            optimizer state, inputs, activations, transients and workspace. Bytes as an int,
+            ``"8GB"``, ``"8GiB"``, ``"512MB"``, or ``"60%"`` of the eager step's peak.
+        sample_args: Positional inputs of a typical step. With sample inputs autockpt plans now;
             without, at the first training call, from its inputs.
         sample_kwargs: Keyword inputs of a typical step.
-        loss_fn: Takes the model's output to a scalar loss, when the loss is computed outside of the
-            model; it becomes part of the plan.
-        optimizer: The optimizer, or its name ("adamw", "sgd", ...), whose state the budget must
-            hold. Without one AdamW is assumed.
-        method: Name of the solver's method, or a callable with the signature of one.
-        time_limit_s: Ends the search for a better plan.
-        verify: Try real steps first: compare with eager where that fits in memory, and hold the
-            measured peak against the budget.
+        loss_fn: Maps the model's output to a scalar loss, if you compute the loss outside of the
+            model. It becomes part of the plan.
+        optimizer: The optimizer, or its name ("adamw", "sgd", ...), whose state counts. Without one
+            autockpt assumes AdamW.
+        method: The name of a solver method, or a callable with the same signature.
+        time_limit_s: When to end the search for a better plan, in seconds.
+        verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
+            compare the measured peak with the budget.
 
     Returns:
         ``model``.
 
     Raises:
-        BudgetError: No plan fits; names the least budget that can be met, and why.
-        CaptureError: The model cannot be captured, and lower rungs do not hold either, or it is
-            compiled; says where and why.
+        BudgetError: No plan fits. Has the smallest workable budget and a breakdown of it.
+        CaptureError: The model cannot be captured and no fallback works, or it is compiled. Has
+            where and why.
+        InternalError: autockpt has a bug, and no fallback works.
         NotTrainableError: Nothing in the model requires grad.
         PeerError: Planning failed on another rank of a distributed run.
-        VerificationError: A step was not bit-equal to eager's.
-        TypeError: An argument of the wrong type, or inputs that the forward does not take.
-        ValueError: A budget, method or optimizer that is not known.
+        VerificationError: A step is not bit-equal to eager's.
+        TypeError: An argument has the wrong type, or the forward does not take the inputs.
+        ValueError: The budget, the method or the optimizer is unknown.
 
-    In every case of an error the model is as it was.
+    After an error the model is as it was.
     """
     check_verify(verify)
     if isinstance(model, DistributedDataParallel):
@@ -109,7 +111,7 @@ def optimize(
 
 @contextlib.contextmanager
 def _in_training(model: torch.nn.Module) -> Iterator[None]:
-    """Training mode for a while, unless the model is in it: then parts of it may be in eval."""
+    """Put the model into training mode; if it is already, its parts may stay in eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     if not model.training:
         model.train()
@@ -132,24 +134,23 @@ def plan(
     method: str | Method = "auto",
     time_limit_s: float = 60.0,
 ) -> Plan:
-    """The plan that :func:`optimize` would follow, without touching the model.
+    """Return the plan that :func:`optimize` would follow, without touching the model.
 
-    Model and inputs may be fake or meta tensors: then times are estimated, and nothing needs the
-    memory of the model.
+    The model and its inputs may be fake or meta tensors: autockpt then estimates times, and needs
+    none of the model's memory.
 
     Args:
-        model: See :func:`optimize`; likewise for all others.
-        budget: What a training step may hold.
+        model: See :func:`optimize`, for all arguments.
+        budget: The memory for a training step.
         sample_args: Positional inputs of a step.
         sample_kwargs: Keyword inputs of a step.
-        loss_fn: Takes the output to a loss.
+        loss_fn: Maps the output to a loss.
         optimizer: The optimizer or its name.
         method: The solver's method.
-        time_limit_s: Ends the search.
+        time_limit_s: When to end the search, in seconds.
 
     Raises:
-        TypeError: The sample inputs are not what the forward takes. Otherwise as
-            :func:`optimize`.
+        TypeError: The forward does not take the sample inputs. Otherwise as :func:`optimize`.
     """
     request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s)
     args, kwargs = checked_inputs(sample_args, sample_kwargs)
@@ -169,10 +170,10 @@ def _only_planned(planner: StepPlanner) -> Plan:
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:
-    """The latest plan of an optimized model; None before its first plan, or when not optimized.
+    """Return the latest plan of an optimized model; None if it has no plan, or is not optimized.
 
     Raises:
-        TypeError: It is no module.
+        TypeError: ``model`` is not a module.
     """
     check_module(model)
     forward = optimized_forward(_inner(model))
@@ -180,10 +181,10 @@ def get_plan(model: torch.nn.Module) -> Plan | None:
 
 
 def restore(model: ModuleT) -> ModuleT:
-    """Take the rewrite back: the model runs its own forward again. Does nothing otherwise.
+    """Let an optimized model run its own forward again; do nothing to any other.
 
     Raises:
-        TypeError: It is no module.
+        TypeError: ``model`` is not a module.
     """
     check_module(model)
     forward = optimized_forward(_inner(model))

@@ -1,4 +1,4 @@
-"""What a user passes, checked before anything is traced: every refusal names the argument."""
+"""Checks of what you pass, before anything is traced; every error names the argument."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from autockpt_solvers.attempt import Method
 
 
 def check_module(model: Any) -> None:
-    """Raise TypeError unless it is a module."""
+    """Raise TypeError unless the model is a module."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
 
 
 def check_verify(verify: Any) -> None:
-    """Raise TypeError unless it is a bool: any text would be taken for True."""
+    """Raise TypeError unless ``verify`` is a bool: any text would count as True."""
     if not isinstance(verify, bool):
         raise TypeError(f"verify is {verify!r}; it must be True or False")
 
@@ -38,12 +38,12 @@ def checked_request(
     method: str | Method,
     time_limit_s: float,
 ) -> Request:
-    """What is asked of a plan.
+    """Return what is asked of a plan.
 
     Raises:
         CaptureError: The model is compiled or scripted.
-        TypeError: An argument of the wrong type.
-        ValueError: A budget, method or optimizer that is not known.
+        TypeError: An argument has the wrong type.
+        ValueError: The budget, the method or the optimizer is unknown.
     """
     check_module(model)
     _refuse_compiled(model)
@@ -65,7 +65,7 @@ def checked_request(
 def checked_inputs(
     sample_args: tuple[Any, ...], sample_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs; raises TypeError where they are not given as such."""
+    """Return positional and keyword inputs; raise TypeError if they are not given as such."""
     if not isinstance(sample_args, (tuple, list)):
         raise TypeError(
             f"sample_args is a {type(sample_args).__name__}; it must be a tuple of the forward's "
@@ -82,7 +82,7 @@ def checked_inputs(
 def check_signature(
     forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    """Raise TypeError where a forward does not take such inputs."""
+    """Raise TypeError if a forward does not take these inputs."""
     try:
         inspect.signature(forward).bind(*args, **kwargs)
     except TypeError as error:
@@ -93,9 +93,9 @@ def check_signature(
 
 
 def _refuse_compiled(model: torch.nn.Module) -> None:
-    """Raise CaptureError where a module is compiled or scripted.
+    """Raise CaptureError if a module is compiled or scripted.
 
-    Once compiled code has run on fake tensors, Dynamo skips it from then on, in other models too.
+    Once compiled code has run on fake tensors, Dynamo skips that code, in other models too.
     """
     for path, module in model.named_modules():
         where = f"{path} ({type(module).__name__})" if path else type(module).__name__
@@ -115,7 +115,7 @@ def _refuse_compiled(model: torch.nn.Module) -> None:
 
 
 def _is_compiled(module: torch.nn.Module) -> bool:
-    # torch.compiler.disable wraps in the same way, but its wrappers have no configuration.
+    # torch.compiler.disable wraps the same way, but its wrappers have no configuration.
     wrapped = "get_compiler_config" in vars(module)
     is_forward_compiled = hasattr(getattr(module, "forward", None), "get_compiler_config")
     return wrapped or is_forward_compiled or vars(module).get("_compiled_call_impl") is not None
@@ -129,7 +129,7 @@ def _check_loss_fn(loss_fn: Any) -> None:
     try:
         signature = inspect.signature(loss_fn)
     except (TypeError, ValueError):
-        return  # some builtins tell none
+        return  # some builtins have no signature
     try:
         signature.bind(None)
     except TypeError as error:

@@ -36,15 +36,15 @@ def _restore(
 
 
 class BudgetError(AutockptError, ValueError):
-    """The budget is below the least memory that a plan was found for.
+    """The budget is smaller than any that a plan was found for.
 
     Attributes:
-        budget_bytes: The budget asked for.
-        minimum_peak_bytes: The least peak of the plans that the method found, everything counted: a
-            budget of this much can be met.
-        peak_node: What runs at that peak, as a person names it: `"the backward of layers.3.mlp"`.
-        composition: What stands in memory at that peak, bytes by kind (`"parameters"`,
-            `"gradients"`, ...), in the order given.
+        budget_bytes: The budget.
+        minimum_peak_bytes: The smallest workable budget: the least peak of the plans that the
+            method found, everything counted.
+        peak_node: What runs at that peak, such as `"the backward of layers.3.mlp"`.
+        composition: What is in memory at that peak: bytes by kind (`"parameters"`, `"gradients"`,
+            ...).
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class BudgetError(AutockptError, ValueError):
             detail.append(f"made of {_enumerate(parts)}")
         at_peak = f" ({'; '.join(detail)})" if detail else ""
         super().__init__(
-            f"budget {format_bytes(budget_bytes)} is below {format_bytes(minimum_peak_bytes)}, the "
-            f"least that a plan was found for{at_peak}. "
+            f"budget {format_bytes(budget_bytes)} is too small: the smallest workable budget that "
+            f"autockpt found is {format_bytes(minimum_peak_bytes)}{at_peak}. "
             f'Raise budget to "{sufficient_budget(minimum_peak_bytes)}" or use a smaller batch.'
         )
 
@@ -83,7 +83,7 @@ class BudgetError(AutockptError, ValueError):
 
     @property
     def composition(self) -> Mapping[str, int]:
-        """Bytes by kind at that least peak."""
+        """Bytes by kind at that peak."""
         return MappingProxyType(self._composition)
 
 
@@ -91,7 +91,7 @@ class CaptureError(AutockptError, RuntimeError):
     """The model could not be captured as graphs; the cause is chained.
 
     Attributes:
-        where: The module or the line of code at which capture stopped.
+        where: The module or the line of code at which the capture stopped.
         reason: Why it stopped.
     """
 
@@ -123,10 +123,10 @@ class NotTrainableError(AutockptError, ValueError):
 
 
 class VerificationError(AutockptError, RuntimeError):
-    """The optimized step did not do what the plan promised; the model is restored.
+    """The optimized step does not do what its plan promises; the model is restored.
 
     Attributes:
-        what: What was checked and failed.
+        what: The check that failed.
         differing: Names of the tensors that differ from eager's, if that is what failed.
     """
 
@@ -213,8 +213,8 @@ class PeerError(AutockptError, RuntimeError):
     """Planning failed on another rank of a distributed run.
 
     Attributes:
-        rank: The rank that failed; None where that is not known.
-        reason: What it raised.
+        rank: The rank that failed; None if it is unknown.
+        reason: The error of that rank.
     """
 
     def __init__(self, *, rank: int | None, reason: str) -> None:
@@ -228,7 +228,7 @@ class PeerError(AutockptError, RuntimeError):
 
 
 class DoubleBackwardError(AutockptError, RuntimeError):
-    """Gradients of gradients were asked of an optimized model."""
+    """An optimized model was differentiated twice."""
 
     def __init__(self) -> None:
         super().__init__(

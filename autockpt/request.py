@@ -15,7 +15,7 @@ from autockpt_solvers.attempt import Method
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a plan, apart from the model and its inputs."""
+    """What is asked of a plan; see ``optimize``."""
 
     budget: Budget
     optimizer: OptimizerMemory
@@ -24,4 +24,5 @@ class Request:
     time_limit_s: float
 
 
+# Dimensions of inputs that may vary: pairs of the leaf's index and the dimension's.
 Dimensions = frozenset[tuple[int, int]]

@@ -31,8 +31,9 @@ def _budget_error() -> BudgetError:
 
 def test_a_budget_error_says_the_least_where_it_is_and_what_to_do() -> None:
     assert str(_budget_error()) == (
-        "budget 2.00 GiB is below 2.41 GiB, the least that a plan was found for (peak at the "
-        "backward of layers.3.mlp; made of 1.00 GiB parameters and 512.00 MiB gradients). "
+        "budget 2.00 GiB is too small: the smallest workable budget that autockpt found is "
+        "2.41 GiB (peak at the backward of layers.3.mlp; made of 1.00 GiB parameters and "
+        "512.00 MiB gradients). "
         'Raise budget to "2.42GiB" or use a smaller batch.'
     )
 
@@ -50,7 +51,7 @@ def test_a_budget_error_carries_its_numbers() -> None:
 def test_a_budget_error_without_detail_is_still_a_sentence() -> None:
     error = BudgetError(budget_bytes=100, minimum_peak_bytes=200)
     assert str(error).startswith(
-        "budget 100 B is below 200 B, the least that a plan was found for. "
+        "budget 100 B is too small: the smallest workable budget that autockpt found is 200 B. "
     )
 
 

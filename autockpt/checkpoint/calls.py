@@ -1,8 +1,8 @@
-"""A forward as the calls of its submodules: what each keeps for the backward, and what it costs.
+"""A forward as calls of its submodules: what each saves for the backward, and what it costs.
 
-Two real forwards on the given inputs, without a backward, tell it. What autograd would save is
-noted and let go, so this takes no more memory than a forward without gradients. In the second
-forward one call of each kind that could be worth it runs by itself, to be measured.
+autockpt runs the forward twice on the given inputs, without a backward. It records and discards
+what autograd would save, so this takes no more memory than a forward without gradients. During the
+second forward it measures one call of each kind that could be worth a checkpoint, by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from autockpt.checkpoint.cost import CallCost, kind_of, measure_call, runs_alone
 from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
-from autockpt.errors import NotTrainableError
+from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import key_of_storage
 from autockpt.verify.copies import own_copies
@@ -29,19 +29,27 @@ from autockpt.verify.random_state import random_states
 from autockpt.verify.replaced import replaced_forwards
 from autockpt.verify.step import Step
 
-_MIN_SHARE = 0.002  # of what a forward keeps: below, a checkpoint gains nothing
-_MAX_SHARE = 0.7  # above, running a call again brings back most of what was let go
-_MAX_WRITTEN_SHARE = 0.1  # of what a call keeps: buffers that it writes, and that are copied
+_MIN_SHARE = 0.002  # of what a forward saves: below, a checkpoint gains nothing
+_MAX_SHARE = 0.7  # above, recomputing a call brings back most of what it freed
+_MAX_WRITTEN_SHARE = 0.1  # of what a call saves: the buffers it writes, which are copied
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Call:
     """One call of a submodule.
 
-    Storages have numbers. ``obstacle`` says why the call may not run twice, and is empty where it
-    may; ``written`` names buffers inside the module that it writes; ``fills_saved`` says that an
-    operator wrote into what was saved for its backward before it ran; ``cost`` is there for
-    candidates.
+    Attributes:
+        path: The name of the submodule.
+        number: Which of the submodule's calls it is.
+        inputs: The storages of its inputs, by number.
+        input_gradients: Those of its inputs that require a gradient.
+        outputs: The storages that it returns.
+        saved: The storages that autograd saves during it.
+        kept_bytes: Bytes of what is saved apart from inputs and outputs.
+        obstacle: Why it cannot be recomputed; empty if it can.
+        written: Names of the buffers inside the module that it writes.
+        fills_saved: Whether an operator writes into what was saved for its backward before it ran.
+        cost: What it costs, for candidates.
     """
 
     path: str
@@ -72,12 +80,12 @@ class Calls:
     """A watched forward, the loss included.
 
     Attributes:
-        events: In order.
-        candidates: Calls that may be checkpointed, and of which it could be worth it.
-        obstacles: What kept other calls from being candidates.
-        storage_bytes: Size of every storage, by number.
-        held: Storages that the caller of the model gets.
-        runtime_ns: Time of it all.
+        events: What happened, in order.
+        candidates: Calls that can be checkpointed, and could be worth it.
+        obstacles: Why other calls are no candidates.
+        storage_bytes: The size of every storage, by number.
+        held: The storages that the caller of the model gets.
+        runtime_ns: The time of the forward.
     """
 
     events: tuple[Event, ...]
@@ -94,15 +102,16 @@ class Calls:
 
     @property
     def kept_bytes(self) -> int:
-        """What autograd keeps of the forward."""
+        """Bytes of what autograd saves during the forward."""
         kept = {event.storage for event in self.events if event.kind == "save"}
         return sum(self.storage_bytes[storage] for storage in kept)
 
 
 def observe(step: Step) -> Calls:
-    """The calls of a step's forward, with the cost of each candidate.
+    """Watch a step's forward and measure each candidate.
 
     Raises:
+        CaptureError: The forward runs a backward inside.
         NotTrainableError: No output requires a gradient.
     """
     first, states = _observed(step)
@@ -112,7 +121,7 @@ def observe(step: Step) -> Calls:
         lambda other: (_observed(other)[0], other),
         path=lambda found: found[0].order,
     )
-    # A forward that drops layers at random is planned for the most that was seen.
+    # A forward that drops layers at random is planned for the draw that saves the most.
     first, step = max([(first, step), *others], key=lambda found: found[0].kept_bytes)
     known = {(call.path, call.number): call for call in first.candidates}
     if not known:
@@ -126,7 +135,7 @@ def _observed(step: Step) -> tuple[Calls, tuple[Any, ...]]:
 
 
 class _Observer:
-    """One forward: the first watches for obstacles, one with known candidates measures them."""
+    """One forward: it looks for obstacles, or measures candidates if they are known."""
 
     def __init__(self, step: Step, *, known: dict[tuple[str, int], Call]) -> None:
         self._step = step
@@ -153,9 +162,9 @@ class _Observer:
         }
         with (
             dataclasses.replace(step, accumulates=False).state_kept(),
-            # Wrappers for data parallelism await a backward otherwise.
+            # Otherwise wrappers for data parallelism wait for a backward.
             getattr(module, "no_sync", contextlib.nullcontext)(),
-            torch.autograd.graph.saved_tensors_hooks(self._save, _refuse),
+            torch.autograd.graph.saved_tensors_hooks(self._save, self._refuse),
             replaced_forwards(modules, self._watched),
             contextlib.nullcontext() if self._known else WritesSeen(self._see_written),
         ):
@@ -199,7 +208,7 @@ class _Observer:
 
     @contextlib.contextmanager
     def _apart(self) -> Iterator[None]:
-        """Neither watch nor count the time of what runs here."""
+        """Run something without watching it or counting its time."""
         started_ns = time.perf_counter_ns()
         self._is_apart = True
         try:
@@ -211,6 +220,12 @@ class _Observer:
     def _save(self, tensor: torch.Tensor) -> None:
         for storage in self._storages.of([tensor]):
             self._events.append(Event(kind="save", time_ns=0, storage=storage))
+
+    def _refuse(self, _: Any) -> torch.Tensor:
+        raise CaptureError(
+            where=type(self._step.module).__name__,
+            reason="a backward runs inside its forward, so autockpt cannot watch the forward alone",
+        )
 
     def _see_written(self, tensors: list[torch.Tensor]) -> None:
         written = set(self._storages.of(tensors))
@@ -231,7 +246,7 @@ class _Observer:
             output = forward(*args, **kwargs)
             self._events.append(Event(kind="leave", time_ns=self._now(), call=record))
             with self._apart():
-                # A call may put what it makes into the containers that it is handed.
+                # A call may put its results into containers that it receives.
                 self._left(record, module, (output, args, kwargs), position, watch)
             return output
 
@@ -306,14 +321,14 @@ class _Observer:
         self._stack.pop()
 
     def _blame(self) -> None:
-        """Put what was written down to all calls that are under way."""
+        """Attribute what was written to all calls in progress."""
         for tensor in self._written.take():
             for _, written in self._stack:
                 written[id(tensor)] = tensor
 
 
 class _StorageNumbers:
-    """A number for every storage, and no number twice; those that stand anyway have none."""
+    """A number for every storage, never used again; parameters, buffers and inputs have none."""
 
     def __init__(self, standing: list[Any]) -> None:
         self.sizes: list[int] = []
@@ -344,7 +359,3 @@ class _StorageNumbers:
             self._numbers[key] = (len(self.sizes), weakref.ref(storage, gone))
             self.sizes.append(storage.nbytes())
         return self._numbers[key][0]
-
-
-def _refuse(_: Any) -> torch.Tensor:
-    raise RuntimeError("a backward runs inside the forward; it cannot be watched without one")

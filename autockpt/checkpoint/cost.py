@@ -1,4 +1,4 @@
-"""A call of a submodule by itself: its time, and the memory of its forward and its backward."""
+"""The cost of one call of a submodule, alone: its time, and its memory forward and backward."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _REPEAT_NS = 50_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CallCost:
-    """One call by itself.
+    """The cost of one call.
 
     Attributes:
-        runtime_ns: Time of its forward.
-        backward_ns: Time of its backward.
-        forward_bytes: Most bytes that its forward holds, what it keeps and returns included.
-        backward_bytes: Most bytes that its backward holds beyond what stood before it.
+        runtime_ns: The time of its forward.
+        backward_ns: The time of its backward.
+        forward_bytes: The peak of its forward, with what it saves and returns.
+        backward_bytes: The peak of its backward, above what was in memory before it.
     """
 
     runtime_ns: int
@@ -38,7 +38,7 @@ class CallCost:
 
 
 def kind_of(module: torch.nn.Module, inputs: Any) -> Any:
-    """Calls of one kind cost the same."""
+    """The kind of a call; calls of one kind cost the same."""
     return (
         repr(module),
         tuple(m.training for m in module.modules()),
@@ -58,11 +58,11 @@ def measure_call(
     inputs: tuple[tuple[Any, ...], dict[str, Any]],
     device: torch.device,
 ) -> CallCost | None:
-    """Run a call on copies of its inputs, forward and backward; None where nothing is trained.
+    """Measure a call on copies of its inputs, forward and backward; None if it trains nothing.
 
-    Module, inputs and random states are left as they were.
+    The module, the inputs and the random states are left as they were.
     """
-    # An observer's hooks are not for what is saved here.
+    # The hooks of whoever watches the model must not see what is saved here.
     with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
         with state_kept(module, device):
             args, kwargs = own_copies(inputs)
@@ -110,7 +110,7 @@ def runs_alone(
 
 
 def _run(forward: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
-    """What a call returns, and what it puts into the containers that it is handed."""
+    """Return what a call returns, and what it puts into containers that it receives."""
     given = {id(leaf) for leaf in tree_leaves((args, kwargs))}
     output = forward(*args, **kwargs)
     return [leaf for leaf in tree_leaves((output, args, kwargs)) if id(leaf) not in given]

@@ -1,8 +1,8 @@
-"""A step as the engine's graph, with calls of submodules for operations.
+"""A step as the engine's graph, in which calls of submodules are operations.
 
-The forward is cut into *atoms*, calls that may be checkpointed, and the *stretches* of the model's
-own code between them. What an atom keeps inside itself is one storage, written by an operation that
-may run again: to let it go and write it anew in the backward is to checkpoint the atom. Everything
+The forward is cut into *atoms*, calls that can be checkpointed, and the *stretches* of the model's
+own code between them. What an atom saves inside itself is one storage, written by an operation that
+may run again: to free it and write it again in the backward is to checkpoint the atom. Everything
 else runs once.
 """
 
@@ -17,19 +17,19 @@ from autockpt.checkpoint.calls import Call, Calls
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt_solvers import ComputeGraph, Op, Storage
 
-_BACKWARD_TIMES_FORWARD = 2  # time of the backward of a stretch, for want of a measurement
+_BACKWARD_TIMES_FORWARD = 2  # the time of a stretch's backward is not measured
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CallGraph:
-    """A graph, and the atom that each of its operations runs again, if it does."""
+    """A graph, and the atoms that its operations recompute, by operation."""
 
     graph: ComputeGraph
     atoms: dict[int, Call]
 
 
 def frontiers(calls: Calls) -> list[tuple[Call, ...]]:
-    """Ways to cut a forward into atoms: the outermost candidates, then what these are made of."""
+    """Return ways to cut a forward into atoms: the outermost candidates, then those inside."""
     inside: dict[Call | None, list[Call]] = {None: []}
     under_way: list[Call] = []
     candidates = set(calls.candidates)
@@ -55,14 +55,14 @@ def call_graph(
     *,
     accumulates: bool,
 ) -> CallGraph:
-    """The graph of a whole training step in which these calls may be checkpointed.
+    """Return the graph of a training step in which these calls can be checkpointed.
 
     Args:
         calls: The forward.
-        atoms: Candidates of it, none inside another.
+        atoms: Candidates, none inside another.
         module: The model.
         optimizer: What the optimizer needs while it steps.
-        accumulates: Whether gradients are added to older ones, and go at once.
+        accumulates: Whether gradients are added to older ones, and freed at once.
     """
     parts = _parts(calls, set(atoms))
     builder = _Builder(calls, parts)
@@ -79,7 +79,8 @@ def call_graph(
 class _Part:
     """An atom, or a stretch of code between atoms.
 
-    ``wanted`` are storages that it makes if they are not there yet, ``paths`` the modules it calls.
+    ``wanted`` are storages that it makes unless an earlier part did, ``paths`` the modules that it
+    calls.
     """
 
     atom: Call | None
@@ -116,7 +117,7 @@ def _parts(calls: Calls, atoms: set[Call]) -> list[_Part]:
 
 
 def _gradient_bytes(module: torch.nn.Module, parts: list[_Part]) -> dict[_Part, int]:
-    """Bytes of parameters' gradients by the part whose backward is the first to write them."""
+    """Bytes of parameters' gradients, by the part whose backward writes them first."""
     sizes = dict.fromkeys(parts, 0)
     last_part: dict[str, _Part] = {path: part for part in parts for path in part.paths}
     owners: dict[torch.nn.Parameter, list[_Part]] = {}
@@ -139,17 +140,17 @@ class _Builder:
         self._ops: list[Op] = []
         self._storages: list[Storage] = []
         self._outputs: list[int] = []
-        # Engine storages: of observed ones, of what an atom keeps, and of gradients.
+        # Engine storages of observed storages, of what an atom saves inside, and of gradients.
         self._made: dict[int, int] = {}
         self._kept: dict[_Part, int] = {}
         self._gradients: dict[int, int] = {}
         self._parameter_gradients: list[int] = []
-        # Observed storages that a part makes, and those that it is taken to compute them from.
+        # Observed storages that a part makes, and those that it is assumed to compute them from.
         self._makes: dict[_Part, tuple[int, ...]] = {}
         self._takes: dict[_Part, tuple[int, ...]] = {}
         self._latest: tuple[int, ...] = ()
         atoms = [part.atom for part in parts if part.atom is not None]
-        # What passes between parts; the rest of what an atom saves is its own.
+        # What passes between parts; the rest of what an atom saves is inside it.
         self._passed = calls.held.union(
             *(part.saved for part in parts if part.atom is None),
             *((*atom.inputs, *atom.outputs) for atom in atoms),
@@ -172,7 +173,7 @@ class _Builder:
         return number
 
     def _engine(self, storages: Iterable[int]) -> tuple[int, ...]:
-        """Engine storages of those observed ones that are in the graph."""
+        """The engine storages of the observed storages that are in the graph."""
         return tuple(dict.fromkeys(self._made[s] for s in storages if s in self._made))
 
     def add_forward(self, part: _Part) -> None:

@@ -1,7 +1,7 @@
-"""What a call of a submodule does besides returning a value: whether it may run twice.
+"""Side effects of a submodule's call, which decide whether it can be recomputed.
 
-Buffers that it writes can be put back for the second run; attributes that it changes, inputs that
-it overwrites and objects that it is handed to fill cannot.
+Buffers that it writes can be restored for the second run. Attributes that it changes, inputs that
+it overwrites, and objects that it receives and could fill cannot.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _KNOWN = (*_PLAIN, torch.Tensor, torch.layout, torch.memory_format, slice, range
 
 
 class WrittenTensors:
-    """Tells which of these tensors were written since it was last asked.
+    """Finds which of these tensors were written since the last look.
 
-    The values of buffers are compared, because ``buffer.data.mul_()`` leaves no other trace; of
-    parameters only the version is.
+    It compares the values of buffers, because ``buffer.data.mul_()`` leaves no other trace, and the
+    versions of parameters.
     """
 
     def __init__(self, *, buffers: Iterable[torch.Tensor], parameters: Iterable[torch.Tensor]):
@@ -52,7 +52,7 @@ class WrittenTensors:
 
 
 class WritesSeen(TorchDispatchMode):
-    """Tells of the tensors that an operator is about to write, by its schema."""
+    """Reports the tensors that an operator is about to write, by its schema."""
 
     def __init__(self, tell: Callable[[list[torch.Tensor]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ class WritesSeen(TorchDispatchMode):
 
 
 class CallWatch:
-    """A call from its beginning on."""
+    """Watches one call, from its beginning."""
 
     def __init__(self, module: torch.nn.Module, inputs: Any) -> None:
         leaves = tree_leaves(inputs)
@@ -84,9 +84,9 @@ class CallWatch:
         self._strange = [leaf for leaf in leaves if not isinstance(leaf, _KNOWN)]
 
     def obstacle(self) -> str:
-        """Why the call that has just ended may not run again; empty where it may."""
+        """Why the call that has just ended cannot be recomputed; empty if it can."""
         if self._strange:
-            return f"it is handed a {type(self._strange[0]).__name__}, which may change"
+            return f"it receives a {type(self._strange[0]).__name__}, which may change"
         if any(m is not self._module and has_hooks(m) for m in self._module.modules()):
             return "modules inside it have forward hooks"
         if self._attributes.has_changed():
@@ -94,9 +94,9 @@ class CallWatch:
         return self.written_inputs()
 
     def written_inputs(self) -> str:
-        """An obstacle where an input was overwritten, in the call or after it; empty otherwise."""
+        """The obstacle of an input that was overwritten, then or later; empty if none was."""
         for reference, version in self._inputs:
             tensor = reference()
             if tensor is not None and write_count(tensor) != version:
-                return "an input of it is overwritten"
+                return "one of its inputs is overwritten"
         return ""

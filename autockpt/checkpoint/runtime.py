@@ -1,8 +1,8 @@
-"""Module checkpointing at run time: chosen calls of submodules run again in the backward.
+"""Module checkpointing at run time: chosen calls of submodules are recomputed in the backward.
 
-PyTorch's checkpoint does the work; what it leaves out is done here. A call that runs again draws
-what it drew from Python's and numpy's generators too, reads the buffers as they were before it,
-moves none of them (BatchNorm counts a batch once), and leaves every attribute alone.
+PyTorch's checkpoint does the work; this file adds what it leaves out. A recomputed call draws the
+same values from Python's and numpy's generators too, reads the buffers as they were before it,
+updates none of them (BatchNorm counts a batch once), and leaves every attribute unchanged.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from autockpt.verify.replaced import replaced_forwards
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointedCalls:
-    """Which calls of which submodules run again in the backward.
+    """Which calls of which submodules are recomputed in the backward.
 
     Attributes:
-        is_checkpointed: By module's name, for each of its calls with gradients in a forward; a
-            later call is treated as the last one.
-        written: By module's name, the buffers inside it that its forward writes.
-        to_the_end: Modules in which an operator fills what it has saved before (``RReLU`` its
-            slopes): they run again to the end, not just until everything is saved once more.
+        is_checkpointed: By the module's name, for each of its calls with gradients in a forward;
+            calls beyond the last one are treated like it.
+        written: By the module's name, the buffers inside it that its forward writes.
+        to_the_end: Modules in which an operator fills what it saved before (``RReLU`` its slopes).
+            They are recomputed to the end, not only until everything is saved again.
     """
 
     is_checkpointed: Mapping[str, tuple[bool, ...]]
@@ -54,7 +54,7 @@ class CheckpointedForward:
 
     @property
     def is_stale(self) -> bool:
-        """False: whatever path the forward takes, the calls on it are checkpointed."""
+        """False: whatever path the forward takes, its calls are checkpointed."""
         return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ class CheckpointedForward:
 
     @contextlib.contextmanager
     def following(self, paths: Iterable[str], counts: collections.Counter[str]) -> Iterator[None]:
-        """Checkpoint the chosen calls of these modules, numbered on from ``counts``."""
+        """Checkpoint the chosen calls of these modules; ``counts`` holds how many came before."""
 
         def replace(
             path: str, module: torch.nn.Module, forward: Callable[..., Any]
@@ -89,16 +89,16 @@ class CheckpointedForward:
             yield
 
     def inside(self, path: str) -> list[str]:
-        """Modules with chosen calls that are parts of this one."""
+        """The modules with chosen calls inside this one."""
         return [name for name in self._modules if name.startswith(f"{path}.")]
 
     def written(self, path: str) -> tuple[str, ...]:
-        """Names, in the module, of the buffers that its forward writes."""
+        """The names, inside the module, of the buffers that its forward writes."""
         return self._calls.written.get(path, ())
 
 
 class _Run:
-    """One checkpointed call: the call itself the first time, the same without a trace later."""
+    """One checkpointed call: the first run is the call, later runs leave no trace."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Run:
     def __call__(self, *tensors: torch.Tensor) -> Any:
         if self._first is not None:
             (args, kwargs), self._first = self._first, None
-            # The checkpoint keeps the inputs from here on, and lets them go in the backward.
+            # From here on the checkpoint keeps the inputs, and frees them in the backward.
             self.tensors = []
             return self._forward(*args, **kwargs)
         given, others = iter(tensors), iter(self._others)

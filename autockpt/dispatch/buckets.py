@@ -1,8 +1,8 @@
-"""Which plan serves which inputs, when sizes change from call to call.
+"""Which plan serves which inputs if sizes change from call to call.
 
-The first inputs of a family get a plan for exactly their sizes: most trainings never see others.
-When other sizes come, plans are made for buckets (:mod:`autockpt.dispatch.layout`), with the
-dimensions that were seen to vary left open. If the model fits as it is, it also does so for all
+The first inputs of a family get a plan for exactly their sizes: most programs never pass others.
+When other sizes come, plans are made for buckets (:mod:`autockpt.dispatch.layout`), and the
+dimensions that were seen to vary are left open. A model that fits as it is also fits for all
 smaller inputs.
 """
 
@@ -20,12 +20,12 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """What to plan for.
+    """Sizes to plan for.
 
     Attributes:
-        sizes: Up to which the plan serves.
-        varying: Dimensions that may be smaller.
-        rounded: Sizes of the bucket: what rounds up to others is served by another plan.
+        sizes: The largest sizes that the plan serves.
+        varying: The dimensions that may be smaller.
+        rounded: The sizes of the bucket: inputs that round up to others belong to another bucket.
     """
 
     sizes: Sizes
@@ -33,7 +33,7 @@ class Bucket:
     rounded: Sizes
 
     def serves(self, layout: Layout) -> bool:
-        """Whether inputs of this layout, of the same family, may follow the plan."""
+        """Whether the plan serves inputs of this layout, which is of the same family."""
         return (
             layout.fits_in(self.sizes)
             and layout.differing(self.sizes) <= self.varying
@@ -43,7 +43,7 @@ class Bucket:
 
 @dataclasses.dataclass(slots=True)
 class _Family(Generic[K]):
-    """What is known of one family of layouts, by the keys under which plans are kept."""
+    """What is known of one family of layouts, by the keys of its plans."""
 
     first: Sizes
     varying: Dimensions = frozenset()
@@ -53,13 +53,13 @@ class _Family(Generic[K]):
 
 
 class Buckets(Generic[K]):
-    """The plans of a model by sizes; keys are of the caller's choice."""
+    """The plans of a model by sizes; the caller chooses the keys."""
 
     def __init__(self) -> None:
         self._families: dict[Any, _Family[K]] = {}
 
     def copy(self) -> Buckets[K]:
-        """The same knowledge, to go on with apart."""
+        """An independent copy."""
         copied: Buckets[K] = Buckets()
         copied._families = {
             name: dataclasses.replace(
@@ -73,7 +73,7 @@ class Buckets(Generic[K]):
         return copied
 
     def serving(self, layout: Layout) -> K | None:
-        """The key of a plan that serves this layout too."""
+        """The key of a plan that serves this layout too; None if none does."""
         family = self._families.get(layout.family)
         if family is None:
             return None
@@ -92,11 +92,11 @@ class Buckets(Generic[K]):
         return any(layout.fits_in(sizes) for sizes in known)
 
     def candidates(self, layout: Layout, *, rounds_up: bool) -> list[Bucket]:
-        """What to plan for instead of exactly this layout, best first; nothing for the first.
+        """Buckets to plan for instead of exactly this layout, best first; none for the first.
 
         Args:
-            layout: Of inputs that no plan serves.
-            rounds_up: Whether to plan for larger sizes than any that came so far.
+            layout: The layout of inputs that no plan serves.
+            rounds_up: Whether to plan for larger sizes than any seen so far.
         """
         if layout.family is None:
             return []
@@ -116,7 +116,7 @@ class Buckets(Generic[K]):
         return [bucket for bucket in dict.fromkeys(buckets) if bucket not in family.failed]
 
     def add(self, layout: Layout, key: K, bucket: Bucket) -> None:
-        """Remember a plan for a bucket; it takes the place of one for smaller sizes."""
+        """Remember a plan for a bucket; it replaces a plan for smaller sizes."""
         served = self._families[layout.family].served
         for older, other in list(served.items()):
             if (other.varying, other.rounded) == (bucket.varying, bucket.rounded):
@@ -133,7 +133,7 @@ class Buckets(Generic[K]):
         self._families[layout.family].failed.add(bucket)
 
     def forget(self, key: K) -> bool:
-        """Whether a plan for a bucket had this key; it did not serve and is not tried again."""
+        """Give up the bucket whose plan has this key; return whether there was one."""
         for family in self._families.values():
             bucket = family.served.pop(key, None)
             if bucket is not None:

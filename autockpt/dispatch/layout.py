@@ -1,9 +1,9 @@
-"""How inputs are laid out: what a plan depends on, and which inputs may share one.
+"""The layout of inputs: what a plan depends on, and which inputs may share one.
 
 Inputs of one *family* differ in nothing but the sizes of dimensions. A plan made for some sizes
-serves all smaller ones of its family, where the graph can be traced with those sizes left open: it
-recomputes as much as the larger needs. Plans are made for a few sizes, *buckets*, a factor of
-about 1.4 apart, so that batches of a hundred lengths need a handful of them.
+serves all smaller ones of its family, if the graph can be traced with those sizes left open; it
+recomputes as much as the larger inputs need. Plans are made for a few sizes, *buckets*, a factor of
+about 1.4 apart, so that batches of a hundred lengths need a handful of plans.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Sizes = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Layouts of the tensors among inputs, and values of everything else.
+    """The layouts of the tensors among inputs, and the values of everything else.
 
     Attributes:
-        family: Everything but the sizes; None where strides are such that they cannot be told for
-            other sizes, so that no other layout is like this one.
-        sizes: Of each tensor, in the order of the inputs' leaves.
-        leaves: Number of each of these tensors among the leaves.
+        family: Everything but the sizes. None if the strides do not follow from the sizes, so that
+            this layout is a family of its own.
+        sizes: The sizes of each tensor, in the order of the inputs' leaves.
+        leaves: The index of each of these tensors among the leaves.
         exact: Everything.
     """
 
@@ -52,7 +52,7 @@ class Layout:
         )
 
     def differing(self, sizes: Sizes) -> Dimensions:
-        """Number of the leaf and of the dimension, for all that have another size."""
+        """The indices of leaf and dimension for every dimension that has another size."""
         return frozenset(
             (leaf, dimension)
             for leaf, own, given in zip(self.leaves, self.sizes, sizes, strict=True)
@@ -61,7 +61,7 @@ class Layout:
         )
 
     def rounded(self, varying: Dimensions) -> Sizes:
-        """Sizes of the bucket: the varying dimensions rounded up."""
+        """The sizes of the bucket: varying dimensions are rounded up."""
         return tuple(
             tuple(
                 round_up(size) if (leaf, dimension) in varying else size
@@ -82,7 +82,7 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
     has_family = True
     for number, leaf in enumerate(leaves):
         if not isinstance(leaf, torch.Tensor):
-            # A float changes no shape; the plan is followed whatever its value.
+            # A float changes no shape: one plan serves all values.
             exact.append(leaf if _is_plain(leaf) else type(leaf))
             family.append(exact[-1])
             continue
@@ -114,7 +114,7 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
 
 
 def round_up(size: int) -> int:
-    """The next size of the form 2**k or 3 * 2**k."""
+    """Round up to a size of the form 2**k or 3 * 2**k."""
     power = 1 << max(0, size - 1).bit_length()
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
@@ -122,7 +122,7 @@ def round_up(size: int) -> int:
 def resized(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], layout: Layout, sizes: Sizes
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of other sizes, filled with zeros; tensors that keep their sizes stay."""
+    """Inputs of other sizes, filled with zeros; tensors whose sizes do not change are kept."""
     leaves, structure = tree_flatten((args, dict(kwargs)))
     made: dict[int, torch.Tensor] = {}
     for leaf, own, given in zip(layout.leaves, layout.sizes, sizes, strict=True):

@@ -1,11 +1,11 @@
-"""One plan on every rank: what ranks that train one model together tell each other while planning.
+"""One plan on every rank: how ranks that train one model together agree while they plan.
 
 Ranks talk over the key-value store of ``torch.distributed``, never by collectives: those belong to
-the training step, and a rank that plans while others do not would hang them all. At the first
-training call of a model all ranks come, each with the layout of its own inputs; the lowest rank
-with a layout plans for it, the others follow its plan, and nobody goes on before all are well.
-Layouts that turn up later are planned by the rank that meets them first; whoever meets them next
-takes that plan. Other ranks are not waited for: they may never see such a layout.
+the training step, and a rank that plans while others do not would make them all hang. All ranks
+meet at the first training call of a model, each with the layout of its own inputs. The lowest rank
+with a layout plans for it, the others follow its plan, and no rank goes on before all have a plan.
+Layouts that turn up later are planned by the first rank that sees them, and later ranks take that
+plan. No rank waits for others then: they may never see such a layout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from autockpt.errors import AutockptError, CaptureError, PeerError
+from autockpt.errors import AutockptError, CaptureError, InternalError, PeerError
 from autockpt.torch_private.distributed import (
     active_data_parallel,
     is_distributed_tensor,
@@ -43,7 +43,7 @@ class Ranks:
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         members = tuple(dist.get_process_group_ranks(group))
-        # Models meet in the same order on all ranks: their first training calls are in step.
+        # The first training calls of several models come in the same order on all ranks.
         number = _num_groups[members]
         _num_groups[members] += 1
         name = "-".join(map(str, members))
@@ -53,18 +53,18 @@ class Ranks:
         self._have_met = False
 
     def agree(self, layout: Any, plan: Callable[[], T]) -> T:
-        """What ``plan`` returns on the one rank that runs it for this layout.
+        """Return what ``plan`` returns on the one rank that runs it for this layout.
 
         Args:
             layout: Describes the inputs; ranks with equal layouts share one plan.
-            plan: Makes it.
+            plan: Makes the plan.
 
         Raises:
-            AutockptError: ``plan`` raised it, here or on the rank that plans for this layout; at
-                the first call of a model also when it was raised for another layout.
-            PeerError: Something else went wrong on another rank, or a rank did not answer.
+            AutockptError: ``plan`` raised it, here or on the rank that plans for this layout. At
+                the first call of a model, a failure for another layout is raised as well.
+            PeerError: Another rank has hit a bug, or does not answer.
         """
-        # Devices of one kind are one layout, whatever their number.
+        # Devices of one kind are one layout, whatever their index.
         key = hashlib.sha256(re.sub(r"index=\d+|:\d+", "", repr(layout)).encode()).hexdigest()
         if self._have_met:
             leads = self._store.add(f"{key}/comers", 1) == 1
@@ -101,7 +101,8 @@ class Ranks:
         return result
 
     def _told(self, error: Exception) -> AutockptError:
-        if isinstance(error, AutockptError):
+        """The error as other ranks raise it; a bug stays with the rank that has hit it."""
+        if isinstance(error, AutockptError) and not isinstance(error, InternalError):
             return error
         return PeerError(rank=self._rank, reason=f"{type(error).__name__}: {error}")
 
@@ -127,7 +128,7 @@ class Ranks:
 
 
 def parallel_around(module: torch.nn.Module, known: Parallel | None) -> Parallel | None:
-    """What makes several ranks train this module right now; ``known`` where it is still that."""
+    """What makes several ranks train this module now, if anything; ``known`` if it still does."""
     group = sharding_group(module)
     if group is not None:
         return known if isinstance(known, Sharded) else Sharded(group)
@@ -141,7 +142,7 @@ def parallel_around(module: torch.nn.Module, known: Parallel | None) -> Parallel
 
 
 def refuse_spread(module: torch.nn.Module) -> None:
-    """Raise before anything is tried: a step of such a module would wait for other ranks.
+    """Refuse a module with parameters that are spread over ranks: its step would wait for them.
 
     Raises:
         CaptureError: Some parameters are DTensors.
@@ -159,8 +160,8 @@ def refuse_spread(module: torch.nn.Module) -> None:
 class Sharded:
     """What ``fully_shard`` on a module means for its plans.
 
-    While the module runs its parameters are whole and plain, gathered before and let go after, so
-    it is planned as on one device; all ranks follow one plan.
+    While the module runs, its parameters are whole, plain tensors: gathered before, freed after. So
+    it is planned as on one device, and all ranks follow one plan.
     """
 
     buckets_are_gradients = False
@@ -171,7 +172,7 @@ class Sharded:
         self.ranks = Ranks(group)
 
     def out_of_the_way(self, _: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Steps that planning tries run on inputs of their own, to which no reduction is tied."""
+        """Do nothing: trial steps run on copies of the inputs, which trigger no reduction."""
         return contextlib.nullcontext()
 
 
@@ -186,12 +187,12 @@ class DataParallel:
 
     @property
     def buckets_are_gradients(self) -> bool:
-        """Whether gradients live in the buckets that are reduced, and are added into them."""
+        """Whether gradients live in the buckets that are reduced."""
         return bool(self.wrapper.gradient_as_bucket_view)
 
     @property
     def buckets_bytes(self) -> int:
-        """Bytes of the buckets where they stand beside the gradients."""
+        """Bytes of the buckets, if they are kept beside the gradients."""
         if self.buckets_are_gradients:
             return 0
         return sum(p.numel() * p.element_size() for p in self._reduced())
@@ -201,10 +202,10 @@ class DataParallel:
 
     @contextlib.contextmanager
     def out_of_the_way(self, module: torch.nn.Module) -> Iterator[None]:
-        """Let planning try steps of a module that reduce nothing, and touch no bucket.
+        """Let trial steps of a module reduce nothing and touch no bucket.
 
-        The reducer's hooks stay with the parameters; the module meanwhile has others with the same
-        data, and with gradients where a step adds to standing ones.
+        The reducer's hooks stay with the parameters. Meanwhile the module has other parameters with
+        the same data, and with gradients if a step adds to existing ones.
         """
         stand_ins: dict[int, torch.nn.Parameter] = {}
         named = dict(module.named_parameters(remove_duplicate=False))

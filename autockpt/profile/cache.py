@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 
 import platformdirs
 import torch
+
+from autockpt.user_warnings import warn_user
 
 _SCHEMA_VERSION = 2
 # Ten minutes and a terabyte: rows above are taken for foreign, for a graph of such operations is
@@ -100,10 +101,9 @@ class ProfileCache:
             self._warn("write", error)
 
     def _warn(self, action: str, error: Exception) -> None:
-        warnings.warn(
+        warn_user(
             f"cannot {action} the profile cache {self._path} ({error}); measuring without it. "
-            "Delete the file or set AUTOCKPT_CACHE_DIR to another folder.",
-            stacklevel=4,
+            "Delete the file or set AUTOCKPT_CACHE_DIR to another folder."
         )
 
 

@@ -44,7 +44,7 @@ class _Remembering(Block):
     ("block", "obstacle"),
     [
         (_Counting, "it changes attributes of its modules"),
-        (_Overwriting, "an input of it is overwritten"),
+        (_Overwriting, "one of its inputs is overwritten"),
         (_Remembering, "it changes attributes of its modules"),
     ],
 )

@@ -79,7 +79,7 @@ def test_plan_needs_no_memory_for_a_full_model() -> None:
 def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
     result = _run("plan", "zoo:sequential", "--budget", "1MB", *_QUICK)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: budget 976.56 KiB is below ")
+    assert result.stderr.startswith("error: budget 976.56 KiB is too small: ")
     assert "Raise budget to" in result.stderr
     assert result.stdout == ""
 
