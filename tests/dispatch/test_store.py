@@ -1,0 +1,123 @@
+"""Which plans there are and which serves an input, without any model being planned."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+
+import torch
+from torch import nn
+
+from autockpt.dispatch.key import PlanKey, plan_key
+from autockpt.dispatch.store import PlanStore, StoredPlans
+from autockpt.dispatch.trial import AcceptedPlan
+from autockpt.report.parts import FixedBytes
+from autockpt.report.plan import Plan
+from autockpt_solvers import SolveStatus
+
+PLAN = Plan(
+    budget_bytes=100,
+    predicted_peak_bytes=90,
+    baseline_peak_bytes=90,
+    minimum_peak_bytes=50,
+    measured_peak_bytes=None,
+    baseline_step_ns=1,
+    recompute_ns=0,
+    lower_bound_ns=0,
+    status=SolveStatus.FEASIBLE,
+    method="none",
+    solve_time_s=0.0,
+    fixed=FixedBytes(
+        parameters_bytes=1, buffers_bytes=0, optimizer_bytes=0, inputs_bytes=0,
+        communication_bytes=0,
+    ),
+    gradients_bytes=1,
+    optimizer_name="sgd",
+    optimizer_assumed=False,
+    cost_source="measured",
+    device="cpu",
+    num_graphs=1,
+    rung="eager",
+    rows=(),
+)  # fmt: skip
+
+
+def key_of(module: nn.Module, *sizes: int) -> PlanKey:
+    return plan_key(module, None, (torch.zeros(sizes),), {})
+
+
+def accepted(budget_bytes: int = 100) -> AcceptedPlan:
+    plan = dataclasses.replace(PLAN, budget_bytes=budget_bytes)
+    return AcceptedPlan(plan=plan, executable=None, forward=lambda x: x)
+
+
+def added(store: PlanStore, key: PlanKey, budget_bytes: int = 100) -> None:
+    assert store.candidates(key, rounds_up=True) == []
+    made = accepted(budget_bytes)
+    store.add(key, made, None)
+    store.set_forward(key, made.forward)
+
+
+def test_a_key_is_of_the_call_alone() -> None:
+    module = nn.Linear(8, 8)
+    key = key_of(module, 4, 8)
+    assert key == key_of(module, 4, 8)
+    assert key != key_of(module, 5, 8)
+    assert key.without_layout == key_of(module, 5, 8).without_layout
+    module(torch.zeros(4, 8)).sum().backward()
+    later = key_of(module, 4, 8)
+    assert later.accumulates
+    assert later.alone == key
+    module.weight.requires_grad_(False)
+    assert key_of(module, 4, 8).alone != key
+
+
+def test_a_model_that_fits_as_it_is_does_so_for_smaller_inputs() -> None:
+    module, store = nn.Linear(8, 8), PlanStore()
+    large, small = key_of(module, 6, 8), key_of(module, 4, 8)
+    assert store.serving(large) is None
+    added(store, large)
+    assert store.serving(small) == large
+    assert store.plan(large) is None
+    assert store.serving(key_of(module, 7, 8)) is None
+
+
+def test_the_budget_is_the_largest_steps() -> None:
+    module, store = nn.Linear(8, 8), PlanStore()
+    large = key_of(module, 6, 8)
+    assert store.budget_bytes(large) is None
+    added(store, large, budget_bytes=100)
+    assert store.budget_bytes(key_of(module, 4, 8)) == 100
+    assert store.budget_bytes(key_of(module, 7, 8)) is None
+    assert store.budget_bytes(dataclasses.replace(key_of(module, 7, 8), accumulates=True)) == 100
+
+
+def test_what_is_stored_is_independent_of_the_store() -> None:
+    module, store = nn.Linear(8, 8), PlanStore()
+    large = key_of(module, 6, 8)
+    added(store, large)
+    stored = pickle.loads(pickle.dumps(store.stored()))
+    assert isinstance(stored, StoredPlans)
+    other = PlanStore(stored)
+    added(store, key_of(nn.Linear(8, 8).double(), 6, 8), budget_bytes=500)
+    for twin in (other, PlanStore(copy.deepcopy(stored))):
+        assert twin.serving(key_of(module, 4, 8)) == large
+        assert twin.latest == PLAN
+        assert len(twin) == 1
+        assert twin.forward(large) is None  # it belongs to the other module
+
+
+def test_a_stale_plan_is_given_up_a_few_times() -> None:
+    module, store = nn.Linear(8, 8), PlanStore()
+    key = key_of(module, 6, 8)
+    for number in (1, 2):
+        added(store, key)
+        store.forget(key, max_stale=2)
+        assert store.num_stale == number
+        assert key not in store
+        assert store.forward(key) is None
+    added(store, key)
+    store.forget(key, max_stale=2)
+    assert key in store
+    assert store.forward(key) is not None
