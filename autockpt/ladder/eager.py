@@ -48,5 +48,5 @@ def eager_plan(step: StepToPlan) -> Plan:
         num_graphs=0,
         rung="eager",
         rows=(),
-        notes=request.optimizer.notes,
+        notes=optimizer.notes,
     )
