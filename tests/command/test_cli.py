@@ -84,6 +84,28 @@ def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
     assert result.stdout == ""
 
 
+def test_a_failure_tells_what_other_rungs_failed_of(tmp_path: Path) -> None:
+    script = tmp_path / "reading.py"
+    script.write_text(
+        "import torch\n"
+        "class Reading(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x).sum() * float(x.sum())\n"
+        "def make():\n"
+        "    return Reading(8, 8), torch.ones(4, 8)\n"
+    )
+    result = _run("plan", f"{script}:make", "--budget", "50%", *_QUICK)
+    assert result.exit_code == 1
+    first, *notes = result.stderr.splitlines()
+    assert first.startswith("error: cannot capture Reading: ")
+    assert [
+        note.partition(" was tried as well: cannot capture Reading: ")[0] for note in notes
+    ] == [
+        "The rung 'blocks'",
+        "The rung 'checkpoint'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
