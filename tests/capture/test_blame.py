@@ -52,7 +52,7 @@ def test_a_bug_in_the_capture_is_reported_as_one(
     model = blocks()
     before = {name: p.clone() for name, p in model.named_parameters()}
     monkeypatch.setattr(place, name, fails_with(error))
-    with pytest.raises(InternalError, match="a bug in autockpt: capture failed with") as caught:
+    with pytest.raises(InternalError, match="a bug in autockpt: the capture stage") as caught:
         capture(model, model.forward, (X,), {})
     assert caught.value.__cause__ is error or type(error).__name__ in caught.value.reason
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
@@ -65,7 +65,7 @@ def test_a_bug_under_the_models_own_operators_is_reported_as_one(
     model = blocks()
     # Called with 0 it raises, and the innermost frame of Python is autockpt's.
     monkeypatch.setattr(live_bytes, "max", math.log, raising=False)
-    with pytest.raises(InternalError, match="capture failed with ValueError: "):
+    with pytest.raises(InternalError, match="capture stage failed with ValueError: "):
         capture(model, model.forward, (X,), {})
 
 
@@ -97,7 +97,7 @@ def planner(model: nn.Module) -> GraphPlanner:
 
 def test_a_bug_in_the_lowering_is_reported_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "may_move", fails_with(KeyError("x")))
-    with pytest.raises(InternalError, match="lower failed with KeyError"):
+    with pytest.raises(InternalError, match="lower stage failed with KeyError"):
         planner(blocks())
 
 
@@ -109,7 +109,7 @@ def test_a_bug_in_the_rewrite_is_reported_as_one(
     model = blocks()
     program = planner(model).plan().program
     monkeypatch.setattr(runtime, name, fails_with(KeyError("x")))
-    with pytest.raises(InternalError, match="rewrite failed with KeyError"):
+    with pytest.raises(InternalError, match="rewrite stage failed with KeyError"):
         runtime.PlannedStep(model, model.forward, program)(X)
 
 
