@@ -1,9 +1,9 @@
-"""The memory budget: what a user may write for it, and how bytes are written back.
+"""Memory budgets: parses what you pass as a budget, and formats bytes.
 
-A budget bounds the total a training step may hold: parameters, buffers, gradients, optimizer state,
-inputs, activations, transients and workspace.  It is given as bytes, as text with a unit, or as a
-share of what eager PyTorch peaks at, which is known only after profiling: hence parse first,
-resolve later.
+A budget limits all memory of a training step: parameters, buffers, gradients, optimizer state,
+inputs, activations, transients and workspace. You pass bytes, text with a unit, or a share of
+eager PyTorch's peak. That peak is known only after profiling, so a budget is parsed first and
+resolved later.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Budget:
     """A parsed budget: absolute, or relative to the peak of eager PyTorch.
 
     Attributes:
-        bytes: The budget in bytes, or None where it is relative.
-        percent: The budget as a percentage of the eager peak, or None where it is absolute.
+        bytes: The budget in bytes; None if it is relative.
+        percent: The budget as a percentage of the eager peak; None if it is absolute.
     """
 
     bytes: int | None = None
@@ -55,8 +55,8 @@ class Budget:
         """Returns the budget in bytes.
 
         Args:
-            baseline_peak_bytes: What a step of eager PyTorch peaks at, everything counted; a
-                relative budget is a share of it, rounded down.
+            baseline_peak_bytes: The total peak of a step in eager PyTorch; a relative budget is a
+                share of it, rounded down.
 
         Raises:
             ValueError: If that share is less than a byte.
@@ -78,7 +78,7 @@ class Budget:
 
 
 def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
-    """Reads a budget as users write it.
+    """Parses a budget.
 
     Args:
         budget: Bytes as an int; text with a decimal or binary unit (`"512MB"`, `"8GiB"`, upper or
@@ -86,7 +86,7 @@ def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
 
     Raises:
         TypeError: If it is neither a whole number nor text.
-        ValueError: If it is not positive, or the text has no meaning.
+        ValueError: If it is not positive, or the text is not a budget.
     """
     if isinstance(budget, Budget):
         return budget
@@ -127,14 +127,14 @@ def format_bytes(num_bytes: int) -> str:
         return "-" + format_bytes(-num_bytes)
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         size = _UNIT_BYTES[unit.lower()]
-        # Compared after rounding, so that 1024 KiB is never printed where 1.00 MiB is meant.
+        # Compared after rounding, so that 1.00 MiB is never printed as 1024 KiB.
         if round(num_bytes / size, 2) >= 1:
             return f"{num_bytes / size:.2f} {unit}"
     return f"{num_bytes} B"
 
 
 def sufficient_budget(num_bytes: int) -> str:
-    """Returns budget text for at least `num_bytes`, rounded up to two digits: `"2.42GiB"`."""
+    """Returns a budget of at least `num_bytes` as text, rounded up to two digits: `"2.42GiB"`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         size = _UNIT_BYTES[unit.lower()]
         if num_bytes >= size:

@@ -39,15 +39,17 @@ class _Size(StrEnum):
 
 _Budget = Annotated[
     str,
-    typer.Option(help='All a step may hold: bytes, "8GB", "8GiB", or "60%" of the eager peak.'),
+    typer.Option(
+        help='Memory of a training step: bytes, "8GB", "8GiB", or "60%" of the eager peak.'
+    ),
 ]
-_Method = Annotated[str, typer.Option(help="The solver's method.")]
-_TimeLimit = Annotated[float, typer.Option(help="Seconds after which the search ends.")]
+_Method = Annotated[str, typer.Option(help="Name of the solver method.")]
+_TimeLimit = Annotated[float, typer.Option(help="Time limit of the search in seconds.")]
 _Device = Annotated[
     str | None,
-    typer.Option(help="Where a zoo model is made: cpu, cuda, or meta to plan without memory."),
+    typer.Option(help="Device of a zoo model: cpu, cuda, or meta to plan without memory."),
 ]
-_Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+_Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
 
 @_app.callback(invoke_without_command=True)
@@ -77,17 +79,17 @@ def plan(
     device: _Device = None,
     loss: Annotated[
         str | None,
-        typer.Option(help="How a loss is made of the output: sum, mean, or file.py:function."),
+        typer.Option(help="How to compute a loss from the output: sum, mean, or file.py:function."),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help='Optimizer whose state counts: "adamw", "sgd", ...')
+        str | None, typer.Option(help='Name of the optimizer to count: "adamw", "sgd", ...')
     ] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
     ] = None,
     show_traceback: _Traceback = False,
 ) -> None:
-    """Plans a training step and prints the plan; no training step is run."""
+    """Plans a training step and prints the plan, without running a step."""
     with _errors_told(show_traceback=show_traceback):
         if json is not None:
             _check_writable(json)
@@ -118,10 +120,10 @@ def demo(
     device: _Device = None,
     method: _Method = "auto",
     time_limit: _TimeLimit = 20.0,
-    steps: Annotated[int, typer.Option(help="Steps to train.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 3,
     show_traceback: _Traceback = False,
 ) -> None:
-    """Trains a model eagerly and optimized, side by side: memory, time, and equality to the bit."""
+    """Trains a model eagerly and optimized, and compares memory, time and bits."""
     from autockpt.command.demo import Demo
 
     with _errors_told(show_traceback=show_traceback):
@@ -147,7 +149,7 @@ def graph(
     optimizer: Annotated[str | None, typer.Option(help="As for plan.")] = None,
     show_traceback: _Traceback = False,
 ) -> None:
-    """Writes the graph that is planned for a model, as JSON."""
+    """Writes the graph of a model's training step as JSON."""
     with _errors_told(show_traceback=show_traceback):
         _check_writable(output)
         example = load(target, size=size.value, device=device)
@@ -174,7 +176,7 @@ def graph(
 def solve(
     graph: Annotated[Path, typer.Argument(metavar="GRAPH.json", help="The graph.")],
     budget: Annotated[
-        str, typer.Option(help='Bytes, "8GB", "8GiB", or "80%" of the peak when ops run once.')
+        str, typer.Option(help='Bytes, "8GB", "8GiB", or "80%" of the peak if every op runs once.')
     ],
     method: _Method = "auto",
     time_limit: _TimeLimit = 60.0,
@@ -184,7 +186,7 @@ def solve(
     ] = None,
     show_traceback: _Traceback = False,
 ) -> None:
-    """Solves a graph file for a budget; no model is needed."""
+    """Solves a graph file for a budget, without a model."""
     from autockpt.command.graph_file import solve_file
 
     with _errors_told(show_traceback=show_traceback):
@@ -202,7 +204,7 @@ def solve(
 
 
 def _check_writable(file: Path) -> None:
-    """Told before the work is done whose result could not be kept."""
+    """Fails before the work is done if its result cannot be written."""
     if not file.parent.is_dir():
         raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
     if file.is_dir():
@@ -230,14 +232,14 @@ def _read(file: Path) -> str:
 
 
 def _console() -> Console:
-    """A console as wide as the report: a narrower one, or none (a pipe), would only fold it."""
+    """Returns a console as wide as the report: in a narrower one, or a pipe, it would wrap."""
     console = Console()
     return console if console.width >= report.WIDTH else Console(width=report.WIDTH)
 
 
 @contextlib.contextmanager
 def _errors_told(*, show_traceback: bool) -> Iterator[None]:
-    """Turns what a user can mend into one line and an exit code; the rest stays a traceback."""
+    """Prints errors that you can fix as one line and sets the exit code; others are raised."""
     try:
         yield
     except (AutockptError, ValueError, TypeError) as error:
@@ -254,7 +256,7 @@ def _errors_told(*, show_traceback: bool) -> Iterator[None]:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Whether autockpt refused an argument, rather than a user's own code having raised."""
+    """Whether autockpt raised the error, and not code of the user."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raiser = frames[-1].f_globals.get("__name__", "") if frames else ""
     return raiser.partition(".")[0] in ("autockpt", "autockpt_solvers")
@@ -262,6 +264,6 @@ def _raised_here(error: BaseException) -> bool:
 
 def main() -> None:
     """Runs the command line."""
-    # Some builds of torch announce every start of the profiler on standard error.
+    # Some builds of torch print a line on standard error whenever the profiler starts.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     _app()

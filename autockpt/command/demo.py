@@ -1,4 +1,4 @@
-"""`autockpt demo`: a model trained eagerly and optimized, side by side on this machine."""
+"""`autockpt demo`: trains a model eagerly and optimized, side by side on this machine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from autockpt.zoo import Example
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """What to show.
+    """A demo: the model and how to optimize it.
 
     Attributes:
         example: The model and its batch; a copy of the model is trained too.
-        name: What to call it.
+        name: The name to print.
         budget: The budget, as `autockpt.optimize` takes it.
-        method: The solver's method.
-        time_limit_s: Its time limit.
-        num_steps: Steps to train before comparing.
+        method: Name of the solver method.
+        time_limit_s: Time limit of the search.
+        num_steps: Number of training steps before the comparison.
     """
 
     example: Example
@@ -41,7 +41,7 @@ class Demo:
     num_steps: int = 3
 
     def run(self, console: Console) -> bool:
-        """Trains, measures, compares and prints; returns whether both were equal to the bit."""
+        """Trains, measures, compares and prints; returns whether both are equal bit for bit."""
         example = self.example
         num_parameters = sum(p.numel() for p in example.model.parameters())
         console.print(

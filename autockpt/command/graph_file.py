@@ -1,4 +1,4 @@
-"""A graph file solved for a budget, and what there is to say about it."""
+"""Solves a graph file for a budget and formats the answer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from autockpt_solvers.orders.facts import Orders
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Solved:
-    """A graph, the budget it was solved for, and the answer.
+    """A graph, its budget, and the answer.
 
     Attributes:
         instance: The graph.
         budget_bytes: The budget.
-        baseline_peak_bytes: Peak when nothing runs twice.
+        baseline_peak_bytes: Peak if every operation runs once.
         result: The answer.
     """
 
@@ -37,18 +37,18 @@ class Solved:
 
     @property
     def increase_percent(self) -> float:
-        """Time of the schedule over the time of running all ops once, less 100%."""
+        """Extra time of the schedule, as a percentage of the time of all ops run once."""
         total_ns = self.instance.graph.total_runtime_ns
         return 100 * self.result.recompute_ns / total_ns if total_ns else 0.0
 
     @property
     def bound_percent(self) -> float:
-        """The lower bound, as `increase_percent`."""
+        """The lower bound on `increase_percent`."""
         total_ns = self.instance.graph.total_runtime_ns
         return 100 * self.result.lower_bound_ns / total_ns if total_ns else 0.0
 
     def text(self) -> str:
-        """The answer in lines."""
+        """Returns the answer as lines of text."""
         result = self.result
         share = self.budget_bytes / max(1, self.baseline_peak_bytes)
         lines = [
@@ -68,7 +68,7 @@ class Solved:
         return "\n".join([*lines, f"seconds            {result.solve_time_s:.1f}"])
 
     def _why(self) -> str:
-        """Why nothing fits, and for which plans that is proven."""
+        """Returns why no plan fits, and for which plans that is proven."""
         result = self.result
         bound = result.lower_bound_bytes
         if bound <= self.budget_bytes:
@@ -84,10 +84,10 @@ class Solved:
         )
 
     def json(self) -> str:
-        """The answer as JSON.
+        """Returns the answer as JSON.
 
         Plans of `bound_class` recompute at least `lower_bound_ns` and need `lower_bound_bytes`;
-        `peak_bytes` is the schedule's, or the least that was reached.
+        `peak_bytes` is the peak of the schedule, or the lowest peak found.
         """
         result = self.result
         return json.dumps(
@@ -108,7 +108,7 @@ class Solved:
         )
 
     def steps(self) -> str:
-        """The schedule as a JSON list of `["compute", op]` and `["free", storage]`."""
+        """Returns the schedule as a JSON list of `["compute", op]` and `["free", storage]`."""
         assert self.result.schedule is not None
         return json.dumps(self.instance.steps(self.result.schedule))
 
@@ -119,11 +119,11 @@ def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> S
     Args:
         text: The file's text.
         budget: Bytes, `"8GB"`, or a percentage of the baseline's peak.
-        method: A method of the engine.
-        time_limit_s: Ends the search.
+        method: Name of a solver method.
+        time_limit_s: Time limit of the search.
 
     Raises:
-        ValueError: If the text is no graph, or an argument is not known.
+        ValueError: If the text is not a graph, or an argument is unknown.
     """
     instance = read_instance(text)
     graph = instance.graph

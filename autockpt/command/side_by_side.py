@@ -1,4 +1,4 @@
-"""Two copies of a model trained from the same seed, compared to the bit, by peak and by time."""
+"""Trains two copies of a model from the same seed; compares their bits, peaks and times."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autockpt.zoo import Example
 
 
 class Trainer:
-    """An example's model that trains on its batch with AdamW, in place.
+    """Trains an example's model on its batch with AdamW, in place.
 
     Args:
         example: Model and batch.
-        learning_rate: AdamW's.
+        learning_rate: The learning rate of AdamW.
     """
 
     def __init__(self, example: Example, *, learning_rate: float = 1e-3) -> None:
@@ -30,9 +30,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(example.model.parameters(), lr=learning_rate)
 
     def step(self) -> torch.Tensor:
-        """Trains one step and returns its loss; the gradients stay until the next."""
+        """Trains one step and returns its loss; gradients stay until the next step."""
         self.optimizer.zero_grad(set_to_none=True)
-        # Held until the step is over, as in most training loops: the plan counts outputs so.
+        # Kept until the step ends, as in most training loops; the plan counts outputs so.
         output = self.model(*self.example.args, **self.example.kwargs)
         loss = self.example.loss_of(output)
         loss.backward()
@@ -40,9 +40,9 @@ class Trainer:
         return loss.detach()
 
     def train(self, num_steps: int, *, seed: int = 0) -> dict[str, torch.Tensor]:
-        """Trains from a seed and returns all that a training run leaves, by name.
+        """Trains from a seed and returns everything that training changes, by name.
 
-        Parameters and the like are not copied: compare before training on.
+        Parameters and other state are not copied: compare before you train further.
         """
         torch.manual_seed(seed)
         left = {f"loss of step {i + 1}": self.step() for i in range(num_steps)}
@@ -61,8 +61,8 @@ class Trainer:
         return left
 
     def peak_bytes(self) -> int:
-        """Measures the peak of one more step, what rests in memory included."""
-        # The measurement sees what is allocated while it runs, so nothing older may be freed in it.
+        """Measures the total peak of one more step."""
+        # The measurement sees only new allocations, so nothing older may be freed while it runs.
         self.optimizer.zero_grad(set_to_none=True)
         return self.resting_bytes() + measure_peak_bytes(self.step, self.device)
 
@@ -87,7 +87,7 @@ class Trainer:
         return sum(storages.values())
 
     def time_ns(self) -> int:
-        """Times one more step, on the device's own clock where it has one."""
+        """Times one more step, with the device's own clock if it has one."""
         if self.device.type == "cpu":
             start_ns = time.perf_counter_ns()
             self.step()
@@ -103,7 +103,7 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Step times of two trainers, taken in turns; medians."""
+    """Medians of the step times of two trainers, measured alternately."""
 
     first_ns: int
     second_ns: int
@@ -113,12 +113,12 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What two training runs left.
+    """The comparison of two training runs.
 
     Attributes:
-        num_tensors: How many tensors were compared.
-        differing: Names of those that are not equal bit for bit.
-        max_difference: The largest absolute difference among them.
+        num_tensors: Number of tensors compared.
+        differing: Names of the tensors that are not equal bit for bit.
+        max_difference: Their largest absolute difference.
     """
 
     num_tensors: int
@@ -132,7 +132,7 @@ class Comparison:
 
 
 def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> Comparison:
-    """Compares by name; a tensor that only one of the runs has differs."""
+    """Compares tensors by name; a tensor that only one run has counts as different."""
     names = [*first, *(name for name in second if name not in first)]
     differing = [
         name
@@ -148,9 +148,9 @@ def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
 
 
 def time_in_turns(first: Trainer, second: Trainer, *, num_pairs: int) -> Times:
-    """Times steps of both in turns, so that what else the machine does falls on both alike.
+    """Times steps of both alternately, so that other load on the machine affects both equally.
 
-    The ratio is the median of the pairs' ratios, second over first.
+    The ratio is the median over pairs of the second time divided by the first.
     """
     pairs = [(first.time_ns(), second.time_ns()) for _ in range(num_pairs)]
     return Times(

@@ -1,4 +1,4 @@
-"""What the command line plans for: `file.py:function`, `package.module:function` or `zoo:NAME`."""
+"""Targets of the command line: `file.py:function`, `package.module:function` or `zoo:NAME`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
 
 
 class TargetError(ValueError):
-    """A target that does not lead to a model and its inputs."""
+    """A target does not lead to a model and its inputs."""
 
 
 def load(target: str, *, size: Size = "small", device: str | None = None) -> Example:
-    """Returns the model and the inputs that a target stands for.
+    """Returns the model and the inputs that a target names.
 
     Args:
         target: A function that returns `(model, args, kwargs)` or `(model, inputs)`, as
             `file.py:function` or `package.module:function`; or a model of the zoo, `zoo:NAME`.
-        size: Which size of a zoo model.
-        device: Where a zoo model is built; None for CUDA where there is one, else the CPU.
+        size: The size of a zoo model.
+        device: The device of a zoo model; None for CUDA if it is available, else the CPU.
 
     Raises:
-        TargetError: If there is no such thing, or it returns something else.
+        TargetError: If there is no such function or model, or it returns something else.
     """
     kind, separator, name = target.partition(":")
     if kind == "zoo" and separator:
@@ -63,14 +63,14 @@ def load_function(target: str) -> Callable[..., Any]:
     Raises:
         TargetError: If there is none.
     """
-    # From the right: a path may hold a colon of its own.
+    # From the right: a path may contain a colon.
     place, separator, name = target.rpartition(":")
     if not separator or not place or not name:
         raise TargetError(f"{target!r} is no target; {_FORMS}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     function = getattr(module, name, None)
     if not callable(function):
-        what = "has no" if function is None else "holds no function"
+        what = "has no" if function is None else "has no function"
         raise TargetError(f"{place} {what} {name!r}; {_FORMS}")
     return function  # type: ignore[no-any-return]
 
@@ -78,13 +78,13 @@ def load_function(target: str) -> Callable[..., Any]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"there is no file {path}; {_FORMS}")
-    # What stands beside a script is importable from it, as when it is run.
+    # A script can import modules from its own folder, as when it is run.
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look their module up while it is being executed.
+    # Dataclasses and pickles look up their module while it runs.
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
@@ -95,7 +95,7 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # One that the module itself lacks is another story, which its traceback tells.
+        # If the module itself imports one that is missing, the traceback shows it.
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
         raise TargetError(f"there is no module {name!r}; {_FORMS}") from error

@@ -1,7 +1,7 @@
-"""Measured costs on disk: one SQLite file per user, safe for several processes at once.
+"""Measured costs on disk: one SQLite file per user, which several processes can share.
 
-The file holds plain integers keyed by text; reading it executes nothing. A file that is corrupt,
-foreign or on a full disk costs a warning and a fresh measurement, never a failed plan.
+The file contains only integers keyed by text, so reading it executes nothing. If it is corrupt, of
+another program or on a full disk, autockpt warns and measures again; the plan does not fail.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import torch
 from autockpt.user_warnings import warn_user
 
 _SCHEMA_VERSION = 2
-# Ten minutes and a terabyte: rows above are taken for foreign, for a graph of such operations is
-# more than the engine can add up.
+# Ten minutes and a terabyte. Rows above that are ignored: the engine could not add up a graph of
+# such operations.
 _MAX_RUNTIME_NS = 600 * 10**9
 _MAX_BYTES = 2**40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCost:
-    """Run time of a node, the bytes it needs beyond what it reads and returns, what it returns.
+    """Run time of a node, its workspace beyond inputs and outputs, and the bytes it returns.
 
     ``output_bytes`` has one entry per returned tensor, the size of the storage under it: a few
-    operators return more than their shapes say (``mse_loss`` keeps the unreduced squares). It is
-    empty where nothing was measured.
+    operators return more than their shapes show (``mse_loss`` keeps the unreduced squares). It is
+    empty if nothing was measured.
     """
 
     runtime_ns: int
@@ -42,7 +42,7 @@ class NodeCost:
 
 
 class ProfileCache:
-    """Costs by signature, for one device and torch version."""
+    """Stores costs by signature, for one device and torch version."""
 
     def __init__(self, path: Path, scope: str) -> None:
         self._path = path
@@ -50,7 +50,7 @@ class ProfileCache:
 
     @classmethod
     def open_default(cls, device: torch.device) -> ProfileCache:
-        """The cache in ``$AUTOCKPT_CACHE_DIR`` or the user's cache folder."""
+        """Opens the cache in ``$AUTOCKPT_CACHE_DIR`` or the user's cache folder."""
         folder = os.environ.get("AUTOCKPT_CACHE_DIR") or platformdirs.user_cache_dir("autockpt")
         if device.type == "cpu":
             name = f"cpu:{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
@@ -70,7 +70,7 @@ class ProfileCache:
             yield connection
 
     def load(self, signatures: Iterable[str]) -> dict[str, NodeCost]:
-        """Known costs among these signatures; nothing when the file cannot be read."""
+        """Returns the known costs of these signatures; none if the file cannot be read."""
         wanted = set(signatures)
         try:
             with self._connection() as connection:
@@ -86,9 +86,9 @@ class ProfileCache:
         return {key: cost for key, cost in costs.items() if cost is not None}
 
     def store(self, costs: Mapping[str, NodeCost]) -> None:
-        """Keep these costs; a cache that cannot be written costs a warning only.
+        """Stores these costs; warns if the file cannot be written.
 
-        They take the place of rows that `load` passed over. Of two processes the last one stays.
+        They replace rows that `load` ignored. If two processes store a cost, the last one stays.
         """
         rows = [
             (self._scope, key, c.runtime_ns, c.workspace_bytes, json.dumps(c.output_bytes))
@@ -108,7 +108,7 @@ class ProfileCache:
 
 
 def _checked(runtime_ns: Any, workspace_bytes: Any, output_bytes: Any) -> NodeCost | None:
-    """A row as a cost, or None where something else wrote it."""
+    """Returns a row as a cost, or None if another program wrote it."""
     try:
         sizes = json.loads(output_bytes)
     except (TypeError, ValueError, RecursionError):

@@ -1,10 +1,10 @@
-"""What every node costs: run time and workspace, measured on the device or estimated.
+"""Measures or estimates the run time and workspace of every node.
 
-Each distinct operator and input layout is measured once, with made-up inputs of the right shapes
-and strides, so no measurement needs more memory than the one operator. Results are kept on disk,
-keyed by device and torch version. Where nothing can be run (no such device here, or a model on
-fake or meta tensors) a roofline estimate stands in: the larger of the time for its FLOPs and the
-time for the bytes it moves.
+Each operator is measured once per input layout, on made-up inputs with the right shapes and
+strides, so a measurement needs no more memory than that operator. Results are stored on disk by
+device and torch version. If nothing can run (the device is missing, or the model is on fake or meta
+tensors), the cost is a roofline estimate: the larger of the time for the FLOPs and the time for the
+bytes moved.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.peak import memory_profile
 from autockpt.verify.random_state import kept_random_states
 
-# By signature: bytes beyond inputs and outputs, and the size of every output's storage.
+# By signature: bytes beyond inputs and outputs, and the size of each output's storage.
 Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
 _MIN_REPEATS = 5
 _MAX_REPEATS = 30
 _REPEAT_SECONDS = 0.02
-_SLOW_SECONDS = 0.5  # one operator's runs never take much longer than this, or than one run
+_SLOW_SECONDS = 0.5  # all runs of an operator take about this long at most, or one run
 _SPAN = "autockpt workspace "
 
 
 def signature(node: fx.Node) -> str:
-    """A node's operator with shapes, strides and dtypes: nodes with one signature cost the same."""
+    """Returns a node's operator, shapes, strides and dtypes: equal signatures cost the same."""
 
     def describe(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -60,15 +60,15 @@ def profile(
     measure: bool,
     cache: ProfileCache | None = None,
 ) -> dict[fx.Node, NodeCost]:
-    """Cost of every node.
+    """Returns the cost of every node.
+
+    Call it outside of any fake-tensor mode: inside one, the operators would not really run.
 
     Args:
         nodes: Nodes that make storage, with fake tensors in ``meta["val"]``.
         device: Where the model runs.
-        measure: Whether to run the operators; otherwise they are estimated.
-        cache: Known costs; a new one in the user's cache folder when absent.
-
-    Must be called outside of any fake-tensor mode: inside one, the operators would not really run.
+        measure: Whether to run the operators; otherwise their cost is estimated.
+        cache: Known costs; None opens the one in the user's cache folder.
     """
     nodes = list(nodes)
     by_signature: dict[str, fx.Node] = {}
@@ -91,7 +91,7 @@ def _measured(
         return known
     measured: dict[str, NodeCost] = {}
     estimated: dict[str, NodeCost] = {}
-    # Graphs say their casts themselves: the caller's autocast must not add its own.
+    # Graphs contain their casts; the caller's autocast must not add others.
     with kept_random_states(device), torch.autocast(device.type, enabled=False):
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
         for key, node in missing.items():
@@ -109,7 +109,7 @@ def _measured(
 
 
 def _call(node: fx.Node) -> Callable[[], Any]:
-    """The node's operator on made-up inputs of the recorded layout."""
+    """Returns a call of the node's operator on made-up inputs of the recorded layout."""
     made: dict[fx.Node, Any] = {}
 
     def of_argument(argument: Any) -> Any:
@@ -126,7 +126,7 @@ def _call(node: fx.Node) -> Callable[[], Any]:
 
 
 def _made_up(value: Any) -> Any:
-    """A real tensor in the place of a fake one: the same shape, strides, dtype, device."""
+    """Makes a real tensor with the shape, strides, dtype and device of a fake one."""
     if not isinstance(value, torch.Tensor):
         return value
     num_elements = value.untyped_storage().nbytes() // max(value.element_size(), 1)
@@ -138,7 +138,7 @@ def _made_up(value: Any) -> Any:
     elif value.dtype == torch.bool:
         base = torch.ones(num_elements, dtype=torch.bool, device=value.device)
     else:
-        # Zero is in range as an index, a target class and an offset.
+        # Zero is a valid index, target class and offset.
         base = torch.zeros(num_elements, dtype=value.dtype, device=value.device)
     return torch.as_strided(base, value.shape, value.stride(), value.storage_offset())
 
@@ -163,7 +163,7 @@ def _runtime_ns(node: fx.Node, device: torch.device) -> int:
 
 
 def _runtime_ns_device(call: Callable[[], Any], device: torch.device) -> int:
-    """Median over ten runs between events, the queue kept busy so that launches do not count."""
+    """Returns the median of ten runs, timed with events on the device."""
     module = torch.get_device_module(device)
     for _ in range(2):
         call()
@@ -180,9 +180,9 @@ def _runtime_ns_device(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> Workspaces:
-    """Workspace of all signatures from one profiler session: starting one costs most of a second.
+    """Measures all signatures in one profiler session: starting one takes almost a second.
 
-    A signature whose operator cannot run on made-up inputs is left out.
+    Operators that cannot run on made-up inputs are left out.
     """
     keys = list(missing)
     returned: dict[int, tuple[int, ...]] = {}
@@ -231,7 +231,7 @@ def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> Work
         for key, node in missing.items():
             with contextlib.suppress(Exception):
                 call = _call(node)
-                call()  # lazily made handles and their workspaces belong to the process
+                call()  # the first call creates handles and workspaces that stay for later calls
                 module.synchronize(device)
                 module.reset_peak_memory_stats(device)
                 before_bytes = module.memory_allocated(device)
@@ -262,7 +262,7 @@ def _output_bytes(node: fx.Node, result: Any) -> tuple[int, ...]:
 
 
 def _new_bytes(node: fx.Node, result: Any) -> int:
-    """Bytes of the storages that a call returned and that were not its inputs."""
+    """Returns the bytes of the storages that a call returned, without those of its inputs."""
     inputs = {
         storage_key(t)
         for parent in node.all_input_nodes

@@ -1,4 +1,4 @@
-"""Estimated operator costs for a device that is not at hand."""
+"""Estimates operator costs for a device that is not available."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autockpt.torch_private.pytree import tree_leaves
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpeed:
-    """Peak rates of a device, from its vendor's data sheet."""
+    """Peak rates of a device, from the vendor's data sheet."""
 
     flops_per_s: float
     half_flops_per_s: float
@@ -24,8 +24,8 @@ class DeviceSpeed:
     launch_ns: int
 
 
-# Dense rates. An accelerator is taken for an H100 SXM (NVIDIA's data sheet; TF32 off: FP32 rate).
-# The CPU's row is one modest core; only ratios between nodes matter to a plan.
+# Dense rates. Accelerators get the rates of an H100 SXM (NVIDIA's data sheet; FP32 without TF32).
+# The CPU gets those of one modest core; a plan depends only on the ratios between nodes.
 DEVICE_SPEEDS = {
     "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
     "accelerator": DeviceSpeed(
@@ -35,7 +35,7 @@ DEVICE_SPEEDS = {
 
 
 def roofline(node: fx.Node, device: torch.device) -> NodeCost:
-    """Estimate a node: the larger of compute time and memory time, and a launch."""
+    """Estimates a node: the larger of its compute and memory times, and a launch."""
     from torch.utils.flop_counter import flop_registry
 
     speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "accelerator"]
@@ -51,7 +51,9 @@ def roofline(node: fx.Node, device: torch.device) -> NodeCost:
     num_flops = 0
     packet = getattr(node.target, "overloadpacket", None)
     if packet in flop_registry:
-        with contextlib.suppress(Exception):  # a formula that does not know this call: bytes only
+        with contextlib.suppress(
+            Exception
+        ):  # the formula does not take this call: count bytes only
             num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
     half = any(t.dtype in (torch.float16, torch.bfloat16) for t in touched)
     rate = speed.half_flops_per_s if half else speed.flops_per_s

@@ -1,4 +1,4 @@
-"""Rows of repeated layers put together: `transformer.h.[3-9].mlp` instead of seven equal rows."""
+"""Merges rows of repeated layers: `transformer.h.[3-9].mlp` instead of seven equal rows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
     from autockpt.report.parts import ModuleRow
 
-# A name in parts; a part that stood for several indices holds them.
+# A name in parts; an index is a tuple, of several indices after merging.
 _Parts = tuple[str | tuple[int, ...], ...]
-# Such a name, and the rows that go by it.
+# Such a name, and the rows that it names.
 _Members = tuple[_Parts, tuple["ModuleRow", ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Modules that a plan treats alike, with their sums.
+    """Modules that a plan treats in the same way, with their sums.
 
     Attributes:
-        module: Their name, with indices as `[0-3,7]`.
-        num_modules: How many they are.
-        saved_bytes: Bytes kept of them all.
-        recomputed_bytes: Bytes of them all computed again.
-        recompute_ns: Time that takes.
+        module: The name of all of them, with indices as `[0-3,7]`.
+        num_modules: The number of modules.
+        saved_bytes: Bytes saved for all of them.
+        recomputed_bytes: Bytes recomputed for all of them.
+        recompute_ns: Time of that recomputation.
     """
 
     module: str
@@ -36,10 +36,10 @@ class Line:
 
 
 def compress(rows: Iterable[ModuleRow]) -> list[Line]:
-    """Puts rows together that differ in one index of their name and in nothing but time.
+    """Merges rows that differ only in one index of their name and in time.
 
-    Indices are tried from the outermost inwards, so that layers are put together before what
-    repeats inside them. Lines stand in the order of their first row.
+    The outermost index is tried first, so that layers are merged before what repeats inside them.
+    Lines are in the order of their first row.
     """
     lines: list[_Members] = [(_parts(row.module), (row,)) for row in rows]
     depth = max((len(parts) for parts, _ in lines), default=0)
@@ -59,7 +59,7 @@ def _merge(lines: list[_Members], position: int) -> list[_Members]:
             rest: object = (parts[:position], parts[position + 1 :])
         else:
             rest = parts
-        # What they are treated like; all members of a line are alike already.
+        # How the plan treats them; all members of a line are alike already.
         first = members[0]
         alike = (first.saved_bytes, first.recomputed_bytes, first.num_recomputed_ops)
         groups.setdefault((rest, alike), []).append((parts, members))

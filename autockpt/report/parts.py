@@ -1,4 +1,4 @@
-"""The parts of a plan: what is fixed in memory, and what happens to each module."""
+"""The parts of a plan: memory that no plan can save, and what happens to each module."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedBytes:
-    """What a training step holds from its beginning to its end, whatever the plan.
+    """Memory that is in use for the whole training step, whatever the plan.
 
     Attributes:
-        parameters_bytes: Parameters, shared ones once.
+        parameters_bytes: Parameters; shared ones count once.
         buffers_bytes: Buffers.
         optimizer_bytes: State that the optimizer keeps between steps.
         inputs_bytes: The batch.
-        communication_bytes: What several devices need to act as one: buckets in which gradients are
-            reduced.
+        communication_bytes: Buckets in which gradients are reduced across devices.
     """
 
     parameters_bytes: int
@@ -30,7 +29,7 @@ class FixedBytes:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """The sum of all fields."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
@@ -39,11 +38,11 @@ class ModuleRow:
     """What the plan does with one module.
 
     Attributes:
-        module: Qualified name, empty for what belongs to no module.
-        saved_bytes: Bytes of its values that are kept from the forward for the backward.
-        recomputed_bytes: Bytes of its values that are computed again.
-        recompute_ns: Time that takes.
-        num_recomputed_ops: Number of operations run again.
+        module: Qualified name; empty for operations outside any module.
+        saved_bytes: Bytes of its values that are saved for the backward.
+        recomputed_bytes: Bytes of its values that are recomputed.
+        recompute_ns: Time of that recomputation.
+        num_recomputed_ops: Number of operations that run again.
     """
 
     module: str
@@ -57,7 +56,7 @@ class ModuleRow:
 
 
 def check_not_negative(record: Any) -> None:
-    """Raise ValueError if a count, a time or a number of bytes is negative."""
+    """Raises ValueError if a count, a time or a number of bytes is negative."""
     for field in fields(record):
         counts = field.name.endswith(("_bytes", "_ns", "_s")) or field.name.startswith("num_")
         value = getattr(record, field.name) if counts else None

@@ -19,30 +19,30 @@ class Plan(PlanValues):
 
     Attributes:
         budget_bytes: The budget.
-        predicted_peak_bytes: Peak of a step under this plan, by simulation.
-        baseline_peak_bytes: Peak of the step as eager PyTorch runs it, by simulation.
-        minimum_peak_bytes: Least peak that the method found: a budget of this much is enough.
-        baseline_step_ns: Time of all operations of a step, each run once.
-        recompute_ns: Time of the operations that run again.
-        lower_bound_ns: No plan of the bound's class recomputes less within the budget.
-        status: Whether the plan is proven optimal (in the bound's class).
+        predicted_peak_bytes: Simulated peak of a step under this plan.
+        baseline_peak_bytes: Simulated peak of the step in eager PyTorch.
+        minimum_peak_bytes: Lowest peak that the method found; a budget of this size is enough.
+        baseline_step_ns: Time of all operations of a step, each counted once.
+        recompute_ns: Time of the recomputed operations.
+        lower_bound_ns: Within the budget, no plan of the bound's class recomputes less.
+        status: Whether the plan is proven optimal in the bound's class.
         method: Name of the solver's method.
         solve_time_s: Time the solver took.
-        measured_peak_bytes: Peak of a real step, once there was one; else None.
-        fixed: What stands in memory whatever the plan.
-        gradients_bytes: All gradients together, as they stand when the backward is done.
+        measured_peak_bytes: Peak of a real step; None before one has run.
+        fixed: Memory in use for the whole step, whatever the plan.
+        gradients_bytes: All gradients together, at the end of the backward.
         optimizer_name: The optimizer whose state is counted.
-        optimizer_assumed: True where nobody named the optimizer.
-        cost_source: Where times come from: `"measured"` on the device, or a `"roofline"` estimate.
-        device: The device planned for.
-        num_graphs: Number of graphs that the model was captured in.
-        rung: How the step is run: `"whole"` as captured graphs of the forward, `"blocks"` with its
-            blocks captured one by one, `"checkpoint"` with calls of modules checkpointed, nothing
-            captured, `"eager"` as it was.
-        rows: What happens to each module, in the order of the forward.
-        notes: Anything else worth knowing, one sentence each.
-        graph: The graph that was planned; with `schedule`, what applying the plan again needs.
-        schedule: What runs when, and when memory is let go.
+        optimizer_assumed: True if you named no optimizer.
+        cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.
+        device: The device that the plan is for.
+        num_graphs: Number of captured graphs.
+        rung: How the step runs: `"whole"` as captured graphs of the forward, `"blocks"` with its
+            blocks captured one by one, `"checkpoint"` with calls of modules checkpointed and
+            nothing captured, `"eager"` unchanged.
+        rows: What happens to each module, in forward order.
+        notes: Anything else that you should know, one sentence each.
+        graph: The planned graph; it and `schedule` are needed to apply the plan again.
+        schedule: When each operation runs, and when each storage is freed.
     """
 
     graph: ComputeGraph | None = None

@@ -1,7 +1,7 @@
-"""A plan in words and tables.
+"""Renders a plan as text and tables.
 
-The text is plain ASCII, so that it reads the same in a log, a notebook and a terminal; the command
-line adds colour to the same content.
+The text is plain ASCII, so that it looks the same in a log, a notebook and a terminal. The command
+line adds color.
 """
 
 from __future__ import annotations

@@ -47,12 +47,12 @@ class PlanValues:
 
     @property
     def overhead(self) -> float:
-        """Time of recomputation as a share of the baseline step."""
+        """Recomputation time as a share of the baseline step."""
         return self._share_of_step(self.recompute_ns)
 
     @property
     def lower_bound(self) -> float:
-        """Overhead that no plan of the bound's class gets below."""
+        """The lowest overhead that any plan of the bound's class can have."""
         return self._share_of_step(self.lower_bound_ns)
 
     @property
@@ -64,17 +64,17 @@ class PlanValues:
 
     @property
     def leaves_the_model(self) -> bool:
-        """Whether the model fits as it is, so that nothing is rewritten."""
+        """Whether the model fits unchanged, so that nothing is rewritten."""
         return self.recompute_ns == 0 and self.budget_bytes >= self.baseline_peak_bytes
 
     def as_it_is(self) -> Self:
-        """The plan with the peak of the model as it is: eager writes in place less than a plan."""
+        """Returns the plan with the unchanged model's peak: eager writes in place less often."""
         peak_bytes = max(self.predicted_peak_bytes, self.baseline_peak_bytes)
         return replace(self, predicted_peak_bytes=peak_bytes)
 
     @property
     def num_recomputed_ops(self) -> int:
-        """Number of operations that run again."""
+        """Number of recomputed operations."""
         return sum(row.num_recomputed_ops for row in self.rows)
 
     def _share_of_step(self, time_ns: int) -> float:

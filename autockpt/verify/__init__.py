@@ -1,1 +1,1 @@
-"""Verification: real steps beside eager, their bits and their peak."""
+"""Verification: real steps are compared with eager, in their bits and their peak."""

@@ -1,4 +1,4 @@
-"""Compare two steps bit for bit."""
+"""Compares two steps bit for bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autockpt.verify.step import StepRecord
 
 
 def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
-    """Names of what is not bit for bit the same."""
+    """Returns the names of what is not equal bit for bit."""
     names = [
         name
         for name, tensor in expected.tensors.items()

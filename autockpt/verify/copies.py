@@ -1,4 +1,4 @@
-"""Copies of inputs with the same strides and sharing."""
+"""Copies of inputs that keep strides and shared storages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autockpt.torch_private.tensors import key_of_storage
 
 
 def own_copies(inputs: Any) -> Any:
-    """Copies of inputs: a forward may write into them, a backward run into their makers."""
+    """Copies inputs: a forward may write into them, and a backward may reach what made them."""
     storages: dict[int, torch.UntypedStorage] = {}
     copies: dict[int, torch.Tensor] = {}
 
@@ -20,7 +20,7 @@ def own_copies(inputs: Any) -> Any:
             return value
         if id(value) in copies:
             return copies[id(value)]
-        # Whole storages are copied: strides and sharing stay, and with them the plan's graph.
+        # Whole storages are copied, so that strides and sharing, and with them the graph, are kept.
         storage = value.untyped_storage()
         copy = storages.setdefault(key_of_storage(storage), storage.clone())
         with torch.no_grad():
@@ -28,7 +28,7 @@ def own_copies(inputs: Any) -> Any:
             tensor.set_(copy, value.storage_offset(), value.shape, value.stride())
         if value.is_leaf or not value.requires_grad:
             tensor.requires_grad_(value.requires_grad)
-        else:  # what another layer made may be overwritten, as no leaf may
+        else:  # the output of another layer may be overwritten; a leaf may not
             source = torch.zeros((), requires_grad=True)
             with torch.enable_grad():
                 tensor = _Made.apply(source, tensor)  # type: ignore[no-untyped-call]
@@ -40,14 +40,14 @@ def own_copies(inputs: Any) -> Any:
 
 
 class _Made(torch.autograd.Function):
-    """A tensor as something that was computed; nothing is kept for its backward."""
+    """Makes a tensor look computed; nothing is saved for its backward."""
 
     @staticmethod
     def forward(ctx: Any, source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """The value."""
+        """Returns the value."""
         return value.detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[None, None]:
-        """Nothing goes on."""
+        """Passes no gradient on."""
         return None, None

@@ -1,4 +1,4 @@
-"""Bytes of the tensors that a step keeps alive."""
+"""Counts the bytes of the tensors that a step keeps alive."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from autockpt.torch_private.tensors import key_of_storage
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that come and go while it is on; those given are not counted.
+    """Counts the bytes of storages that are made while it is on, except those given.
 
-    ``peak_bytes`` is the most that ``live_bytes`` was; set it to begin anew.
+    ``peak_bytes`` is the highest value of ``live_bytes``; set it to start again.
     """
 
     def __init__(self, resting: list[Any]) -> None:
@@ -40,7 +40,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
-            # Sparse gradients have no storage of their own; what is in them was seen when made.
+            # Sparse gradients have no storage of their own; their parts were counted when made.
             if isinstance(value, torch.Tensor) and value.layout is torch.strided:
                 self._see(value.untyped_storage())
         return result
@@ -61,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def distinct_bytes(values: list[Any]) -> int:
-    """Bytes of the distinct storages under these tensors; other values count nothing."""
+    """Returns the bytes of the distinct storages under these tensors; other values are skipped."""
     sizes: dict[int, int] = {}
     for value in values:
         if isinstance(value, torch.Tensor) and value.layout is torch.strided:

@@ -1,4 +1,4 @@
-"""What a training step starts its backward from."""
+"""Where a training step starts its backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autockpt.torch_private.pytree import tree_leaves
 
 
 def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
-    """What the backward starts from: the loss, or every differentiable output when none is one.
+    """Returns the loss, or every differentiable output if none of them is a loss.
 
     A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
     that requires a gradient.
@@ -60,19 +60,19 @@ def _differentiable(value: Any) -> list[torch.Tensor]:
 
 
 def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The tensors that a backward starts from, and the gradients that it starts with."""
+    """Returns the tensors that a backward starts from, and their gradients."""
     roots = _differentiable(loss)
     return roots, [torch.ones_like(root) for root in roots]
 
 
 def require_gradient(loss: Any) -> None:
-    """Raise NotTrainableError where a backward has nowhere to start."""
+    """Raises NotTrainableError if a backward has nowhere to start."""
     if not backward_roots(loss)[0]:
         raise NotTrainableError("no output of its forward requires grad")
 
 
 def foreign_ops(loss: Any) -> tuple[str, ...]:
-    """Names of autograd nodes that compute something and belong to no captured graph."""
+    """Returns the names of autograd nodes that compute something outside the captured graphs."""
     own = ("CompiledFunctionBackward", "torch::autograd::AccumulateGrad", "AliasBackward0")
     names: dict[str, None] = {}
     seen: set[Any] = set()

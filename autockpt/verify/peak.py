@@ -1,4 +1,4 @@
-"""Measured peaks: what a step really holds, from the profiler's memory events or the allocator."""
+"""Measured peaks of real steps, from the profiler's memory events or the allocator."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from autockpt.torch_private.modes import profiler_is_on
 
 
 def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Peak bytes that ``step`` allocates above what stands before it.
+    """Measures the peak bytes that ``step`` allocates beyond what is allocated before it.
 
-    Every allocation of the device's allocator counts, operator workspace included. Set gradients to
-    None first: blocks older than the measurement are not seen when they are freed.
+    Every allocation of the device's allocator counts, including operator workspace. Set gradients
+    to None first: if a block is older than the measurement, freeing it is not seen.
 
     Args:
-        step: Runs one training step and returns nothing that it does not want counted.
-        device: Where the model is. On the CPU the profiler's memory events are added up; elsewhere
-            the allocator's own peak is read.
+        step: Runs one training step; what it returns or keeps counts.
+        device: The model's device. On the CPU this adds up the profiler's memory events; elsewhere
+            it reads the allocator's own peak.
     """
     device = torch.device(device)
     gc.collect()
@@ -43,8 +43,8 @@ def measure_peak_bytes(step: Callable[[], Any], device: torch.device | str = "cp
 
 @contextlib.contextmanager
 def old_objects_set_aside() -> Iterator[None]:
-    """Within it the garbage collector looks at what was made since: each measurement runs it."""
-    if gc.get_freeze_count():  # by whoever calls us, who will not want it undone
+    """Lets the garbage collector skip older objects: every measurement runs it."""
+    if gc.get_freeze_count():  # the caller froze objects, and does not want that undone
         yield
         return
     gc.collect()
@@ -56,14 +56,14 @@ def old_objects_set_aside() -> Iterator[None]:
 
 
 def is_profiling() -> bool:
-    """Whether a profiler of torch runs: peaks on the CPU cannot be measured beside it."""
+    """Whether a torch profiler is running; then peaks on the CPU cannot be measured."""
     return profiler_is_on()
 
 
 @contextlib.contextmanager
 def memory_profile() -> Iterator[Any]:
-    """A profiler session on the CPU that notes every allocation and every free."""
-    # Some builds of torch print two lines per session; the level is read at the first one.
+    """Runs a profiler on the CPU that records every allocation and every free."""
+    # Some builds of torch print two lines per session; the level is read at the first session.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if is_profiling():
         raise CaptureError(
@@ -79,7 +79,7 @@ def memory_profile() -> Iterator[Any]:
 
 
 def memory_timeline(session: Any) -> list[tuple[int, int]]:
-    """(time in ns, live bytes since the start) after every allocation and free of a CPU profile."""
+    """Returns (time in ns, live bytes since the start) after each allocation and free."""
     events = sorted(
         (event.start_ns(), event.nbytes())
         for event in session.profiler.kineto_results.events()
@@ -94,7 +94,7 @@ def memory_timeline(session: Any) -> list[tuple[int, int]]:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that is free for a step on this device."""
+    """Returns the memory that is free on this device."""
     if device.type == "cpu":
         return int(psutil.virtual_memory().available)
     free_bytes, _ = torch.get_device_module(device).mem_get_info(device)

@@ -1,4 +1,4 @@
-"""The generators that a forward may draw from: torch's, Python's and numpy's."""
+"""The random generators of torch, Python and numpy that a forward may draw from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def random_states(device: torch.device) -> tuple[Any, ...]:
-    """States of all generators, comparable with :func:`same_states`."""
+    """Returns the states of all generators; compare them with :func:`same_states`."""
     states: list[Any] = [*host_random_states(), torch.get_rng_state()]
     if device.type not in ("cpu", "meta"):
         states.append(torch.get_device_module(device).get_rng_state(device))
@@ -20,7 +20,7 @@ def random_states(device: torch.device) -> tuple[Any, ...]:
 
 
 def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
-    """Put back what :func:`random_states` gave."""
+    """Restores states that :func:`random_states` returned."""
     _set_host_random_states(states[:2])
     torch.set_rng_state(states[2])
     if len(states) > 3:
@@ -28,7 +28,7 @@ def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed all generators alike."""
+    """Seeds all generators with the same number."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
@@ -48,7 +48,7 @@ def same_states(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
 
 @contextlib.contextmanager
 def kept_random_states(device: torch.device) -> Iterator[None]:
-    """Leave every generator as it was found."""
+    """Restores every generator on exit."""
     before = random_states(device)
     try:
         yield
@@ -57,7 +57,7 @@ def kept_random_states(device: torch.device) -> Iterator[None]:
 
 
 def host_random_states() -> tuple[Any, ...]:
-    """States of Python's and numpy's generators."""
+    """Returns the states of Python's and numpy's generators."""
     return random.getstate(), np.random.get_state(legacy=False)
 
 
@@ -68,7 +68,7 @@ def _set_host_random_states(states: tuple[Any, ...]) -> None:
 
 @contextlib.contextmanager
 def kept_host_random_states(states: tuple[Any, ...]) -> Iterator[None]:
-    """Let Python's and numpy's generators start from ``states``, and be as before afterwards."""
+    """Starts Python's and numpy's generators from ``states``, and restores them on exit."""
     before = host_random_states()
     _set_host_random_states(states)
     try:

@@ -1,4 +1,4 @@
-"""Replace the forward of submodules for a while."""
+"""Temporary replacements for the forward of submodules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Replace = Callable[[str, torch.nn.Module, Callable[..., Any]], Callable[..., Any
 
 @contextlib.contextmanager
 def replaced_forwards(modules: Mapping[str, torch.nn.Module], replace: Replace) -> Iterator[None]:
-    """Let ``replace(name, module, forward)`` stand for the forward of each of these modules."""
+    """Runs ``replace(name, module, forward)`` in place of the forward of each module."""
     before: list[tuple[torch.nn.Module, Any]] = []
     try:
         for path, module in modules.items():

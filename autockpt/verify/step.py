@@ -1,7 +1,6 @@
-"""The judge of a rewritten model: its bits beside eager's, its peak beside the prediction.
+"""Runs real training steps to verify a rewritten model: its bits and its peak.
 
-Runs real training steps on the given inputs and leaves no trace: gradients, buffers, attributes and
-random states are put back.
+Afterwards the model is as before: gradients, buffers, attributes and random states are restored.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _FEW_DRAWS, _MOST_DRAWS = 4, 16
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """What a step gave, and the peak of its memory above what stood before it."""
+    """The results of a step, and its peak memory beyond what was allocated before it."""
 
     tensors: dict[str, torch.Tensor | None]
     random_states: tuple[Any, ...]
@@ -45,8 +44,8 @@ class StepRecord:
 class Step:
     """A training step to try: a forward on its inputs, a loss, a backward.
 
-    ``accumulates`` says that the backward adds to the gradients that parameters have; ``draw``
-    seeds the generators, which 0 leaves as they are.
+    If ``accumulates`` is set, the backward adds to the gradients that parameters have. ``draw``
+    seeds the generators; 0 leaves them as they are.
     """
 
     module: torch.nn.Module
@@ -65,16 +64,16 @@ class Step:
         attempt: Callable[[Step], _T],
         path: Callable[[_T], Any],
     ) -> list[_T]:
-        """What an attempt gives where the step draws otherwise: many draws if paths differ.
+        """Returns the results of an attempt with other random draws; more draws if paths differ.
 
-        The path of a forward may depend on what it draws (layers dropped at random), and its peak
-        with it.
+        The path of a forward may depend on its draws (layers dropped at random), and so may its
+        peak.
 
         Args:
-            first: What the attempt gave of this step.
-            states: Of the generators after it; where they did not move there is nothing to try.
+            first: The result of the attempt for this step.
+            states: The generators' states after it; if they did not move, there is nothing to try.
             attempt: Runs a step.
-            path: What differs between two results where the forwards took different paths.
+            path: Returns what differs between two results if the forwards took different paths.
         """
         results: list[_T] = []
         if same_states(states, random_states(self.device)):
@@ -86,7 +85,7 @@ class Step:
         return results
 
     def peak_bytes_of_other_draws(self, record: StepRecord) -> int:
-        """The highest peak where the step, which gave ``record``, draws otherwise; 0 if never."""
+        """Returns the highest peak with draws other than those of ``record``; 0 if none."""
         peaks = self.with_other_draws(
             record.peak_bytes,
             record.random_states,
@@ -96,10 +95,10 @@ class Step:
         return max(peaks, default=0)
 
     def record(self, *, warm_up: bool) -> StepRecord:
-        """Run the step and put the model back as it was.
+        """Runs the step and restores the model.
 
         Args:
-            warm_up: Run it once beforehand, so that compilation is not measured.
+            warm_up: Runs the step once before, so that compilation is not measured.
         """
         if warm_up:
             with self.state_kept():
@@ -137,7 +136,7 @@ class Step:
 
     @contextlib.contextmanager
     def state_kept(self) -> Iterator[None]:
-        """Draw what this step draws, and put the model back as it was."""
+        """Seeds the generators for this step's draw, and restores the model on exit."""
         with state_kept(self.module, self.device, accumulates=self.accumulates):
             if self.draw:
                 seed_generators(self.draw, self.device)
@@ -158,7 +157,7 @@ def run_on_copies(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    """Run a forward on copies of its inputs and put the model back; what it raises comes out."""
+    """Runs a forward on copies of its inputs and restores the model; its errors are raised."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     own_args, own_kwargs = own_copies((args, dict(kwargs)))
     with state_kept(module, device):
@@ -166,7 +165,7 @@ def run_on_copies(
 
 
 def acts_on_parameters(module: torch.nn.Module) -> bool:
-    """Whether a step by itself changes parameters, as an optimizer in the backward does."""
+    """Whether a step itself changes parameters, as an optimizer in the backward does."""
     if any(getattr(m, "max_norm", None) is not None for m in module.modules()):
         return True
     return any(has_step_in_backward(p) for p in module.parameters())
@@ -186,7 +185,7 @@ def _no_gradients(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
-    """Let a backward add to the gradients, and take it back; their values wait on the host."""
+    """Lets a backward add to the gradients, and restores them from copies on the host."""
     before = [
         (parameter, gradient, gradient.to("cpu", copy=True))
         for parameter in module.parameters()
@@ -205,14 +204,14 @@ def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
 def state_kept(
     module: torch.nn.Module, device: torch.device, *, accumulates: bool = False
 ) -> Iterator[None]:
-    """Put gradients, buffers, attributes and random states back, whatever happens meanwhile.
+    """Restores gradients, buffers, attributes and random states on exit.
 
-    Gradients are out of the way meanwhile, unless the step is to accumulate.
+    Inside, gradients are None, unless the step accumulates.
     """
     buffers = [(m, dict(buffer_registry(m))) for m in module.modules()]
     values = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    # Autocast keeps its copies of parameters to the end of the caller's block: every step is to
-    # make its own, which counts, and none is to find those of another.
+    # Autocast caches its copies of parameters until the caller's block ends. Every step must make
+    # its own, which counts, and must not find those of another step.
     torch.clear_autocast_cache()
     try:
         with (

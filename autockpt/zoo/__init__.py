@@ -1,4 +1,4 @@
-"""Models to try autockpt on: random weights, real architectures, each in two sizes."""
+"""Models for trying autockpt: real architectures with random weights, each in two sizes."""
 
 from __future__ import annotations
 

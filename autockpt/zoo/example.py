@@ -1,4 +1,4 @@
-"""A model with inputs that it trains on."""
+"""A model together with inputs to train on."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Example:
         model: The model, with random weights.
         args: Positional arguments of its forward.
         kwargs: Keyword arguments of its forward.
-        loss_fn: Makes a scalar of the forward's output, where the forward gives neither a scalar
-            nor an output with a `loss`; else None.
+        loss_fn: Computes a scalar from the forward's output. None if the forward returns a scalar
+            or an output with a `loss`.
     """
 
     model: nn.Module
@@ -36,7 +36,7 @@ class Example:
         return self.loss_of(self.model(*self.args, **self.kwargs))
 
     def loss_of(self, output: Any) -> torch.Tensor:
-        """Returns the scalar to differentiate, given what the forward returned."""
+        """Returns the scalar to differentiate, given the forward's output."""
         if self.loss_fn is not None:
             return self.loss_fn(output)
         loss = getattr(output, "loss", output)
@@ -48,7 +48,7 @@ def library(name: str) -> ModuleType:
     """Imports a library that only the examples need.
 
     Raises:
-        ModuleNotFoundError: If it is not installed; the message names the extra that brings it.
+        ModuleNotFoundError: If it is not installed; the message names the extra to install.
     """
     try:
         return importlib.import_module(name)
@@ -61,5 +61,5 @@ def library(name: str) -> ModuleType:
 
 
 def tokens(vocabulary: int, batch: int, length: int) -> torch.Tensor:
-    """Draws token ids, leaving out the lowest few, which models use for padding and the like."""
+    """Draws token ids without the lowest few, which models use for padding and the like."""
     return torch.randint(4, vocabulary, (batch, length))

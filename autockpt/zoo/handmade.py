@@ -1,4 +1,4 @@
-"""Models that need nothing but torch: a plain `nn.Sequential`, and one full of Python."""
+"""Models that need only torch: a plain `nn.Sequential`, and one with Python control flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of the models, and building one by name."""
+"""The names of the models, and a function that builds one by name."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def build(
 ) -> Example:
     """Builds a model with random weights, in training mode, and a batch for it.
 
-    The global random state is left as it was.
+    The global random state does not change.
 
     Args:
         name: One of `names()`.
-        size: `"small"` trains a step in about a second on a CPU, with activations outweighing
-            parameters; `"full"` is a published configuration with a usual batch.
-        device: Where weights and batch are made; `"meta"` makes them without memory, to plan only.
-        seed: Seeds weights and batch.
+        size: `"small"` takes about a second a step on a CPU, and its activations are larger than
+            its parameters; `"full"` is a published configuration with a usual batch.
+        device: The device of weights and batch; `"meta"` needs no memory, and can only be planned.
+        seed: The seed for weights and batch.
 
     Raises:
         ValueError: If the name or the size is unknown.

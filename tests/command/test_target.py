@@ -78,7 +78,7 @@ def test_modules_are_found_from_the_current_folder(
         ("nothing", "must return .*; it returned NoneType"),
         ("no_model", r"it returned \(int, Tensor\)"),
         ("missing", "has no 'missing'"),
-        ("not_a_function", "holds no function 'not_a_function'"),
+        ("not_a_function", "has no function 'not_a_function'"),
     ],
 )
 def test_what_a_function_may_not_return(models: Path, name: str, message: str) -> None:
