@@ -11,7 +11,7 @@ import torch
 from autockpt.checkpoint.runtime import CheckpointedCalls, CheckpointedForward
 from autockpt.errors import internal_errors
 from autockpt.report.plan import Plan
-from autockpt.rewrite.runtime import PlannedRegions, PlannedStep
+from autockpt.rewrite.runtime import PlannedForward, PlannedRegions
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class ExecutablePlan:
 
     def forward_of(
         self, module: torch.nn.Module, forward: Callable[..., Any], *, in_order: bool
-    ) -> PlannedStep | CheckpointedForward:
-        """Return a forward of the module that follows the plan; see `PlannedStep`.
+    ) -> PlannedForward | CheckpointedForward:
+        """Return a forward of the module that follows the plan; see `PlannedForward`.
 
         Args:
             module: The module.
@@ -37,7 +37,7 @@ class ExecutablePlan:
         with internal_errors("rewrite"):
             if isinstance(self.program, CheckpointedCalls):
                 return CheckpointedForward(module, forward, self.program)
-            return PlannedStep(module, forward, self.program, in_order=in_order)
+            return PlannedForward(module, forward, self.program, in_order=in_order)
 
 
 def is_stale(forward: Callable[..., Any] | None) -> bool:

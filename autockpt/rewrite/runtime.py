@@ -10,7 +10,6 @@ import collections
 import copy
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +40,7 @@ from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_confi
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
+from autockpt.user_warnings import warn_user
 
 _MANY_COMPILATIONS = 8
 
@@ -75,7 +75,7 @@ class PlannedRegions:
     blocks: tuple[str, ...] = ()
 
 
-class PlannedStep:
+class PlannedForward:
     """A forward compiled to follow one plan; call it like the forward."""
 
     def __init__(
@@ -189,11 +189,10 @@ class _PlanBackend:
         self._times_compiled[region.fingerprint] += 1
         most = self._regions.count(region) * _MANY_COMPILATIONS
         if self._times_compiled[region.fingerprint] == most:
-            warnings.warn(
+            warn_user(
                 f"a graph of the model was compiled {most} times for one plan: Python state that "
                 "its forward reads, such as a step counter, changes from call to call. Keep such "
-                "state in a tensor (a buffer), or out of the forward; every step pays for it.",
-                stacklevel=1,
+                "state in a tensor (a buffer), or out of the forward; every step pays for it."
             )
 
 
@@ -221,10 +220,9 @@ class _CompiledRegion:
         num_tangents = sum(is_tangent(n) for n in joint.graph.find_nodes(op="placeholder"))
         found = self._backend.match(self._analyzed, num_tangents)
         if found is None:
-            warnings.warn(
+            warn_user(
                 "a graph of the model is not in its plan (its code took another path than when "
-                "it was planned); it runs with nothing recomputed, so the budget may be exceeded",
-                stacklevel=1,
+                "it was planned); it runs with nothing recomputed, so the budget may be exceeded"
             )
             forward, backward = default_partition(
                 joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs

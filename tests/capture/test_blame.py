@@ -110,7 +110,7 @@ def test_a_bug_in_the_rewrite_is_reported_as_one(
     program = planner(model).plan().program
     monkeypatch.setattr(runtime, name, fails_with(KeyError("x")))
     with pytest.raises(InternalError, match="rewrite stage failed with KeyError"):
-        runtime.PlannedStep(model, model.forward, program)(X)
+        runtime.PlannedForward(model, model.forward, program)(X)
 
 
 class Failing(nn.Module):
