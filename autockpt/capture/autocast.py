@@ -1,9 +1,9 @@
-"""Sum gradients of a parameter that autocast casts once as eager does: before the cast, not after.
+"""Sum gradients of a parameter that autocast casts once as eager does: before the cast.
 
-Eager's autocast keeps one low-precision copy of a parameter that is used several times, to the end
-of the outermost block of autocast, so its gradients meet in low precision and are cast once.
-Traced, there is a cast for every use, and they meet in float32: other last bits. With
-``cache_enabled=False`` (Lightning's choice) eager casts for every use as well.
+If a parameter is used several times, eager's autocast keeps one low-precision copy of it until the
+end of the outermost block of autocast. Its gradients are summed in low precision and cast once.
+Tracing makes a cast for every use, and the sum is in float32, with other last bits. With
+``cache_enabled=False``, Lightning's choice, eager casts for every use as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autockpt.torch_private.operators import TO_COPY
 aten = torch.ops.aten
 
 _HALF = (torch.float16, torch.bfloat16)
-# Dynamo's names for casts that the program asks for itself; those eager makes one by one as well.
+# Dynamo's names for casts that the program itself asks for; eager makes those one by one too.
 _ASKED_FOR = {"to", "type", "half", "bfloat16", "float", "type_as", "_to_copy"}
 
 
@@ -36,7 +36,7 @@ def share_casts(graph: fx.Graph, *, num_fwd_outputs: int) -> None:
         if len({cast.meta["val"].dtype for cast in casts}) > 1:
             continue
         position = num_fwd_outputs + index
-        # What was cast is let go at the end of a block of autocast, and cast anew in the next.
+        # Autocast frees its casts at the end of a block and casts again in the next.
         blocks = [output.meta.get(AUTOCAST_BLOCKS, {}).get(_source(cast)[0], 0) for cast in casts]
         for block in dict.fromkeys(blocks):
             first, *others = (c for c, own in zip(casts, blocks, strict=True) if own == block)
@@ -67,11 +67,11 @@ def _source(cast: fx.Node) -> tuple[str, Any]:
 
 
 def _cast_once(graph: fx.Graph, gradient: fx.Node, casts: list[fx.Node]) -> fx.Node:
-    """A parameter's gradient, what came through its casts added up before it is cast.
+    """A parameter's gradient, with what came through its casts summed before it is cast.
 
-    It takes the place of what came through the first cast, which eager's autograd runs last.
+    The sum replaces what came through the first cast, which eager's autograd runs last.
     """
-    # A node of the backward bears the number of the forward's node that it belongs to.
+    # A node of the backward has the sequence number of the forward node that it belongs to.
     numbers = {cast.meta.get("seq_nr") for cast in casts} - {None}
     summands = _summands(gradient, numbers)
     halves = [summand for summand in summands if _is_cast_back(summand, numbers)]
@@ -96,7 +96,7 @@ def _is_cast_back(node: Any, numbers: set[Any]) -> bool:
 def _summands(node: fx.Node, numbers: set[Any]) -> list[fx.Node]:
     """What a parameter's gradient is the sum of, in order, as far as casts are among it.
 
-    Only what came to the parameter itself: the gradient of another value may be a sum as well.
+    Only sums for the parameter itself count: the gradient of another value may be a sum as well.
     """
     if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
         return [node]

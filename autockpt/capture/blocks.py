@@ -1,4 +1,4 @@
-"""Blocks: the largest submodules that Dynamo captures, where it cannot capture what calls them."""
+"""Blocks: the largest submodules that Dynamo can capture if it cannot capture what calls them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def outermost_blocks(module: torch.nn.Module) -> tuple[str, ...]:
 def finer_blocks(
     module: torch.nn.Module, blocks: Iterable[str], failed: set[str]
 ) -> tuple[str, ...]:
-    """The blocks, with those that failed taken apart."""
+    """The blocks, with the parts of those that failed in their place."""
     finer: list[str] = []
     for path in blocks:
         if path in failed:
@@ -55,19 +55,19 @@ def compile_blocks(
     *,
     failed: set[str] | None = None,
 ) -> dict[str, Callable[..., Any]]:
-    """Compile each block by itself: no graph is used for another block that looks the same.
+    """Compile each block by itself: no graph serves another block that looks the same.
 
     Args:
         module: What the blocks are parts of.
         paths: Their names.
         backend: What compiles their graphs.
-        failed: Where given, a block must be one graph; one that is not runs as it is, and its name
-            is put here.
+        failed: If given, each block must be one graph. A block that is not runs as it is, and its
+            name is added here.
     """
 
     def compiled(path: str) -> Callable[..., Any]:
         original = module.get_submodule(path).forward
-        # A backend of its own is what keeps Dynamo's caches apart.
+        # Dynamo has one cache for each backend.
         alone = functools.partial(backend)
         if failed is None:
             return compile_forward(original, alone)
@@ -95,7 +95,7 @@ def run_in_blocks(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Run a forward with compiled blocks in the place of its own."""
+    """Run a forward with compiled blocks instead of its own."""
 
     def replace(path: str, _: torch.nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
         return functools.wraps(original)(functools.partial(blocks[path]))

@@ -1,6 +1,6 @@
-"""A captured training step: its graphs, and how they hang together.
+"""A captured training step: its graphs, and how they are connected.
 
-Graphs know each other by storage keys: what one makes and another takes up has one key in both.
+Storage keys connect graphs: what one graph makes and another reads has the same key in both.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Capture:
 
     Attributes:
         graphs: In forward order.
-        device: Where the model's parameters are.
+        device: The device of the model's parameters.
         is_fake: Whether model or inputs hold no data, so that nothing can be measured.
         parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
         gradient_bytes: Bytes of the gradients of all parameters that require one.
         parameter_keys: Storages of the parameters.
-        gradient_order: Those of parameters, in the order in which eager autograd is done with their
+        gradient_order: Keys of parameters, in the order in which eager autograd completes their
             gradients.
         held_keys: Storages of what the step returns to its caller.
         eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
@@ -88,10 +88,10 @@ def reads_any(graph: CapturedGraph, op: JointNode, keys: frozenset[int]) -> bool
 
 
 def kept_outputs(captured: Capture, region: int) -> frozenset[int]:
-    """Joint storages of a graph that stay to the end of the step.
+    """Joint storages of a graph that are kept to the end of the step.
 
-    What the caller gets, and what no later graph takes up: it may be in an object of a kind that
-    cannot be looked into, such as a cache, or have become an attribute of a module.
+    They are what the caller gets and what no later graph reads: that may be in an object which
+    autockpt cannot look into, such as a cache, or have become an attribute of a module.
     """
     graph = captured.graphs[region]
     taken_up = {key for later in captured.graphs[region + 1 :] for _, key in _inputs(later)}
@@ -106,21 +106,21 @@ def kept_outputs(captured: Capture, region: int) -> frozenset[int]:
 
 
 def taken_up_by_later_frames(captured: Capture, region: int) -> set[int]:
-    """Keys of what graphs take up from Python frames that run after this graph's."""
+    """Keys of what the graphs of later Python frames read."""
     frame = captured.graphs[region].frame
     later = (graph for graph in captured.graphs[region + 1 :] if graph.frame != frame)
     return {key for graph in later for keys in graph.input_keys for key in keys}
 
 
 def gradients_wanted_before(captured: Capture, region: int) -> set[int]:
-    """Keys of the gradients that earlier graphs, which come later in the backward, take up."""
+    """Keys of the gradients that earlier graphs read, which come later in the backward."""
     return {
         key for graph in captured.graphs[:region] for keys in graph.tangent_keys for key in keys
     }
 
 
 def gradients_of_parameters(captured: Capture, region: int) -> list[tuple[int, int]]:
-    """Keys of the parameters that a graph gives gradients for, with those as its storages."""
+    """Keys of the parameters that a graph makes gradients for, with the gradients' storages."""
     graph = captured.graphs[region]
     if len(graph.grad_keys) != len(graph.input_keys):
         return []
@@ -135,7 +135,7 @@ def gradients_of_parameters(captured: Capture, region: int) -> list[tuple[int, i
 
 
 def first_users(captured: Capture) -> dict[int, int]:
-    """By parameter key: the graph whose backward gives the last part of its gradient."""
+    """By parameter key: the graph whose backward makes the last part of its gradient."""
     first: dict[int, int] = {}
     for region, graph in enumerate(captured.graphs):
         if graph.has_backward:

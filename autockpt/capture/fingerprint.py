@@ -1,4 +1,4 @@
-"""A hash of a graph: equal for graphs that one plan serves."""
+"""A hash of a graph, equal for graphs that one plan serves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fingerprint(graph: fx.Graph) -> str:
         if isinstance(argument, fx.Node):
             return f"%{numbers[argument]}"
         if isinstance(argument, torch.device):
-            # Every rank of a distributed run has a device of its own.
+            # Each rank of a distributed run has its own device.
             return argument.type
-        # Another value of a scale or a probability is the same graph to a plan.
+        # A plan does not depend on the value of a scale or a probability.
         return "float" if isinstance(argument, float) else repr(argument)
 
     for number, node in enumerate(graph.nodes):

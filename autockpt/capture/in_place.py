@@ -1,8 +1,8 @@
-"""Elementwise operators of a backward that write over an input which nobody else reads.
+"""Elementwise operators of a backward that write over an input which nothing else reads.
 
-Eager's autograd adds gradients in place where it can; traced, every sum is a new tensor. Where an
-operator's first input dies with it and has the layout of its result, the result takes its memory:
-the same kernel on the same strides, so the same bits.
+Eager's autograd adds gradients in place if it can; traced, every sum is a new tensor. If an
+operator is the last to read its first input, and the result has the same layout, the result takes
+the input's memory: the same kernel on the same strides, so the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autockpt.torch_private.operators import base_name, is_operator, returns_vie
 
 aten = torch.ops.aten
 
-# Operators that read each element before they write it, with the form that is told where to write.
+# Operators that read each element before they write it, with the form that takes an output.
 _FORMS: dict[Any, tuple[Any, str]] = {
     aten.add.Tensor: (aten.add.out, "out"),
     aten.sub.Tensor: (aten.sub.out, "out"),
@@ -36,7 +36,7 @@ _FORMS: dict[Any, tuple[Any, str]] = {
     aten.tanh_backward.default: (aten.tanh_backward.grad_input, "grad_input"),
     aten.sigmoid_backward.default: (aten.sigmoid_backward.grad_input, "grad_input"),
 }
-# Operators whose result is their input itself where nothing is to be done.
+# Operators whose result is their input itself if there is nothing to do.
 _MAY_PASS_ON = {"contiguous", "conj_physical", "resolve_conj", "resolve_neg", "reshape", "to"}
 
 
@@ -50,7 +50,7 @@ def overwritten_storages(
     Args:
         backward: The operators of the backward, with the storages that each reads and writes.
         node_storages: Storages of every node's value.
-        kept: Storages that others hold: inputs, outputs, what the forward made.
+        kept: Storages that something else keeps: inputs, outputs, results of the forward.
     """
     num_readers = Counter(storage for _, reads, _ in backward for storage in reads)
     producers = {storage: node for node, _, writes in backward for storage in writes}
@@ -77,10 +77,10 @@ def write_over_first(node: fx.Node) -> None:
 
 
 def over_first(op: Any, first: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Run an operator into its first input.
+    """Run an operator and write the result into its first input.
 
-    Gradients may come in with other strides than were traced. The result may then have others than
-    its input, and gets memory of its own.
+    Gradients may arrive with other strides than were traced. If the result would then have other
+    strides than the input, it gets memory of its own.
     """
     if not (_keeps_strides(first) and _are_alike(first, args, eq)):
         result: torch.Tensor = op(first, *args, **kwargs)
@@ -116,8 +116,8 @@ def _same_layout(first: fx.Node, node: fx.Node) -> bool:
 def _keeps_strides(tensor: torch.Tensor) -> bool:
     """Whether a new tensor like it has its strides: there are neither gaps nor overlaps.
 
-    A dimension of size 1 may have any stride, and a result has another one then, by which kernels
-    choose; so where there is one, all strides must be those of a contiguous tensor.
+    A dimension of size 1 may have any stride. A result may have another stride there, and kernels
+    choose by strides. So with such a dimension, all strides must be those of a contiguous tensor.
     """
     format_ = torch.preserve_format
     if any(statically_known_true(size == 1) for size in tensor.shape):
@@ -142,7 +142,7 @@ def _are_alike(
 
 
 def _are_equal(left: Sequence[Any], right: Sequence[Any]) -> bool:
-    """Whether sizes are equal, whatever those are that are left open."""
+    """Whether sizes are equal, whatever values symbolic sizes have."""
     return len(left) == len(right) and all(
         statically_known_true(a == b) for a, b in zip(left, right, strict=True)
     )

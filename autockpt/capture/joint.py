@@ -140,15 +140,15 @@ def _with_overwrites(ops: list[JointNode], storages: Storages, output: fx.Node) 
 
 
 def gives_the_same_again(op: JointNode) -> bool:
-    """Whether an op may run again, its inputs included: none of them is overwritten meanwhile.
+    """Whether an op may run again, and none of its inputs is overwritten meanwhile.
 
-    BatchNorm runs again without the running statistics that it moves.
+    BatchNorm runs again without updating its running statistics.
     """
     return may_run_again(op.node) and (not op.reads_mutated or is_batch_norm(op.node))
 
 
 def needed_by_forward(joint: JointGraph) -> set[fx.Node]:
-    """Nodes that an output of the forward, or what it does to state, depends on."""
+    """Nodes that an output of the forward or an effect of it depends on."""
     output = next(iter(joint.module.graph.find_nodes(op="output")))
     effects = [op.node for op in joint.ops if op.is_effect and not op.is_backward]
     outputs = [o for o in output.args[0][: joint.num_fwd_outputs] if isinstance(o, fx.Node)]

@@ -1,4 +1,4 @@
-"""Change a joint graph where it must not run as it was traced.
+"""Change what must not run as it was traced in a joint graph.
 
 Gradients that never arrive are taken out, BatchNorm's backward does not save running statistics,
 and the backward reads inputs that the graph overwrites as they were before.

@@ -1,7 +1,7 @@
-"""What is known of one node of a joint graph, from its operator and what it was traced to give.
+"""What one node of a joint graph may do, by its operator and the values that were traced.
 
-Whether it draws, acts on state, may run again or elsewhere; and how BatchNorm, which does two
-things at once, runs again.
+Whether it draws random numbers, acts on state, may run again or in another place; and how
+BatchNorm, which both normalizes and updates statistics, runs again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from autockpt.torch_private.pytree import tree_leaves
 
 aten = torch.ops.aten
 
-_KNOWN = ("aten", "prims", "autockpt")  # namespaces of operators that do what they say, no more
+_KNOWN = (
+    "aten",
+    "prims",
+    "autockpt",
+)  # namespaces of operators that do only what their schema says
 # Kernels that add with atomics on an accelerator: two runs may differ in the last bits.
 _UNORDERED_SUMS = {
     aten.index_add,
@@ -35,8 +39,8 @@ _UNORDERED_SUMS = {
     aten.histc,
     aten.cumsum,
 }
-# Operators that move BatchNorm's running statistics while they normalize. The first two do so
-# behind a schema that does not say it, at the same argument positions.
+# Operators that update BatchNorm's running statistics while they normalize. The schemas of the
+# first two do not say so. All have the same argument positions.
 _BATCH_NORM_FORWARD = {
     aten.native_batch_norm.default,
     aten.cudnn_batch_norm.default,
@@ -67,7 +71,7 @@ def is_random_op(node: fx.Node) -> bool:
 
 
 def is_effect(node: fx.Node) -> bool:
-    """Whether a node acts on something other than its result, and so runs exactly once."""
+    """Whether a node changes something other than its result, and so must run exactly once."""
     if node.op in ("placeholder", "output"):
         return True
     if node.op != "call_function":
@@ -78,10 +82,10 @@ def is_effect(node: fx.Node) -> bool:
 
 
 def may_run_again(node: fx.Node) -> bool:
-    """Whether computing the node a second time is known to give the same bits and to do no more.
+    """Whether running the node again is known to give the same bits and to do nothing else.
 
-    What is in doubt is not: operators of other libraries, higher-order operators, and kernels that
-    add up in no fixed order on an accelerator.
+    That is not known for operators of other libraries, higher-order operators, and kernels that sum
+    in no fixed order on an accelerator.
     """
     target = node.target
     if is_effect(node) or not is_operator(target):
@@ -93,9 +97,9 @@ def may_run_again(node: fx.Node) -> bool:
 
 
 def may_move(node: fx.Node) -> bool:
-    """Whether the node may trade places in the backward with others that it does not depend on.
+    """Whether the node may change places in the backward with others that it does not depend on.
 
-    What acts on state or draws random numbers may not, nor what another library does.
+    Nodes that act on state or draw random numbers may not, nor operators of other libraries.
     """
     if is_effect(node) or is_random_op(node):
         return False
@@ -103,17 +107,17 @@ def may_move(node: fx.Node) -> bool:
 
 
 def is_batch_norm(node: fx.Node) -> bool:
-    """Whether the node is a BatchNorm that moves its running statistics."""
+    """Whether the node is a BatchNorm that updates its running statistics."""
     return node.target in _BATCH_NORM_FORWARD and bool(node.args[5])
 
 
 def activation_writes(node: fx.Node, writes: tuple[int, ...]) -> tuple[int, ...]:
-    """Of an op's new storages those that are activations, not new running statistics."""
+    """The new storages of an op that are activations, not new running statistics."""
     return writes[:3] if node.target is BATCH_NORM_FUNCTIONAL else writes
 
 
 def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
-    """Operator and arguments that normalize once more and leave the running statistics alone."""
+    """An operator and arguments that normalize again without updating running statistics."""
     x, weight, bias, _, _, training, momentum, eps = node.args
     if node.target is BATCH_NORM_FUNCTIONAL:
         return BATCH_NORM_NO_STATS, (x, weight, bias, training, momentum, eps)

@@ -1,8 +1,8 @@
-"""Branches that a model library takes only while it is traced, and eager's branch in their place.
+"""Branches that a model library takes only while it is traced, replaced by eager's branch.
 
-A library that asks "am I being traced?" before it reads a tensor's values takes another path then
-than in eager. Where eager's answer is known without reading values, it is given here; everything
-else is left to the comparison with eager.
+A library that asks "am I being traced?" before it reads a tensor's values takes another path when
+traced. If eager's answer is known without reading values, this module gives it. Everything else is
+left to the comparison with eager.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SEARCH = "find_packed_sequence_indices"
 
 
 class PackedSequences:
-    """transformers' search for several sequences packed into one, answered as eager would.
+    """Answers transformers' search for several sequences packed into one as eager would.
 
-    It looks for gaps in ``position_ids``; traced, it cannot look and builds an explicit attention
-    mask. Positions that the model counts itself have no gaps; positions that come in with the
-    inputs may have, and then nothing is replaced.
+    The search looks for gaps in ``position_ids``. When traced, it cannot look, and builds an
+    explicit attention mask. Positions that the model counts itself have no gaps. Positions among
+    the inputs may have some, and then nothing is replaced.
 
     Attributes:
         is_counted: Whether all positions seen so far were made by the model itself.
@@ -38,7 +38,7 @@ class PackedSequences:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Answer in code that runs without Dynamo, and note where the positions come from."""
+        """Answer in code that runs without Dynamo, and note where positions come from."""
         original = self._original
         if original is None:
             yield
@@ -58,7 +58,7 @@ class PackedSequences:
 
 
 def eager_answers(*, positions_are_counted: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Functions of libraries in use, with stand-ins for Dynamo to trace in their place."""
+    """Functions of loaded libraries, each with the function that Dynamo traces instead."""
     original = getattr(sys.modules.get("transformers.masking_utils"), _SEARCH, None)
     if original is None or not positions_are_counted:
         return {}
@@ -70,6 +70,6 @@ def _no_packed_sequences(position_ids: Any) -> None:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    # Sparse tensors have no storage; positions are none.
+    # Sparse tensors have no storage; positions are never sparse.
     address: int = storage_key(tensor) if tensor.layout is torch.strided else id(tensor)
     return address

@@ -1,10 +1,10 @@
-"""One captured graph as several autograd nodes, so that gradients are let go on the way.
+"""One captured graph as several autograd nodes, so that gradients are passed on one by one.
 
-A backward that is one graph hands all of its gradients over at its end: where gradients of an
-earlier backward stand already, two full sets are in memory, and data parallelism cannot begin to
-reduce. A graph cut into pieces hands over each piece's gradients when that piece is done. What
-crosses a cut is saved, so cuts are made where little crosses, and only where the order in which
-gradients are added up stays eager's.
+A backward that is one graph returns all of its gradients at its end. If there are gradients of an
+earlier backward, two full sets are in memory then, and data parallelism cannot begin to reduce. A
+graph cut into pieces returns the gradients of each piece when that piece is done. What crosses a
+cut is saved, so autockpt cuts where little crosses, and only if the order in which gradients are
+summed stays eager's.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _IN_PLACE = {
 def compile_in_pieces(
     graph_module: fx.GraphModule, example_inputs: list[Any], compile_piece: Compile
 ) -> Callable[..., Any]:
-    """Compile Dynamo's graph piece by piece; as a whole where there is nowhere to cut.
+    """Compile Dynamo's graph piece by piece, or as a whole if it cannot be cut.
 
     Args:
         graph_module: Its nodes carry ``meta["example_value"]``.
         example_inputs: One for every placeholder.
-        compile_piece: Takes a piece and its example inputs to the callable that stands for it.
+        compile_piece: Makes a callable of a piece and its example inputs.
     """
     graph = graph_module.graph
     cuts = find_cuts(graph)
@@ -68,7 +68,7 @@ def compile_in_pieces(
 def find_cuts(graph: fx.Graph) -> list[int]:
     """Positions in a graph of Dynamo's before which a new piece begins, in order.
 
-    Pieces hold about equal shares of the parameters' bytes. Cut is where few bytes cross; never
+    Pieces have about equal shares of the parameters' bytes. Cuts are where few bytes cross, never
     between a value and an operator that overwrites it, nor inside an autocast or no_grad region.
     """
     facts = _Facts(graph)
@@ -163,7 +163,7 @@ class _Facts:
             if node.op in ("placeholder", "get_attr", "output"):
                 continue
             if not isinstance(node.meta.get("example_value"), (torch.Tensor, torch.SymInt)):
-                # What crosses is an output of a piece, and those are tensors.
+                # What crosses becomes an output of a piece, which must be a tensor.
                 _between(starts, at, max(self._uses_at[node], default=at))
             for storage in _storages_of(node):
                 first_of_storage.setdefault(storage, at)
@@ -173,10 +173,10 @@ class _Facts:
         return list(itertools.accumulate(starts))
 
     def sums_stay(self, cuts: list[int]) -> bool:
-        """Whether all gradients are added up in eager's order in spite of these cuts.
+        """Whether all gradients are summed in eager's order in spite of these cuts.
 
-        Autograd adds what arrives for a value one by one, the last use first. A piece hands over
-        the sum of its uses: the same only for the first that arrives, or where it has one use.
+        Autograd adds what arrives for a value one by one, the last use first. A piece returns the
+        sum of its uses: the same only for the first that arrives, or if the piece has one use.
         """
         for uses in self._summed:
             per_piece = collections.Counter(bisect.bisect_right(cuts, at) for at in uses)
@@ -200,7 +200,7 @@ def _size_bytes(tensor: torch.Tensor) -> int:
 
 
 def _between(starts: list[int], first: int, last: int) -> None:
-    """Count the positions between two nodes, in a list that is yet to be added up."""
+    """Count the positions between two nodes, in a list of differences."""
     starts[first + 1] += 1
     starts[last + 1] -= 1
 
@@ -210,7 +210,7 @@ def _uses(user: fx.Node, node: fx.Node) -> int:
 
 
 def _passed_through(node: fx.Node) -> fx.Node | None:
-    """The input that an operator gives back as it is: to autograd the two are one value."""
+    """The input that an operator returns unchanged: to autograd the two are one value."""
     if not node.all_input_nodes or node.op == "placeholder":
         return None
     source = node.all_input_nodes[0]

@@ -1,4 +1,4 @@
-"""Gradients that come into a joint graph from outside, and those that never arrive."""
+"""Tangents: gradients that enter a joint graph from outside, some of which never arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autockpt.torch_private.tensors import suggest_memory_format
 
 aten = torch.ops.aten
 
-# Views whose formulas ask for a contiguous gradient, by its position.
+# Views whose formulas require a contiguous gradient, by its position.
 _VIEWS_OF_CONTIGUOUS = {
     aten.view_as_complex.default: 0,
     aten.view_as_real.default: 0,
@@ -24,16 +24,16 @@ _LAID_OUT = {**CONTIGUOUS_GRADIENTS, **_VIEWS_OF_CONTIGUOUS}
 
 
 def is_tangent(node: fx.Node) -> bool:
-    """Whether this placeholder is a gradient that comes in from outside the graph."""
+    """Whether a node is a placeholder for a gradient from outside the graph."""
     return node.op == "placeholder" and "tangents" in str(node.target)
 
 
 def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
-    """Take out of the backward what comes from gradients that do not arrive.
+    """Remove from the backward what depends on gradients that do not arrive.
 
-    The backward is linear in its tangents, so a node whose tangent-dependent inputs are all absent
-    is absent too, as in eager autograd; a sum with an absent part is its other part; any other
-    mixture gets zeros for the absent part, which is what eager materializes.
+    The backward is linear in its tangents. If all inputs of a node that depend on tangents are
+    absent, the node is absent too, as in eager autograd. A sum with an absent part is its other
+    part. Any other mixture gets zeros for the absent part, which is what eager materializes.
     """
     tangents = [node for node in graph.nodes if is_tangent(node)]
     gone = {tangents[i] for i in absent}
@@ -74,10 +74,10 @@ def drop_tangents(graph: fx.Graph, absent: frozenset[int]) -> None:
 def _trace_layouts_again(
     graph: fx.Graph, mended: dict[tuple[fx.Node, fx.Node], torch.Tensor]
 ) -> None:
-    """Let nodes behind a sum that is gone say what they make of its other part.
+    """Trace the nodes behind a removed sum again, on its other part.
 
-    The part may have other strides than the sum had, on which the workspace of an operator, and
-    whether it can look at its input without a copy, depend.
+    The part may have other strides than the sum. An operator's workspace depends on them, and
+    whether it can view its input without a copy.
     """
     users = {user for user, _ in mended}
     before: dict[fx.Node, torch.Tensor] = {}
@@ -91,7 +91,7 @@ def _trace_layouts_again(
             _lay_out_gradient(graph, node, before | of_sums)
         try:
             value = _run(node)
-        except Exception:  # noqa: BLE001 - whatever a stand-in raises for a layout it does not take
+        except Exception:  # noqa: BLE001 - any error of a fake kernel for a layout that it rejects
             if node.target is not aten.view.default:
                 continue
             node.target = aten.reshape.default
@@ -103,7 +103,7 @@ def _trace_layouts_again(
 def _lay_out_gradient(
     graph: fx.Graph, node: fx.Node, before: Mapping[fx.Node, torch.Tensor]
 ) -> None:
-    """Copy a gradient to the layout it had, where the formula of eager's autograd does that."""
+    """Copy a gradient to the layout that it had, if the formula of eager's autograd does that."""
     gradient: Any = node.args[_LAID_OUT[node.target]]
     then = before.get(gradient)
     if then is None or gradient.meta["val"].stride() == then.stride():

@@ -24,7 +24,7 @@ from autockpt_solvers.attempt import Method
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepProblem:
-    """A step's graph and what stands beside it; see `Plan` for what the fields mean."""
+    """A step's graph and the memory beside it; see `Plan` for what the fields mean."""
 
     graph: ComputeGraph
     budget_bytes: int
@@ -41,7 +41,7 @@ class StepProblem:
 
     @property
     def fixed_bytes(self) -> int:
-        """What stands through the whole step."""
+        """Memory that the whole step needs, whatever the schedule."""
         return self.fixed.total_bytes + self.older_gradients_bytes
 
     def plan(self, *, method: str | Method, time_limit_s: float, held_back_bytes: int) -> Plan:

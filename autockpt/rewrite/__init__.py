@@ -1,1 +1,1 @@
-"""Rewriting: a schedule as forward and backward modules that run."""
+"""Rewriting: turns a schedule into forward and backward modules, and runs them."""

@@ -1,10 +1,10 @@
-"""A schedule becomes the forward and the backward ``fx.GraphModule`` that run.
+"""Turn a schedule into the forward and the backward ``fx.GraphModule`` that run.
 
 The joint graph is put into the schedule's order: forward nodes first, then the backward, with a
-clone of a forward node for every time the schedule computes it again, in either of them. Views cost
-nothing and are derived anew from whatever instance of their base is live. What the backward reads
-and has not computed itself is what the forward saves. Every value dies at its last use, which is
-where the schedule frees it.
+clone of a forward node for every time that the schedule recomputes it, in either of them. Views
+cost nothing and are made again from whatever instance of their base is live. The forward saves what
+the backward reads and does not compute itself. Every value is freed after its last use, as in the
+schedule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AGAIN = re.compile(r"_again\d+$")
 
 
 def rewrite(joint: JointGraph, order: RegionOrder) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The forward and backward modules that follow an order; ``joint`` is used up."""
+    """Make the forward and backward modules that follow an order; ``joint`` is used up."""
     return _Rewriter(joint, order).run()
 
 
@@ -48,7 +48,7 @@ def _source_name(name: str) -> str:
 
 
 class _Rewriter:
-    """Puts a joint graph's nodes into an order, cloning what is computed again."""
+    """Puts a joint graph's nodes into an order and clones what is recomputed."""
 
     def __init__(self, joint: JointGraph, order: RegionOrder) -> None:
         self._joint = joint
@@ -56,12 +56,12 @@ class _Rewriter:
         self._graph = joint.module.graph
         self._output = next(iter(self._graph.find_nodes(op="output")))
         self._op_nodes = {op.node for op in joint.ops}
-        # The newest instance of an op's node that was made again, and views of instances.
+        # The newest instance of an op's node that is recomputed, and views of instances.
         self._instances: dict[fx.Node, fx.Node] = {}
         self._views: dict[tuple[fx.Node, ...], fx.Node] = {}
         self._saved: dict[fx.Node, None] = {}
         self._rng_states: dict[fx.Node, fx.Node] = {}
-        # What every instance beside the first is an instance of.
+        # What every instance except the first is an instance of.
         self._sources: dict[fx.Node, fx.Node] = {}
         self._placed: set[fx.Node] = set()
         self._of_backward: set[fx.Node] = set()
@@ -77,7 +77,7 @@ class _Rewriter:
                 self._place_forward(index)
         self._place_outputs(0, joint.num_fwd_outputs)
         self._in_forward = False
-        # The backward saves bases and parts of results, and derives views anew.
+        # The forward saves bases and parts of results; the backward makes views again.
         self._views = {k: v for k, v in self._views.items() if k[0].target is operator.getitem}
         for index in self._order.backward:
             op = joint.ops[index]
@@ -100,7 +100,7 @@ class _Rewriter:
         return forward, backward
 
     def _drop_unused(self) -> None:
-        """Erase originals that only clones stood for; they still stand where they first were."""
+        """Erase originals that only clones replace; they are still at their first place."""
         kept = {self._joint.ops[index].node for index in self._order.forward}
         for node in reversed(list(self._graph.nodes)):
             unused = node.op == "call_function" and not node.users and not is_effect(node)
@@ -108,7 +108,7 @@ class _Rewriter:
                 self._graph.erase_node(node)
 
     def _place(self, node: fx.Node) -> None:
-        """Move a node to the end of what is placed so far; what it is read through comes along."""
+        """Move a node, and the views that it reads, to the end of what is placed so far."""
         if node in self._placed or node.op != "call_function":
             return
         for parent in node.all_input_nodes:
@@ -133,7 +133,7 @@ class _Rewriter:
         self._place_items(node, node)
 
     def _place_items(self, node: fx.Node, instance: fx.Node) -> None:
-        """Take a result apart right where it is made, so that its parts die one by one."""
+        """Unpack a result right after it is made, so that its parts are freed one by one."""
         for user in list(node.users):
             if user.target is operator.getitem and user in self._joint.node_storages:
                 if instance is node:
@@ -229,7 +229,7 @@ class _Rewriter:
         return self._views[key]
 
     def _kept(self, instance: fx.Node) -> fx.Node:
-        """The instance, which goes from the forward to the backward where it is read there."""
+        """The instance; the forward saves it if the backward reads it."""
         if not self._in_forward and instance not in self._of_backward:
             is_there = instance.op == "placeholder" or instance.target is rng_state
             assert is_there or instance in self._placed
@@ -246,7 +246,7 @@ class _Rewriter:
             tag_backward(clone)
 
     def _place_outputs(self, start: int, stop: int) -> None:
-        """Views among the outputs, and outputs that were made again."""
+        """Place views among the outputs, and outputs that were recomputed."""
         outputs: list[Any] = list(self._output.args[0])
         for position in range(start, stop):
             if isinstance(outputs[position], fx.Node):

@@ -1,7 +1,7 @@
-"""A plan at run time: a Dynamo backend that gives every graph the order that its plan says.
+"""A plan at run time: a Dynamo backend that runs every graph in the order of its plan.
 
-What was not planned is never run wrongly: a graph that the plan does not know runs with nothing
-recomputed and says so, and gradients that the plan did not expect get a backward of their own.
+What was not planned still runs right. A graph that is not in the plan runs with nothing recomputed,
+with a warning. Gradients that the plan did not expect get a backward of their own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PlannedRegion:
     """How one captured graph runs: which graph it is, and the order of its ops.
 
     ``arrivals`` are positions of parameters among its input tensors, in the order in which eager
-    autograd hands over their gradients.
+    autograd completes their gradients.
     """
 
     fingerprint: str
@@ -92,8 +92,8 @@ class PlannedForward:
             module: The module.
             forward: Its forward.
             planned: Its plan.
-            in_order: Hand gradients over in eager's order, on which data parallelism's buckets, and
-                with them the order of its sums, depend.
+            in_order: Return gradients in eager's order. Data parallelism's buckets depend on it,
+                and with them the order of its sums.
         """
         self._varying = planned.varying
         self._backend = _PlanBackend(planned, in_order=in_order)
@@ -105,7 +105,7 @@ class PlannedForward:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a graph turned up that the plan does not know."""
+        """Whether a graph ran that is not in the plan."""
         return self._backend.num_unknown > 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ class PlannedForward:
             leaves = tree_leaves((args, kwargs))
             for leaf, dimension in self._varying:
                 may_vary(leaves[leaf], dimension)
-        # Any call may compile again, and must then see what the first one saw.
+        # Any call may compile again, and must see the same settings as the first.
         with tracing_config(self._answers), quiet_warnings():
             try:
                 return self._compiled(*args, **kwargs)
@@ -160,7 +160,7 @@ class _PlanBackend:
     def match(
         self, analyze_with: Callable[[frozenset[int]], JointGraph], num_tangents: int
     ) -> tuple[PlannedRegion, JointGraph] | None:
-        """The planned region of a graph, the next in line first, with its analysis."""
+        """Find the planned region of a graph, with its analysis; try the next in line first."""
         count = len(self._regions)
         analyses: dict[frozenset[int], JointGraph] = {}
         for offset in range(count):
@@ -180,7 +180,7 @@ class _PlanBackend:
         return None
 
     def _order(self, region: PlannedRegion, joint: JointGraph) -> RegionOrder | None:
-        """The region's order for this graph; None where it is not the region's."""
+        """The region's order for this graph; None if the graph is not the region's."""
         if joint.fingerprint == region.fingerprint:
             return region.order
         return None if self._is_exact else aligned(region.order, region.signatures, joint)
@@ -192,7 +192,8 @@ class _PlanBackend:
             warn_user(
                 f"a graph of the model was compiled {most} times for one plan: Python state that "
                 "its forward reads, such as a step counter, changes from call to call. Keep such "
-                "state in a tensor (a buffer), or out of the forward; every step pays for it."
+                "state in a tensor (a buffer) or outside of the forward: compiling takes time in "
+                "every step."
             )
 
 

@@ -19,16 +19,16 @@ from autockpt.torch_private.generators import run_with_rng_state
 
 
 def backward_from_saved(joint: JointGraph, saved_names: list[str]) -> fx.GraphModule:
-    """A backward for gradients that the plan did not expect, from what its forward saved.
+    """Make a backward for gradients that the plan did not expect, from what its forward saved.
 
-    Everything that is not saved is computed again, so this costs time and memory beyond the plan.
+    It recomputes everything that is not saved, so it takes more time and memory than planned.
 
     Args:
         joint: The joint graph for the gradients that did arrive; used up.
-        saved_names: What the forward saved, in the order in which the backward gets it.
+        saved_names: What the forward saved, in the order in which the backward receives it.
 
     Raises:
-        LookupError: Something is needed that was neither saved nor may be computed again.
+        LookupError: Something is needed that was not saved and must not be recomputed.
     """
     source = joint.module.graph
     output_node = next(iter(source.find_nodes(op="output")))

@@ -1,8 +1,7 @@
-"""Compiling, autograd and graphs by private names of torch, where more than a name is leaned on.
+"""AOTAutograd: joint graphs, cutting them in two, and running both parts under autograd.
 
-Written against torch 2.11 to 2.13. How Dynamo traces is set in
-:mod:`autockpt.torch_private.dynamo_settings`, which kernels are traced in
-:mod:`autockpt.torch_private.kernels`.
+:mod:`autockpt.torch_private.dynamo_settings` sets how Dynamo traces, and
+:mod:`autockpt.torch_private.kernels` which kernels are traced. Tested with torch 2.11 to 2.15.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from autockpt.torch_private.tensors import suggest_memory_format
 
 default_partition = partitioners.default_partition
 
-# In the metadata of a joint graph's output node: whether autocast keeps its casts of parameters,
-# and per node of Dynamo's graph, by name, the block of autocast at whose end they are let go.
+# In the metadata of a joint graph's output node: whether autocast caches its casts of parameters,
+# and by name of each node of Dynamo's graph the block of autocast at whose end it frees them.
 AUTOCAST_CACHES = "autockpt_autocast_caches"
 AUTOCAST_BLOCKS = "autockpt_autocast_blocks"
 
@@ -41,7 +40,7 @@ def extract_forward_backward(
     num_fwd_outputs: int,
     static_indices: tuple[int, ...],
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Cut a joint graph whose nodes stand in running order into the two modules that run.
+    """Cut a joint graph, whose nodes are in running order, into the two modules that run.
 
     Nodes that must run in the backward carry ``meta["partitioner_tag"] = "must_be_in_backward"``.
     """
@@ -128,7 +127,7 @@ def _backend(
 
 
 def _autocast_blocks(graph: fx.Graph) -> dict[str, int]:
-    """The number of the outermost autocast block that each node stands in; one if all do."""
+    """The number of the outermost autocast block around each node; empty if one is around all."""
     if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
         return {}
     depth = number = 0
@@ -144,7 +143,7 @@ def _autocast_blocks(graph: fx.Graph) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _no_donated_buffers() -> Iterator[None]:
-    """Let no saved tensor be overwritten by the backward, so that ``retain_graph=True`` works.
+    """Keep the backward from overwriting saved tensors, so that ``retain_graph=True`` works.
 
     Turning the setting off is not enough: torch 2.13 reads it again when the backward runs, and
     takes "not collected" for "some".
@@ -157,10 +156,10 @@ def _no_donated_buffers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tangents_as_they_come() -> Iterator[None]:
-    """Let gradients come into a backward with the strides that eager's would have.
+    """Pass gradients to a backward with the strides that eager's would have.
 
-    By itself AOTAutograd copies them to the strides of the output they belong to, and sums over a
-    copy with other strides round differently.
+    AOTAutograd copies them to the strides of the output that they belong to, and sums over a copy
+    with other strides round differently.
     """
     from torch._functorch._aot_autograd.runtime_wrappers import AOTDispatchAutograd
 
@@ -176,11 +175,11 @@ def _tangents_as_they_come() -> Iterator[None]:
 
 
 def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
-    """Run a graph on a list of inputs that it empties, so that inputs die at their last use.
+    """Run a graph on a list of inputs that it empties, so that inputs are freed at their last use.
 
     A few operators report other strides under tracing than they return (``mse_loss_backward`` on a
-    permuted input), and a view that was possible there is not here: reshape copies in that case.
-    Gradients may come in with other strides than were traced.
+    permuted input), so a view that tracing could make may be impossible: reshape copies then.
+    Gradients may arrive with other strides than were traced.
     """
     for node in graph_module.graph.find_nodes(
         op="call_function", target=torch.ops.aten.view.default
@@ -195,7 +194,7 @@ def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
 
 
 def _lay_out(graph: fx.Graph, node: fx.Node, gradient: fx.Node) -> None:
-    """Let a kernel have a gradient as it was traced: contiguous, maybe with channels last."""
+    """Give a kernel a gradient as it was traced: contiguous, maybe with channels last."""
     traced = gradient.meta.get("val")
     kept: dict[str, Any] = {}
     if traced is not None:
@@ -218,17 +217,17 @@ def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
 def with_eager_gradients(
     compiled: Callable[..., Any], arrivals: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-    """Let the compiled backward meet gradients as eager autograd would.
+    """Pass gradients to the compiled backward as eager autograd would.
 
-    A gradient that does not arrive is ``None``: by itself AOTAutograd's node materializes zeros of
-    the output's size, which costs their memory and can change the order of sums. A backward that is
-    to be differentiated again is refused at once, not when it is too late to say why.
+    A gradient that does not arrive is ``None``. AOTAutograd's node would materialize zeros of the
+    output's size, which takes memory and can change the order of sums. A backward that is to be
+    differentiated again raises at once, while the error can still say why.
 
     Args:
         compiled: AOTAutograd's callable.
-        arrivals: Positions among the tensors given, in the order in which their gradients are to be
-            handed over: the youngest nodes run first, so each gets a node of its own, the first
-            the last.
+        arrivals: Positions among the tensors given, in the order in which their gradients must
+            arrive. The youngest nodes run first, so each tensor gets a node of its own, and the
+            first tensor gets the last node.
     """
 
     def run(*args: Any) -> Any:

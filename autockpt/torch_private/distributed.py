@@ -1,6 +1,6 @@
-"""Private names of ``torch.distributed`` that the project leans on, in one place.
+"""Distributed data parallelism and ``fully_shard``.
 
-Written against torch 2.11 to 2.13.
+Tested with torch 2.11 to 2.15.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def rank_store(prefix: str) -> Any:
-    """The key-value store that the ranks of ``torch.distributed`` met over, apart from others."""
+    """The key-value store through which the ranks met, with a prefix that keeps keys apart."""
     from torch.distributed import distributed_c10d
 
     return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
@@ -42,5 +42,5 @@ def is_distributed_tensor(tensor: torch.Tensor) -> bool:
 
 
 def inside_data_parallel(wrapper: Any) -> contextlib.AbstractContextManager[None]:
-    """As in the forward of a DistributedDataParallel."""
+    """Run as if inside the forward of a DistributedDataParallel."""
     return wrapper._inside_ddp_forward()  # type: ignore[no-any-return]

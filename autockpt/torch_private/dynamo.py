@@ -11,27 +11,27 @@ from typing import Any
 
 import torch
 
-# Splits the graph that Dynamo makes of a forward at the place of the call.
+# A call splits the graph that Dynamo makes of a forward at that place.
 graph_break = torch._dynamo.graph_break
 
 
 def may_vary(tensor: torch.Tensor, dimension: int) -> None:
-    """Let Dynamo trace this dimension of an input as a symbol where the code allows it."""
+    """Let Dynamo trace this dimension of an input as a symbol, if the code allows it."""
     torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 
 def compile_forward(
     forward: Callable[..., Any], backend: Callable[..., Any], *, fullgraph: bool = False
 ) -> Callable[..., Any]:
-    """Dynamo with our backend on static shapes, its cache and its limits apart from all others.
+    """Compile with a backend on static shapes, with a cache and limits apart from all others.
 
-    By itself Dynamo runs eager, silently, once a code object was compiled eight times; that would
-    drop the plan.
+    Dynamo silently runs eager once it has compiled a code object eight times. That would drop the
+    plan.
 
     Args:
         forward: What to compile.
         backend: What compiles its graphs.
-        fullgraph: Raise where Dynamo would split it.
+        fullgraph: Raise an error if Dynamo would split it.
     """
     known = inspect.signature(torch.compile).parameters
     apart = {"recompile_limit": 1_000_000, "isolate_recompiles": True}

@@ -1,4 +1,7 @@
-"""Random generators: read, restore and size their state."""
+"""Random generators: read and restore their state, and its size.
+
+Tested with torch 2.11 to 2.15.
+"""
 
 from __future__ import annotations
 

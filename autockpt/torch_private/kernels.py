@@ -3,7 +3,8 @@
 Tracing alone changes last bits: about fifty ATen operators carry Python kernels that only apply
 under tracing, dropout becomes ``native_dropout`` (other roundings than the CPU's eager dropout),
 and operators that fill a tensor in place along its strides make a new, contiguous one.
-Inside :func:`exact_tracing` these stand aside, and eager's own arithmetic is traced instead.
+Inside :func:`exact_tracing` these are disabled, and eager's own arithmetic is traced instead.
+Tested with torch 2.11 to 2.15.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _dropout_noise(keep_mask: torch.Tensor, dtype: torch.dtype, divisor: float) 
 
 
 _IMPLEMENTATIONS: dict[str, tuple[Any, Any]] = {
-    # By operator: what runs, and what stands in for it on tensors without data.
+    # By operator: what runs, and what replaces it on tensors without data.
     "keep_mask": (
         _keep_mask,
         lambda like, keep_probability: torch.empty_like(like, dtype=torch.bool),
@@ -93,12 +94,12 @@ def _eager_bernoulli_(x: torch.Tensor, p: float = 0.5, generator: Any = None) ->
 
 
 def _normalized_like(x: torch.Tensor) -> torch.Tensor:
-    """BatchNorm's kernels fill a contiguous tensor, or one channels last where ``x`` is that."""
+    """BatchNorm's kernels fill a contiguous tensor, or one in channels last if ``x`` is."""
     filled = torch.contiguous_format if x.dim() < 4 else suggest_memory_format(x)
     return torch.empty_like(x, memory_format=filled)
 
 
-# Under the names of what they stand in for: fake tensors only take torch's own.
+# Under the names of what they replace: fake tensors accept only torch's own.
 @functools.wraps(native_batch_norm)
 def _batch_norm_shape(
     x: torch.Tensor,
@@ -108,7 +109,9 @@ def _batch_norm_shape(
     *args: Any,
 ) -> tuple[torch.Tensor, ...]:
     _, *statistics = native_batch_norm(x, weight, bias, running_mean, *args)
-    if x.device.type == "cpu":  # of the parameters' type there, where an input is of a smaller one
+    if (
+        x.device.type == "cpu"
+    ):  # of the parameters' type there, even if the input is of a smaller one
         like = next((t for t in (weight, running_mean) if t is not None), x)
         statistics = [s.to(like.dtype) for s in statistics]
     return _normalized_like(x), *statistics
@@ -132,7 +135,7 @@ _MADE_CONTIGUOUS = (
 
 @functools.cache
 def _functionalized() -> dict[Any, Any]:
-    """What stands in while tracing for operators that write in place; kernels round by strides."""
+    """What replaces in-place operators while tracing: kernels round differently by strides."""
     kernels: dict[Any, Any] = {
         aten.unsafe_split.Tensor: _split_into_views,
         aten.unsafe_split_with_sizes.default: _split_into_views,
@@ -160,7 +163,7 @@ def _split_into_views(mode: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> l
         return list(x.split(sizes, dim))
 
 
-# Operators whose stand-ins on fake tensors report other strides than the kernels return.
+# Operators that report other strides on fake tensors than their kernels return.
 _EXACT_SHAPES: dict[Any, Any] = {
     aten.native_batch_norm.default: _batch_norm_shape,
     aten.native_batch_norm_backward.default: _batch_norm_backward_shape,
@@ -187,7 +190,7 @@ def _traced_only_ops() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def exact_layouts() -> Iterator[None]:
-    """Let fake tensors have the strides that eager's would have; everything is put back."""
+    """Give fake tensors the strides that eager's would have; everything is put back."""
     with _TRACING_LOCK, mock.patch.dict(decomposition_table, _EXACT_SHAPES):
         # Fakes know outputs by the operator and the metadata of its inputs.
         FakeTensorMode.cache_clear()
@@ -214,7 +217,7 @@ def _writing_along_strides() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_tracing() -> Iterator[None]:
-    """Let eager's C++ kernels be traced; one thread at a time, everything is put back."""
+    """Trace eager's C++ kernels, one thread at a time; everything is put back."""
     replaced: dict[Any, dict[Any, Any]] = {
         aten.dropout.default: {
             DispatchKey.Autograd: _eager_dropout,
