@@ -157,6 +157,6 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if own and not own & held:
         raise ValueError(
-            f"optimizer ({type(optimizer).__name__}) holds none of the model's parameters; give "
+            f"optimizer ({type(optimizer).__name__}) has none of the model's parameters; give "
             "the one that steps them, or its name"
         )

@@ -223,7 +223,7 @@ class PeerError(AutockptError, RuntimeError):
         who = "another rank" if rank is None else f"rank {rank}"
         super().__init__(
             f"{who} failed while planning: {reason.rstrip('.')}. All ranks follow one plan, so "
-            f"none goes on; see the output of {who} for the cause."
+            f"none continues; see the output of {who} for the cause."
         )
 
 

@@ -64,7 +64,7 @@ class CheckpointedForward:
 
     @contextlib.contextmanager
     def following(self, paths: Iterable[str], counts: collections.Counter[str]) -> Iterator[None]:
-        """Checkpoint the chosen calls of these modules; ``counts`` holds how many came before."""
+        """Checkpoint the chosen calls of these modules; ``counts`` has how many came before."""
 
         def replace(
             path: str, module: torch.nn.Module, forward: Callable[..., Any]

@@ -85,7 +85,7 @@ class OptimizedForward:
         return _with_plans(module, forward, *self._kept())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the plans; without them if the request holds what cannot be pickled."""
+        """Pickle with the plans; without them if the request cannot be pickled."""
         is_own = getattr(self.original, "__func__", None) is type(self._module).forward
         try:
             pickle.dumps(self._maker.request)
@@ -96,7 +96,7 @@ class OptimizedForward:
         return _restored, (self._module, *self._kept())
 
     def _kept(self) -> tuple[Request, bool, StoredPlans, Ladder]:
-        """What goes with a copy."""
+        """What a copy takes along."""
         maker = self._maker
         return maker.request, maker.verify, maker.store.stored(), maker.ladder.copy()
 
@@ -112,7 +112,7 @@ class OptimizedForward:
         call = self._call(args, kwargs)
         store = self._maker.store
         forward = store.forward(call.key)
-        # Planning is impossible under a profiler: the plan that is there goes on.
+        # Planning is impossible under a profiler, so the stale plan stays in use.
         if is_stale(forward) and (call.parallel is not None or not is_profiling()):
             with self._lock:
                 self._maker.replan(call.key)

@@ -54,7 +54,7 @@ class PlanMaker:
         forward: Its own forward.
         request: What is asked of the plans.
         verify: See ``optimize``.
-        store: Where the plans go.
+        store: Keeps the plans.
         ladder: Which rungs the module has failed on.
     """
 

@@ -3,7 +3,7 @@
 Ranks talk over the key-value store of ``torch.distributed``, never by collectives: those belong to
 the training step, and a rank that plans while others do not would make them all hang. All ranks
 meet at the first training call of a model, each with the layout of its own inputs. The lowest rank
-with a layout plans for it, the others follow its plan, and no rank goes on before all have a plan.
+with a layout plans for it and the others follow its plan; none continues before all have a plan.
 Layouts that turn up later are planned by the first rank that sees them, and later ranks take that
 plan. No rank waits for others then: they may never see such a layout.
 """
@@ -79,7 +79,7 @@ class Ranks:
         try:
             result = self._led(key, plan) if leader == self._rank else self._followed(key)
         except Exception as error:
-            self._put(f"outcome/{self._rank}", self._told(error))
+            self._put(f"outcome/{self._rank}", self._for_peers(error))
             raise
         self._put(f"outcome/{self._rank}", None)
         for rank in self._members:
@@ -90,7 +90,7 @@ class Ranks:
         try:
             result = plan()
         except Exception as error:
-            self._put(f"{key}/plan", (self._told(error), None))
+            self._put(f"{key}/plan", (self._for_peers(error), None))
             raise
         self._put(f"{key}/plan", (None, result))
         return result
@@ -100,8 +100,8 @@ class Ranks:
         self._raise(error)
         return result
 
-    def _told(self, error: Exception) -> AutockptError:
-        """The error as other ranks raise it; a bug stays with the rank that has hit it."""
+    def _for_peers(self, error: Exception) -> AutockptError:
+        """The error that other ranks raise; they report a bug as a `PeerError`."""
         if isinstance(error, AutockptError) and not isinstance(error, InternalError):
             return error
         return PeerError(rank=self._rank, reason=f"{type(error).__name__}: {error}")

@@ -32,7 +32,7 @@ class GraphPlanner:
 
     Attributes:
         step: The step.
-        in_pieces: Whether the graphs are cut, so that gradients are handed over on the way.
+        in_pieces: Whether the graphs are cut, so that gradients arrive during the backward.
         blocks: The submodules that were captured one by one; empty if the forward was as a whole.
         captured: The graphs.
         lowered: The engine's graph, and where its parts come from.
@@ -54,7 +54,7 @@ class GraphPlanner:
 
         Args:
             step: The step.
-            in_pieces: Cut the graphs, so that gradients are freed on the way.
+            in_pieces: Cut the graphs, so that gradients arrive during the backward.
             in_blocks: Capture the largest submodules that are graphs, one by one.
 
         Raises:
@@ -104,16 +104,16 @@ class GraphPlanner:
 
     @property
     def is_fake(self) -> bool:
-        """Whether the model or its inputs hold no data."""
+        """Whether the model or its inputs have no data."""
         return self.captured.is_fake
 
     @property
     def is_complete(self) -> bool:
-        """Whether one graph holds the whole forward.
+        """Whether one graph contains the whole forward.
 
-        A step then holds what is predicted, and no other way to run it needs less; what stays
-        between several graphs is estimated. A loss outside of the model runs the same way whatever
-        the model does.
+        A step then needs what is predicted, and no other way to run it needs less. What stays in
+        memory between several graphs is only estimated. A loss outside of the model runs the same
+        way whatever the model does.
         """
         own = [graph for graph in self.captured.graphs if not graph.is_outside]
         return len(own) == 1 and not self.captured.foreign_ops and not self.blocks

@@ -13,7 +13,7 @@ class StepPlanner(Protocol):
 
     @property
     def is_fake(self) -> bool:
-        """Whether the model or its inputs hold no data, so that no step can run."""
+        """Whether the model or its inputs have no data, so that no step can run."""
 
     @property
     def is_complete(self) -> bool:

@@ -26,7 +26,7 @@ def rungs_of(
 ) -> Iterator[Rung[T]]:
     """The rungs for a step, from the top.
 
-    If one graph holds the whole step and no schedule of it fits, no lower rung would.
+    If one graph contains the whole step and no schedule of it fits, no lower rung would.
 
     Args:
         step: The step to plan.

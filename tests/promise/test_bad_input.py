@@ -120,7 +120,7 @@ class TestTheModelIsAsItWas:
 
     def test_an_optimizer_of_another_model(self, model: nn.Module) -> None:
         optimizer = torch.optim.AdamW(copy.deepcopy(model).parameters())
-        with pytest.raises(ValueError, match=r"optimizer \(AdamW\) holds none of the model's"):
+        with pytest.raises(ValueError, match=r"optimizer \(AdamW\) has none of the model's"):
             autockpt.optimize(model, "80%", sample_args=(X,), optimizer=optimizer)
 
     def test_loss_fn_that_takes_more_than_the_output(self, model: nn.Module) -> None:
