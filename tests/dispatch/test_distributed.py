@@ -18,12 +18,12 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
-from training import differing
+from training import Record, copied, differing, state_of
 
 import autockpt
 from autockpt.ladder import graphs
 
-OPTIONS: dict[str, Any] = {"optimizer": "adamw", "time_limit_s": 0.5}
+OPTIONS: dict[str, Any] = {"optimizer": "adamw", "method": "greedy"}
 WIDTH = 64
 
 
@@ -62,11 +62,11 @@ def batch(rank: int, step: int, size: int = 512, *, requires_grad: bool = False)
 
 def train(
     model: nn.Module, rank: int, *, num_steps: int = 3, accumulate: int = 1, size: int = 512
-) -> dict[str, torch.Tensor | None]:
+) -> Record:
     """Train and say what came of it: losses, gradients, parameters, buffers, optimizer state."""
     torch.manual_seed(rank)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    record: dict[str, torch.Tensor | None] = {}
+    record: Record = {}
     for step in range(num_steps):
         optimizer.zero_grad()
         for micro in range(accumulate):
@@ -76,25 +76,11 @@ def train(
                 loss.backward()
             record[f"loss {step} {micro}"] = loss.detach().clone()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        record[f"norm {step}"] = whole(norm)
+        record[f"norm {step}"] = copied(norm)
         for name, parameter in model.named_parameters():
-            record[f"gradient {name} {step}"] = whole(parameter.grad)
+            record[f"gradient {name} {step}"] = copied(parameter.grad)
         optimizer.step()
-    for name, parameter in model.named_parameters():
-        record[f"parameter {name}"] = whole(parameter)
-        for key, value in optimizer.state[parameter].items():
-            record[f"{key} of {name}"] = whole(value)
-    for name, buffer in model.named_buffers():
-        record[f"buffer {name}"] = buffer.clone()
-    record["random state"] = torch.get_rng_state()
-    return record
-
-
-def whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A copy of what this rank holds of a tensor."""
-    if tensor is None:
-        return None
-    return getattr(tensor, "to_local", tensor.detach)().detach().clone()
+    return record | state_of(model, optimizer)
 
 
 def _data_parallel(
@@ -146,10 +132,10 @@ def test_data_parallel(order: str, as_view: bool, accumulate: int, tmp_path: Pat
 def _lengths(rank: int) -> list[str]:
     """Batches whose sizes differ between the ranks, and turn up at different times."""
 
-    def run(model: nn.Module) -> dict[str, torch.Tensor | None]:
+    def run(model: nn.Module) -> Record:
         torch.manual_seed(rank)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        record: dict[str, torch.Tensor | None] = {}
+        record: Record = {}
         for step, size in enumerate([(512, 512), (256, 512), (512, 256), (128, 128)]):
             optimizer.zero_grad()
             loss = model(batch(rank, step, size[rank])).square().mean()
@@ -157,7 +143,7 @@ def _lengths(rank: int) -> list[str]:
             optimizer.step()
             record[f"loss {step}"] = loss.detach()
             for name, parameter in model.named_parameters():
-                record[f"gradient {name} {step}"] = whole(parameter.grad)
+                record[f"gradient {name} {step}"] = copied(parameter.grad)
         return record
 
     expected = run(DistributedDataParallel(blocks()))

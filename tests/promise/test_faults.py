@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,15 +33,34 @@ X = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
 _COST = NodeCost(runtime_ns=5, workspace_bytes=3, output_bytes=(8,))
 
 _PLANS = """
-import sys, torch, autockpt
+import torch, autockpt
 torch.manual_seed(0)
 model = torch.nn.Sequential(*[torch.nn.Linear(32, 32) for _ in range(4)])
-print("planning", flush=True)
-while True:
-    plan = autockpt.plan(model, "100%", sample_args=(torch.randn(64, 32),))
-    print(plan.predicted_peak_bytes, flush=True)
-    if "once" in sys.argv:
-        break
+plan = autockpt.plan(model, "100%", sample_args=(torch.randn(64, 32),))
+print(plan.predicted_peak_bytes, flush=True)
+"""
+
+# Put before `_PLANS`: the process says where it is and stays there.
+_STOPS_BEFORE_IT_MEASURES = """
+import sys
+from autockpt.profile.cache import ProfileCache
+
+def stop(*_):
+    print("stopped", flush=True)
+    sys.stdin.read()
+
+ProfileCache.load = stop
+"""
+_STOPS_IN_MID_TRANSACTION = """
+import functools, sqlite3, sys
+
+class Stopping(sqlite3.Connection):
+    def executemany(self, *args):
+        super().executemany(*args)
+        print("stopped", flush=True)
+        sys.stdin.read()
+
+sqlite3.connect = functools.partial(sqlite3.connect, factory=Stopping)
 """
 
 
@@ -56,19 +77,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return ProfileCache.open_default(torch.device("cpu"))._path
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+def start(folder: Path, before: str = "") -> subprocess.Popen[str]:
+    """A process that plans with its cache in a folder."""
     env = {**os.environ, "AUTOCKPT_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _PLANS, *args]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", before + _PLANS]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
 
 
 @pytest.mark.row("killed in mid planning", "a process ended by SIGKILL while it plans")
-@pytest.mark.parametrize("after_s", [0.3, 2.0])
-def test_killed_in_mid_planning(cache: Path, after_s: float) -> None:
-    with start(cache.parent) as process:
+@pytest.mark.parametrize("before", [_STOPS_BEFORE_IT_MEASURES, _STOPS_IN_MID_TRANSACTION])
+def test_killed_in_mid_planning(cache: Path, before: str) -> None:
+    with start(cache.parent, before) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "planning\n"
-        time.sleep(after_s)
+        assert process.stdout.readline() == "stopped\n"
         process.send_signal(signal.SIGKILL)
     assert planned().predicted_peak_bytes > 0  # no warning: they are errors here
     with sqlite3.connect(cache) as connection:
@@ -77,23 +99,37 @@ def test_killed_in_mid_planning(cache: Path, after_s: float) -> None:
 
 @pytest.mark.row("two processes on one cache", "both plan the same model at once")
 def test_two_processes_on_one_cache(cache: Path) -> None:
-    processes = [start(cache.parent, "once") for _ in range(2)]
+    processes = [start(cache.parent) for _ in range(2)]
     outputs = [process.communicate()[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
     assert planned().predicted_peak_bytes > 0
 
 
-def test_two_writers_wait_for_each_other(cache: Path) -> None:
+def test_two_writers_wait_for_each_other(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process writes, a store waits instead of losing what was measured."""
     first, second = ProfileCache(cache, "a"), ProfileCache(cache, "b")
     first.store({"op": _COST})
     holder = sqlite3.connect(cache, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
-    release = threading.Timer(0.3, holder.rollback)
-    release.start()
+    writes = threading.Event()
+
+    class Announcing(sqlite3.Connection):
+        def executemany(self, *args: Any) -> sqlite3.Cursor:
+            writes.set()
+            return super().executemany(*args)
+
+    connect = functools.partial(sqlite3.connect, factory=Announcing)
+    monkeypatch.setattr(profile_cache.sqlite3, "connect", connect)
+
+    def release() -> None:
+        writes.wait()
+        holder.rollback()
+
+    thread = threading.Thread(target=release)
+    thread.start()
     second.store({"op": _COST})
-    release.join()
+    thread.join()
     holder.close()
     assert second.load(["op"]) == {"op": _COST}
 
@@ -140,8 +176,15 @@ def test_a_disk_that_fills_up_while_a_file_is_written_loses_nothing(cache: Path)
     assert store.load(["after"]) == {"after": _COST}
 
 
+_DAMAGED = {
+    "text": b"this is no database",
+    "random bytes": random.Random(0).randbytes(8192),
+    "only a header": b"SQLite format 3",
+}
+
+
 @pytest.mark.row("a corrupt or foreign cache", "random bytes, another program's tables, odd rows")
-@pytest.mark.parametrize("content", [b"this is no database", os.urandom(8192), b"SQLite format 3"])
+@pytest.mark.parametrize("content", _DAMAGED.values(), ids=_DAMAGED)
 def test_a_corrupt_cache(cache: Path, content: bytes) -> None:
     cache.write_bytes(content)
     with pytest.warns(UserWarning, match="Delete the file or set AUTOCKPT_CACHE_DIR"):
