@@ -82,7 +82,7 @@ def compare(
     the model inside of the context.
     """
     optimized = copy.deepcopy(model)
-    limit: int | str = "75%"
+    limit: int | str = "85%"
     if budget == "small":
         with context():
             limit = int(1.02 * least_budget(optimized, sample_args=(x,), **OPTIONS))

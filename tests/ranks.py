@@ -1,4 +1,4 @@
-"""Run a function on several ranks of torch.distributed, and end ranks that wait forever."""
+"""Processes beside a test's own, and functions that run on several ranks of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 LIMIT_S = 300
 
-# One server imports the libraries; every rank of every test is forked from it in no time.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["autockpt", "torch.distributed.fsdp", "pytest"])
+# One server imports the libraries; processes are forked from it in no time.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["autockpt", "torch.distributed.fsdp", "pytest"])
 
 
 def _work(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: Any) -> None:
@@ -44,7 +44,7 @@ def run_ranks(world_size: int, folder: Path, function: Callable[..., Any], *args
     folder = folder / uuid.uuid4().hex
     folder.mkdir()
     ranks = [
-        _context.Process(target=_work, args=(rank, world_size, str(folder), function, args))
+        context.Process(target=_work, args=(rank, world_size, str(folder), function, args))
         for rank in range(world_size)
     ]
     for process in ranks:

@@ -93,13 +93,13 @@ def _data_parallel(
     expected = train(wrapped(blocks()), rank, accumulate=accumulate)
     model = blocks()
     if order == "wrap an optimized model":
-        model = wrapped(autockpt.optimize(model, "75%", **OPTIONS))
+        model = wrapped(autockpt.optimize(model, "85%", **OPTIONS))
     elif order == "optimize a wrapped model":
-        model = autockpt.optimize(wrapped(model), "75%", **OPTIONS)
+        model = autockpt.optimize(wrapped(model), "85%", **OPTIONS)
     else:
         samples = (batch(rank, 0),)
         model = autockpt.optimize(
-            wrapped(model), "75%", sample_args=samples,
+            wrapped(model), "85%", sample_args=samples,
             loss_fn=_mean_of_squares, **OPTIONS,
         )  # fmt: skip
     got = train(model, rank, accumulate=accumulate)
@@ -147,7 +147,7 @@ def _lengths(rank: int) -> list[str]:
         return record
 
     expected = run(DistributedDataParallel(blocks()))
-    model = autockpt.optimize(blocks(), "75%", **OPTIONS)
+    model = autockpt.optimize(blocks(), "85%", **OPTIONS)
     return differing(expected, run(DistributedDataParallel(model)))
 
 
@@ -177,9 +177,9 @@ def _failing(rank: int) -> dict[str, Any]:
     attempt("budget", 3_000_000, (64, 4096)[rank])
     for who in range(2):
         graphs.region_orders = broken if rank == who else lowered
-        attempt(f"bug on rank {who}", "75%", (256, 512)[rank])
+        attempt(f"bug on rank {who}", "85%", (256, 512)[rank])
     graphs.region_orders = broken if rank == 0 else lowered
-    attempt("bug on the rank that plans", "75%", 512)
+    attempt("bug on the rank that plans", "85%", 512)
     return found
 
 
@@ -205,7 +205,7 @@ def test_a_rank_that_cannot_plan_brings_all_down_with_one_error(tmp_path: Path) 
 def _overlapping(rank: int, optimized: bool) -> list[str]:
     model: nn.Module = blocks()
     if optimized:
-        model = autockpt.optimize(model, "75%", **OPTIONS)
+        model = autockpt.optimize(model, "85%", **OPTIONS)
     model = DistributedDataParallel(model, bucket_cap_mb=0.05, gradient_as_bucket_view=True)
     events: list[str] = []
 
@@ -263,7 +263,9 @@ def _sharded(rank: int, order: str) -> tuple[list[str], list[str], list[int], li
 
     def optimize(model: nn.Module) -> nn.Module:
         for block in model.blocks:
-            autockpt.optimize(block, "75%", loss_fn=_mean_of_squares, **OPTIONS)
+            # The greedy method finds no plan within the budget of so small a block.
+            options = {**OPTIONS, "method": "auto", "time_limit_s": 0.5}
+            autockpt.optimize(block, "75%", loss_fn=_mean_of_squares, **options)
         return model
 
     expected = train(shard(blocks()), rank)
@@ -308,7 +310,7 @@ def _spread(rank: int) -> list[str]:
     plan = {"1": ColwiseParallel(), "4": RowwiseParallel()}
     tensor_parallel = parallelize_module(blocks().blocks[0], mesh, plan)
     for model in (whole_model, tensor_parallel):
-        autockpt.optimize(model, "75%", **OPTIONS)
+        autockpt.optimize(model, "85%", **OPTIONS)
         try:
             model(batch(rank, 0))
         except autockpt.CaptureError as error:
