@@ -25,7 +25,7 @@ from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
 from autockpt.report.plan import Plan
 from autockpt.torch_private.distributed import inside_data_parallel
-from autockpt_solvers.attempt import Method
+from autockpt_solvers import Method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 

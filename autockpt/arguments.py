@@ -14,8 +14,7 @@ from autockpt.budget import Budget, parse_budget
 from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.request import Request
-from autockpt_solvers.api import find_method
-from autockpt_solvers.attempt import Method
+from autockpt_solvers import Method, check_method
 
 
 def check_module(model: Any) -> None:
@@ -149,7 +148,7 @@ def _check_time_limit(time_limit_s: Any) -> None:
 def _check_method(method: Any) -> None:
     if not isinstance(method, str) and not callable(method):
         raise TypeError(f"method is {method!r}; it must be a method's name or a callable")
-    find_method(method)
+    check_method(method)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from autockpt.budget import Budget
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt_solvers.attempt import Method
+from autockpt_solvers import Method
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

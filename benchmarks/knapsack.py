@@ -14,7 +14,7 @@ import numpy as np
 
 from autockpt_solvers import Problem
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.orders.network import KeepNetwork
 
 _INTENSIVE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product")
@@ -25,18 +25,18 @@ _QUANTA = 1000
 def torch_knapsack(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
     """Offers the plan of every capacity that is of use for the problem."""
     del time_limit_s, seed
-    graph, orders = problem.graph, Orders(problem.graph)
+    graph, facts = problem.graph, GraphFacts(problem.graph)
     items = [
         op
         for op in range(graph.num_forward)
-        if orders.rerunnable[op]
+        if facts.rerunnable[op]
         and graph.is_needed[op]
         and graph.ops[op].name.rstrip("_0123456789").startswith(_INTENSIVE)
     ]
-    sizes = [sum(orders.sizes[s] for s in orders.writes[op]) for op in items]
+    sizes = [sum(facts.sizes[s] for s in facts.writes[op]) for op in items]
     unit = max(1, sum(sizes) // _QUANTA)
-    chosen = _knapsack([size // unit for size in sizes], [orders.runtime[op] for op in items])
-    found = [orders.just_in_time(())]
+    chosen = _knapsack([size // unit for size in sizes], [facts.runtime[op] for op in items])
+    found = [facts.just_in_time(())]
     for k in range(_CAPACITIES + 1):
         capacity = k * (chosen.shape[1] - 1) // _CAPACITIES
         saved = set()
@@ -44,8 +44,8 @@ def torch_knapsack(problem: Problem, *, time_limit_s: float, seed: int) -> Attem
             if chosen[row, capacity]:
                 saved.add(items[row])
                 capacity -= sizes[row] // unit
-        found.append(orders.just_in_time(_cut(orders, saved)))
-    best = orders.best(found, problem.room_bytes)
+        found.append(facts.just_in_time(_cut(facts, saved)))
+    best = facts.best(found, problem.available_bytes)
     return Attempt(orders=tuple(best))
 
 
@@ -61,9 +61,9 @@ def _knapsack(sizes: list[int], values: list[int]) -> np.ndarray:
     return chosen
 
 
-def _cut(orders: Orders, saved: set[int]) -> set[int]:
+def _cut(facts: GraphFacts, saved: set[int]) -> set[int]:
     """The fewest bytes from which everything but `saved` can be made again."""
-    graph = orders.graph
+    graph = facts.graph
     priced = [
         s
         for s, op in enumerate(graph.producer)
@@ -71,13 +71,13 @@ def _cut(orders: Orders, saved: set[int]) -> set[int]:
     ]
     network = KeepNetwork(
         again_ns=[
-            0 if orders.rerunnable[op] and op not in saved else None
+            0 if facts.rerunnable[op] and op not in saved else None
             for op in range(graph.num_forward)
         ],
-        reads=[orders.reads[op] for op in range(graph.num_forward)],
+        reads=[facts.reads[op] for op in range(graph.num_forward)],
         producer=graph.producer,
         priced=priced,
         needed={s for s in priced if graph.readers[s][-1] >= graph.num_forward},
         must_keep=(),
     )
-    return network.kept([float(size) for size in orders.sizes])
+    return network.kept([float(size) for size in facts.sizes])

@@ -24,8 +24,8 @@ from autockpt_solvers import (
     with_frees,
 )
 from autockpt_solvers.methods.reference.revolve import moves
-from autockpt_solvers.methods.reference.stages import Stages
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.orders.facts import GraphFacts
 
 _BLOCK = 1000
 
@@ -67,11 +67,11 @@ def main() -> None:
 def row(num: int, time_limit_s: float) -> str:
     """One chain's figures; the schedules were replayed by the simulator."""
     graph = chain(num)
-    orders = Orders(graph)
+    facts = GraphFacts(graph)
     snapshots = next(s for s in range(1, num + 1) if math.comb(2 * s, s) >= num)
-    stages = Stages(orders, num)
+    segments = SegmentChain(facts, num)
     # The chain's input is Revolve's first snapshot.
-    order = stages.order(moves(0, len(stages.ops), snapshots - 1))
+    order = segments.order(moves(0, len(segments.ops), snapshots - 1))
     revolve = simulate(graph, with_frees(graph, order))
     same = solve(
         Problem(graph=graph, budget_bytes=revolve.peak_bytes),
@@ -82,7 +82,7 @@ def row(num: int, time_limit_s: float) -> str:
     lean = simulate(graph, least.schedule)
     cells = (
         str(num),
-        f"{orders.evaluate(orders.baseline())[0] / _BLOCK:g}",
+        f"{facts.evaluate(facts.baseline())[0] / _BLOCK:g}",
         str(snapshots),
         f"{revolve.peak_bytes / _BLOCK:g}",
         f"{1 + revolve.recompute_ns / 1000 / num:.2f}",

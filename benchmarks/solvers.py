@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
-import importlib.util
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+import numba
 import ortools
 from export import ZOO, graph_text
 from knapsack import torch_knapsack
@@ -35,25 +35,27 @@ from autockpt_solvers import (
     ComputeGraph,
     Problem,
     Result,
+    baseline_schedule,
     minimum_budget,
     read_instance,
     simulate,
     solve,
-    with_frees,
 )
-from autockpt_solvers.bounds.bound import lower_bound_bytes, turn_bound_ns
-from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
-from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.recomputation import any_plan_bound_ns
+from autockpt_solvers.methods.ilp.pool import OptionPool
+from autockpt_solvers.methods.ilp.squeeze import is_short, squeeze
+from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.refinement.refine import refine
 from autockpt_solvers.search.backward import find_order
+from autockpt_solvers.session import Session
 
 _SHARES = (0.9, 0.8)
 _RIVALS: dict[str, str | Callable[..., object]] = {
     **{name: name for name in ("greedy", "mincut", "uniform", "sqrt", "chain")},
     "torch's knapsack": torch_knapsack,
 }
-_STAGES_OF = ("gpt2", "bert-base", "resnet50", "unet")
+_STEPS_OF = ("gpt2", "bert-base", "resnet50", "unet")
 _TIGHT = 0.25
 _PARTS = ("zoo", "moved", "in-place", "scale", "instances")
 _Row = tuple[str, ...]
@@ -95,8 +97,8 @@ def main() -> None:
         reached: list[_Reached] = []
         tell(*_ZOO_TABLE, _noted(_mapped(_zoo_cell, cells, jobs), reached))
         tell(*_LEAST_TABLE, _least_rows(reached))
-        tight = [(n, t, f, limit) for n, t, f, _ in cells if f <= _TIGHT and n in _STAGES_OF]
-        tell(*_STAGES_TABLE, _mapped(_stages_row, tight, jobs))
+        tight = [(n, t, f, limit) for n, t, f, _ in cells if f <= _TIGHT and n in _STEPS_OF]
+        tell(*_STEPS_TABLE, _mapped(_steps_row, tight, jobs))
     rows = [(name, text, limit) for name, text in zoo.items()]
     if zoo and "moved" in parts:
         tell(*_MOVED_TABLE, _mapped(_moved_row, rows, jobs))
@@ -137,13 +139,13 @@ def _exported(folder: Path, name: str) -> str:
 
 
 def _head(time_limit_s: float, jobs: int) -> Iterator[str]:
-    compiled = "with" if importlib.util.find_spec("numba") else "without"
     yield "# Solvers"
     yield ""
     yield (
         f"Measured on {dt.datetime.now(tz=dt.UTC).date()} by `python benchmarks/solvers.py`: "
         f"{os.cpu_count()} cores ({platform.machine()}), "
-        f"Python {platform.python_version()}, OR-Tools {ortools.__version__}, {compiled} numba; "
+        f"Python {platform.python_version()}, OR-Tools {ortools.__version__}, "
+        f"numba {numba.__version__}; "
         f"time limit {time_limit_s:.0f} s of wall clock per solve, {jobs} at a time. "
         "Seconds are processor time of the solve, which uses one core."
     )
@@ -204,7 +206,7 @@ def _zoo_cell(name: str, text: str, share: float, time_limit_s: float) -> tuple[
         method: (result.minimum_peak_bytes - least) / (most - least)
         for method, result in {"ilp": ours, **rivals}.items()
     }
-    any_plan = turn_bound_ns(problem, time_limit_s=time_limit_s)
+    any_plan = any_plan_bound_ns(problem, time_limit_s=time_limit_s)
     gap = 100 * (ours.recompute_ns - ours.lower_bound_ns) / graph.total_runtime_ns
     return (
         name,
@@ -240,49 +242,45 @@ def _least_rows(reached: list[_Reached]) -> Iterator[_Row]:
         yield (name, *(f"{min(m[method] for m in own):.3f}" for method in own[0]))
 
 
-_STAGES_TABLE = (
-    "What each stage brings",
-    "Recomputation in % of a step's time after each stage of `ilp`, searching in the room itself "
-    "(`solve` searches by levels), backward ops in the graph's order: the best of greedy, mincut, "
-    "uniform and sqrt; the composition of the windows' options by minimum cuts; with leaner "
-    "options by integer programs and nested windows, where room is short; with polish by integer "
-    "programs; with refinement.",
-    ("model", "f", "heuristics", "composition", "+ nesting", "+ polish", "+ refinement"),
+_STEPS_TABLE = (
+    "What each step brings",
+    "Recomputation in % of a training step's time after each step of `ilp`, searching within the "
+    "budget itself (`solve` searches by levels), backward ops in the graph's order: the best of "
+    "greedy and mincut; the composition of the windows' options by minimum cuts; with leaner "
+    "options by integer programs and nested windows, if the budget is short; with refinement.",
+    ("model", "f", "heuristics", "composition", "+ nesting", "+ refinement"),
 )
 
 
-def _stages_row(name: str, text: str, share: float, time_limit_s: float) -> _Row:
+def _steps_row(name: str, text: str, share: float, time_limit_s: float) -> _Row:
     graph = read_instance(text).graph
-    problem, orders = _problem(graph, share), Orders(graph)
-    room, deadline = problem.room_bytes, time.monotonic() + time_limit_s
-    methods = ("greedy", "mincut", "uniform", "sqrt")
-    rivals = [solve(problem, method=m, time_limit_s=time_limit_s) for m in methods]
+    problem, session = _problem(graph, share), Session(graph=graph, seed=0)
+    facts, budget = session.facts, problem.available_bytes
+    deadline = time.monotonic() + time_limit_s
+    rivals = [solve(problem, method=m, time_limit_s=time_limit_s) for m in ("greedy", "mincut")]
     found = [r.schedule.compute_order for r in rivals if r.schedule is not None]
     limit = _baseline_peak_bytes(graph)
-    told = [_cheapest(orders, found, room)]
-    pool = Pool(orders, deadline)
+    cells = [_cheapest(facts, found, budget)]
+    pool = OptionPool(facts, deadline)
     lean = pool.leanest(limit)
     assert lean is not None, "the baseline is a plan of windows"
-    for stage in ("composition", "nesting", "polish"):
-        if stage == "nesting" and is_short(room, pool.replay(lean)[0]):
-            pool, lean = squeeze(pool, lean, limit, 0)
-        plan = pool.plan(room)
-        if stage == "polish" and plan is not None:
-            plan = polish(pool, plan, room, 0)
-        plans = [p for p in (plan, lean) if p is not None]
-        told.append(_cheapest(orders, [p.order(pool.chain) for p in plans], room))
-    found += [p.order(pool.chain) for p in plans]
-    start = orders.best(found, room)[0]
-    found += refine(problem, orders, start, seed=0, deadline=deadline)
-    told.append(_cheapest(orders, found, room))
-    return (name, f"{share:g}", *told)
+    for step in ("composition", "nesting"):
+        if step == "nesting" and is_short(budget, pool.evaluate(lean)[0]):
+            lean = squeeze(pool, lean, limit, 0)
+        plans = [p.order(pool.segments) for p in (pool.plan(budget), lean) if p is not None]
+        cells.append(_cheapest(facts, plans, budget))
+    found += plans
+    start = facts.best(found, budget)[0]
+    found += refine(problem, session, start, deadline=deadline)
+    cells.append(_cheapest(facts, found, budget))
+    return (name, f"{share:g}", *cells)
 
 
-def _cheapest(orders: Orders, found: Iterable[Iterable[int]], room: int) -> str:
+def _cheapest(facts: GraphFacts, found: Iterable[Iterable[int]], budget: int) -> str:
     """The cheapest order that fits, in percent."""
-    judged = [orders.evaluate(tuple(order)) for order in found]
-    costs = [recompute for peak, recompute in judged if peak <= room]
-    return f"{100 * min(costs) / orders.graph.total_runtime_ns:.2f}" if costs else "-"
+    evaluated = [facts.evaluate(tuple(order)) for order in found]
+    costs = [recompute for peak, recompute in evaluated if peak <= budget]
+    return f"{100 * min(costs) / facts.graph.total_runtime_ns:.2f}" if costs else "-"
 
 
 _MOVED_TABLE = (
@@ -392,7 +390,7 @@ def _percent(graph: ComputeGraph, result: Result) -> str:
 
 
 def _baseline_peak_bytes(graph: ComputeGraph) -> int:
-    return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    return simulate(graph, baseline_schedule(graph)).peak_bytes
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -22,13 +20,6 @@ settings.load_profile("autockpt")
 # A bug in autockpt must not pass for a model that no rung but a lower one serves.
 os.environ.setdefault("AUTOCKPT_RAISE", "1")
 
-# Numba keeps what it compiled for as long as the function's own file stays the same, whatever
-# became of what that calls in other files: so what is kept here belongs to all of them as they are.
-_ROOT = Path(__file__).parent.parent
-_SOURCES = [path.read_bytes() for path in sorted(_ROOT.glob("solvers/**/*.py"))]
-_DIGEST = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST[:12]}"))
-
 # The engine's tests run without torch; the others share the machine with several workers.
 if importlib.util.find_spec("torch") is not None:
     import torch
@@ -38,13 +29,8 @@ if importlib.util.find_spec("torch") is not None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep measured operator times out of the user's cache, and the user's out of the tests.
-
-    All workers of a run share one folder, so that each operator is measured once.
-    """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "autockpt-cache"
-    folder.mkdir(exist_ok=True)
+    """Keeps measured operator times out of the user's cache, and the user's out of the tests."""
+    folder = tmp_path_factory.mktemp("autockpt-cache")
     before = os.environ.get("AUTOCKPT_CACHE_DIR")
     os.environ["AUTOCKPT_CACHE_DIR"] = str(folder)
     yield folder
@@ -52,21 +38,3 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["AUTOCKPT_CACHE_DIR"]
     else:
         os.environ["AUTOCKPT_CACHE_DIR"] = before
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _garbage_collected() -> Iterator[None]:
-    """Collect what the module leaves behind, see `_older_objects_frozen`."""
-    yield
-    gc.unfreeze()
-    gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def _older_objects_frozen() -> None:
-    """Keep everything made before the test out of garbage collections.
-
-    Every measurement of a peak collects garbage, and half a million objects of torch and other
-    libraries would make that the slowest part of many tests.
-    """
-    gc.freeze()

@@ -7,16 +7,15 @@ import json
 
 from autockpt.budget import parse_budget
 from autockpt_solvers import (
+    EVERY_PLAN,
     Instance,
     Problem,
     Result,
+    baseline_schedule,
     read_instance,
     simulate,
     solve,
-    with_frees,
 )
-from autockpt_solvers.attempt import EVERY_PLAN
-from autockpt_solvers.orders.facts import Orders
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,7 @@ def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> S
     """
     instance = read_instance(text)
     graph = instance.graph
-    baseline_peak_bytes = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    baseline_peak_bytes = simulate(graph, baseline_schedule(graph)).peak_bytes
     budget_bytes = parse_budget(budget).resolve(baseline_peak_bytes)
     problem = Problem(graph=graph, budget_bytes=budget_bytes)
     return Solved(

@@ -15,7 +15,7 @@ from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
 from autockpt.torch_private.pytree import tree_leaves
-from autockpt_solvers import Compute
+from autockpt_solvers import Compute, baseline_schedule, simulate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +68,9 @@ class CallPlanner:
                 )
                 for atoms in frontiers(calls)
             )
-            without_budget = _without_budget(step, cuts[0], device=str(run.device))
-            baseline_peak_bytes = without_budget.untouched().predicted_peak_bytes
-        problem = dataclasses.replace(
-            without_budget,
-            baseline_peak_bytes=baseline_peak_bytes,
-            budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
-        )
+            graph_bytes = simulate(cuts[0].graph, baseline_schedule(cuts[0].graph)).peak_bytes
+            fixed_bytes = step.fixed.total_bytes + step.older_gradients_bytes
+        problem = _problem(step, cuts[0], fixed_bytes + graph_bytes, device=str(run.device))
         return cls(step=step, calls=calls, cuts=cuts, problem=problem)
 
     @property
@@ -144,11 +140,13 @@ class CallPlanner:
         return self.problem.untouched()
 
 
-def _without_budget(step: StepToPlan, cut: CallGraph, *, device: str) -> StepProblem:
+def _problem(
+    step: StepToPlan, cut: CallGraph, baseline_peak_bytes: int, *, device: str
+) -> StepProblem:
     return StepProblem(
         graph=cut.graph,
-        budget_bytes=2**62,
-        baseline_peak_bytes=0,
+        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+        baseline_peak_bytes=baseline_peak_bytes,
         fixed=step.fixed,
         older_gradients_bytes=step.older_gradients_bytes,
         gradients_bytes=step.gradients_bytes,

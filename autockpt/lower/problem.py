@@ -12,14 +12,16 @@ from autockpt_solvers import (
     Compute,
     ComputeGraph,
     MemoryTimeline,
+    Method,
     Problem,
     Result,
     Schedule,
     SolveStatus,
+    judge,
+    minimum_budget,
     simulate,
+    solve,
 )
-from autockpt_solvers.api import minimum_budget, solve
-from autockpt_solvers.attempt import Method
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +66,7 @@ class StepProblem:
         if result.schedule is None or result.status is SolveStatus.INFEASIBLE:
             least = minimum_budget(self.graph, method=method, time_limit_s=time_limit_s)
             # A search that its time limit ended may miss what the search for the least finds.
-            named = dataclasses.replace(
-                solve(problem, method=lambda *_, **__: least.schedule), method=result.method
-            )
+            named = dataclasses.replace(judge(problem, least.schedule), method=result.method)
             if named.schedule is not None:
                 return self._described(named, named.schedule)
             minimum = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
@@ -75,7 +75,7 @@ class StepProblem:
 
     def untouched(self) -> Plan:
         """The plan of leaving the model as it is."""
-        result = solve(Problem(graph=self.graph, budget_bytes=2**62), method="none")
+        result = solve(Problem(graph=self.graph, budget_bytes=None), method="none")
         assert result.schedule is not None
         return self._described(result, result.schedule)
 

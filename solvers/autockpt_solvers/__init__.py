@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from autockpt_solvers.api import MethodError, method_names, minimum_budget, solve
-from autockpt_solvers.attempt import Attempt, Method
+from autockpt_solvers.api import (
+    MethodError,
+    baseline_schedule,
+    check_method,
+    judge,
+    method_names,
+    minimum_budget,
+    solve,
+)
+from autockpt_solvers.attempt import EVERY_PLAN, Attempt, Method
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
 from autockpt_solvers.problem import Problem
@@ -18,6 +26,7 @@ from autockpt_solvers.serialize import (
 from autockpt_solvers.simulator import MemoryTimeline, ScheduleError, simulate
 
 __all__ = [
+    "EVERY_PLAN",
     "Attempt",
     "Compute",
     "ComputeGraph",
@@ -34,8 +43,11 @@ __all__ = [
     "ScheduleError",
     "SolveStatus",
     "Storage",
+    "baseline_schedule",
+    "check_method",
     "graph_from_json",
     "graph_to_json",
+    "judge",
     "method_names",
     "minimum_budget",
     "read_instance",

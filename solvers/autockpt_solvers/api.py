@@ -1,4 +1,4 @@
-"""The engine's one verb: `solve`, and `minimum_budget` beside it."""
+"""The engine's entry points: `solve`, `minimum_budget` and `judge`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.bounds.bound import least_op_bytes, lower_bound_bytes
+from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
 from autockpt_solvers.bounds.proof import bounds_of, least_bytes
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
-from autockpt_solvers.search.ask import is_search, search, search_least
+from autockpt_solvers.search.ask import ask, ask_least, is_search
+from autockpt_solvers.session import Session
 from autockpt_solvers.simulator import simulate
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
     from autockpt_solvers.attempt import Method
     from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.session import BuiltIn
 
-# Methods are imported when they are chosen: OR-Tools alone takes a third of a second.
+# Per name, the module below `methods` and its function. A method is imported when it is chosen,
+# because importing OR-Tools alone takes a third of a second.
 _METHODS = {
+    "auto": ("auto", "solve_auto"),
     "none": ("none", "solve_none"),
     "full": ("reference.full", "solve_full"),
     "sqrt": ("reference.uniform", "solve_sqrt"),
@@ -39,86 +43,101 @@ _METHODS = {
     "local": ("local", "solve_local"),
     "moments": ("any_order.moments", "solve_moments"),
 }
-# They look for the least peak where nothing fits, and may run backward ops again to get there.
+# If nothing fits, these minimise the peak themselves, and they may run backward ops again.
 _PROGRAMS = ("exact", "intervals")
-_AUTO = ("auto", "solve_auto")
 
 
 class MethodError(RuntimeError):
-    """A callable that was given as a method raised, or returned what is no schedule."""
+    """A callable given as a method raised, or did not return a schedule."""
 
 
 def method_names() -> tuple[str, ...]:
-    """Names that `solve` knows, `auto` first."""
-    return ("auto", *_METHODS)
+    """The names that `solve` accepts as `method`, `auto` first."""
+    return tuple(_METHODS)
 
 
-def find_method(method: str | Method) -> tuple[str, Method]:
-    """Resolves a method's name.
-
-    Args:
-        method: A name from `method_names()`, or a callable.
-
-    Returns:
-        Its name and the callable.
-
-    Raises:
-        ValueError: If the name is not known.
-    """
-    if not isinstance(method, str):
-        return getattr(method, "__name__", type(method).__name__), method
-    if method != "auto" and method not in _METHODS:
-        known = ", ".join(repr(m) for m in method_names())
+def check_method(method: str | Method) -> None:
+    """Raise ValueError if `method` is a name that `solve` does not know."""
+    if isinstance(method, str) and method not in _METHODS:
+        known = ", ".join(map(repr, _METHODS))
         raise ValueError(f"unknown method {method!r}; use one of {known}, or a callable")
-    module, function = _AUTO if method == "auto" else _METHODS[method]
-    found = import_module(f"autockpt_solvers.methods.{module}")
-    return method, cast("Method", getattr(found, function))
+
+
+def baseline_schedule(graph: ComputeGraph) -> Schedule:
+    """The schedule that runs no op twice, and ops that only the backward needs just before it."""
+    return with_frees(graph, GraphFacts(graph).baseline())
 
 
 def solve(
     problem: Problem, *, method: str | Method = "auto", time_limit_s: float = 60.0, seed: int = 0
 ) -> Result:
-    """Finds a schedule that fits the budget and recomputes as little as the method can manage.
+    """Find a schedule that fits the budget and recomputes as little as the method can manage.
 
-    With a method of `method_names()`, on a graph with a backward pass, a larger budget never gives
-    a slower schedule as long as the time limit does not end the search.
+    With a named method, on a graph with a backward pass, a larger budget never gives a slower
+    schedule unless the time limit ends the search.
 
     Args:
-        problem: What to solve.
-        method: A name from `method_names()`, or a callable with the signature of `Method`.
-        time_limit_s: Ends the search, not the result: a method answers with the best it has. What
-            numba compiles once per installation comes on top.
+        problem: The problem.
+        method: One of `method_names()`, or a callable with the signature of `Method`.
+        time_limit_s: Ends the search. The best schedule so far is returned. The time in which numba
+            compiles, once per installation, is not included.
         seed: Equal problems with equal seeds give equal schedules.
 
     Returns:
-        The result; its status is INFEASIBLE when no schedule of the method fits.
+        The result. Its status is INFEASIBLE if no schedule of the method fits.
 
     Raises:
-        ValueError: If the method is not known, the time limit is not positive, or the graph is too
-            large for the method.
-        MethodError: If a callable raises, or returns what is no schedule.
-        ScheduleError: If a callable returns a schedule that would not run.
+        ValueError: The method is unknown, the time limit is not positive, or the graph is too large
+            for the method.
+        MethodError: A callable raised, or did not return a schedule.
+        ScheduleError: A callable returned a schedule that cannot run.
     """
     if not 0 < time_limit_s < math.inf:
         raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0, and finite")
+    check_method(method)
     started = time.monotonic()
-    name, function = find_method(method)
-    orders = Orders(problem.graph)
-    baseline = orders.baseline()
-    if orders.evaluate(baseline)[0] <= problem.room_bytes:
+    session = Session(graph=problem.graph, seed=seed)
+    baseline = session.facts.baseline()
+    name = method if isinstance(method, str) else _name_of(method)
+    if session.facts.evaluate(baseline)[0] <= problem.available_bytes:
         attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
-    elif isinstance(method, str) and is_search(method, problem.graph):
-        attempt = search(problem, method, function, time_limit_s=time_limit_s, seed=seed)
+    elif not isinstance(method, str):
+        attempt = _ask_callable(method, problem, time_limit_s, seed)
+    elif is_search(method, problem.graph):
+        attempt = ask(problem, session, method, _built_in(method), time_limit_s=time_limit_s)
     else:
-        attempt = _asked(method, problem, time_limit_s, seed)
-    return _judge(problem, name, attempt, started, time_limit_s, seed)
+        attempt = _built_in(method)(problem, session, time_limit_s=time_limit_s)
+    offered = attempt.offered or (baseline,)
+    best = session.facts.best(offered, problem.available_bytes)
+    schedules = [with_frees(problem.graph, order) for order in best]
+    left = max(0.5, time_limit_s - (time.monotonic() - started))
+    return _judged(problem, schedules, attempt, attempt.method or name, started, left, seed)
+
+
+def judge(problem: Problem, schedule: Schedule, *, time_limit_s: float = 60.0) -> Result:
+    """Replay a schedule and say what it costs, whether it fits, and how good it can be at most.
+
+    Args:
+        problem: The problem that the schedule is for.
+        schedule: The schedule.
+        time_limit_s: Ends the search for a lower bound.
+
+    Returns:
+        The result, as `solve` would give it if a method had found the schedule. If the schedule
+        does not fit, the status is INFEASIBLE and `peak_bytes` is the peak of the schedule.
+
+    Raises:
+        ScheduleError: The schedule cannot run.
+    """
+    started = time.monotonic()
+    return _judged(problem, [schedule], Attempt(orders=()), "given", started, time_limit_s, 0)
 
 
 def minimum_budget(
     graph: ComputeGraph, *, method: str | Method = "auto", time_limit_s: float = 60.0, seed: int = 0
 ) -> MinimumBudget:
-    """Finds the least budget that a method can meet, and what no schedule can go below.
+    """Find the smallest budget that a method can meet, and a bound that no schedule can beat.
 
     Args:
         graph: The graph.
@@ -127,30 +146,33 @@ def minimum_budget(
         seed: As in `solve`.
 
     Returns:
-        The least budget, a schedule that fits it, and the bound. `solve` with the same method of
-        `method_names()` finds a schedule for that budget and none for one byte less, unless a time
-        limit interferes. On a graph without a backward pass, `auto`, `ilp`, `local` and `moments`
-        are asked for the bound alone: the schedule fits, but a search for that budget may reach
-        less, or not so little.
+        The smallest budget, a schedule that fits it, and the bound. With a named method, `solve`
+        finds a schedule for that budget and none for one byte less, unless a time limit interferes.
+        On a graph without a backward pass, `auto`, `ilp`, `local` and `moments` search once, for
+        the bound: the schedule fits, but a search for that budget may find another minimum.
     """
-    _, function = find_method(method)
-    orders = Orders(graph)
-    found: list[Sequence[int]] = [orders.baseline()]
+    check_method(method)
+    session = Session(graph=graph, seed=seed)
+    found: list[Sequence[int]] = [session.facts.baseline()]
     floor = 0
     attempt = Attempt(orders=())
-    if orders.evaluate(found[0])[0] <= least_op_bytes(graph):
-        pass  # no method could do better
+    if session.facts.evaluate(found[0])[0] <= least_op_bytes(graph):
+        pass  # no method can do better
     elif isinstance(method, str) and is_search(method, graph):
-        floor, order = search_least(graph, method, function, time_limit_s=time_limit_s, seed=seed)
+        floor, order = ask_least(session, method, _built_in(method), time_limit_s=time_limit_s)
         found += [order] if order is not None else []
     else:
-        # A bound for plans that run each backward op once is no bound for the programs.
-        room = 0 if method in _PROGRAMS else lower_bound_bytes(graph)
-        attempt = _asked(method, Problem(graph=graph, budget_bytes=room), time_limit_s, seed)
-        found += [*attempt.fixed, *attempt.orders]
-    leanest = min(found, key=lambda order: orders.evaluate(order)[0])
+        # The programs may run backward ops again, so the other bound does not hold for them.
+        budget = 0 if method in _PROGRAMS else lower_bound_bytes(graph)
+        problem = Problem(graph=graph, budget_bytes=budget)
+        if isinstance(method, str):
+            attempt = _built_in(method)(problem, session, time_limit_s=time_limit_s)
+        else:
+            attempt = _ask_callable(method, problem, time_limit_s, seed)
+        found += attempt.offered
+    leanest = min(found, key=lambda order: session.facts.evaluate(order)[0])
     schedule = with_frees(graph, leanest)
-    # A search by levels answers from a level's room on, even where its plan needs less.
+    # A search by levels finds a plan from its level on, even if the plan's peak is lower.
     least = max(simulate(graph, schedule).peak_bytes, floor)
     bound, bound_class = least_bytes(graph, schedule, attempt)
     return MinimumBudget(
@@ -158,50 +180,61 @@ def minimum_budget(
     )
 
 
-def _asked(method: str | Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
-    """What a method answers."""
-    name, function = find_method(method)
+def _built_in(name: str) -> BuiltIn:
+    """The method of a name that `check_method` accepts."""
+    module, function = _METHODS[name]
+    found = import_module(f"autockpt_solvers.methods.{module}")
+    return cast("BuiltIn", getattr(found, function))
+
+
+def _name_of(method: Method) -> str:
+    return getattr(method, "__name__", type(method).__name__)
+
+
+def _ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
+    """Call a user's method and check what it returns."""
+    name = _name_of(method)
     try:
-        answer = function(problem, time_limit_s=time_limit_s, seed=seed)
+        answer = method(problem, time_limit_s=time_limit_s, seed=seed)
     except Exception as error:
-        if isinstance(method, str):
-            raise
         raise MethodError(
-            f"method {name!r} raised {type(error).__name__}: {error}; a method must answer "
-            "with a Schedule, or None where it finds nothing"
+            f"method {name!r} raised {type(error).__name__}: {error}; a method must return a "
+            "Schedule, or None if it finds nothing"
         ) from error
+    if answer is None:
+        return Attempt(orders=())
     if isinstance(answer, Schedule):
         simulate(problem.graph, answer)
         return Attempt(orders=(answer.compute_order,))
-    if answer is None:
-        return Attempt(orders=())
     if not isinstance(answer, Attempt):
         raise MethodError(
             f"method {name!r} returned {type(answer).__name__}; it must return a Schedule, an "
             "Attempt, or None"
         )
-    if not isinstance(method, str):
-        for order in (*answer.fixed, *answer.orders):
-            simulate(problem.graph, with_frees(problem.graph, order))
+    for order in answer.offered:
+        simulate(problem.graph, with_frees(problem.graph, order))
     return answer
 
 
-def _judge(
-    problem: Problem, name: str, attempt: Attempt, started: float, time_limit_s: float, seed: int
+def _judged(
+    problem: Problem,
+    schedules: Sequence[Schedule],
+    attempt: Attempt,
+    name: str,
+    started: float,
+    time_limit_s: float,
+    seed: int,
 ) -> Result:
-    """Replays the best that the method offers, and the leanest, and keeps the best that fits."""
-    graph, orders = problem.graph, Orders(problem.graph)
-    offered = (*attempt.fixed, *attempt.offered) or (orders.baseline(),)
-    schedules = [with_frees(graph, order) for order in orders.best(offered, problem.room_bytes)]
+    """Replay schedules; report the cheapest that fits, with the bounds for its class of plans."""
+    graph = problem.graph
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
     minimum, leanest = min(
         ((timeline.peak_bytes, schedule) for timeline, schedule in replays), key=lambda r: r[0]
     )
-    name = attempt.method or name
     fitting = [
-        (t.recompute_ns, t.peak_bytes, k)
-        for k, (t, _) in enumerate(replays)
-        if t.peak_bytes <= problem.room_bytes
+        (timeline.recompute_ns, timeline.peak_bytes, k)
+        for k, (timeline, _) in enumerate(replays)
+        if timeline.peak_bytes <= problem.available_bytes
     ]
     if not fitting:
         least, bound_class = least_bytes(graph, leanest, attempt)
@@ -219,9 +252,8 @@ def _judge(
         )
     recompute, peak, best = min(fitting)
     schedule = replays[best][1]
-    left = max(0.5, time_limit_s - (time.monotonic() - started))
     bound_class, bound, bound_bytes = bounds_of(
-        problem, schedule, attempt, is_free=not recompute, time_limit_s=left, seed=seed
+        problem, schedule, attempt, is_free=not recompute, time_limit_s=time_limit_s, seed=seed
     )
     return Result(
         status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,

@@ -1,8 +1,8 @@
-"""The graph that is planned: operations, the storages they write, and what must be left at the end.
+"""The graph to plan: operations, the storages that they write, and what must be left at the end.
 
-Nothing here knows PyTorch. Memory is counted per *storage*, not per tensor, because views share
-their base's bytes. What a training step holds anyway (parameters, optimizer state, model inputs) is
-not in the graph: it is the problem's `fixed_bytes`, and reading it costs nothing.
+Nothing here knows PyTorch. Memory is counted per *storage*, not per tensor, because views share the
+bytes of their base. What a training step keeps in memory anyway (parameters, optimizer state, model
+inputs) is not in the graph. It counts as the problem's `fixed_bytes`, and reading it is free.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-_MOST_BYTES = 1 << 53
-_MOST_NS = 1 << 48  # three days; solvers count in fractions of this unit
+_MOST_BYTES = 1 << 53  # what floating-point numbers count exactly
+_MOST_NS = 1 << 48  # three days; solvers count in fractions of a nanosecond
 _MOST_REGIONS = 1 << 16  # solvers have a row for each
 
 
 def check_integer(value: object, what: str) -> None:
-    """Refuses what is no whole number, which Python would count with all the same."""
+    """Raise TypeError unless a value is an int; Python would also count with floats and bools."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
             f"{what} is {value!r}, a {type(value).__name__}; it must be an int: convert it first"
@@ -40,22 +40,22 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """One operation: what it reads and writes, and what running it once costs.
+    """One operation: what it reads and writes, and the cost of one run.
 
     Attributes:
         name: Name, for messages and reports.
         runtime_ns: Time of one run.
         reads: Indices of the storages that must be live while it runs.
-        writes: Indices of the storages it allocates. An op that writes none is run for its effect.
-        workspace_bytes: Bytes used only while it runs.
-        recomputable: False for what may run once only (random draws, mutations).
+        writes: Indices of the storages that it allocates. An op that writes none has an effect.
+        workspace_bytes: Bytes in use only while it runs.
+        recomputable: False if it may run only once (random numbers, mutations).
         is_backward: True for ops of the backward pass.
-        segment: Label of the part of the model it stems from, for reports and as a hint to solvers.
-        region: Index of the captured graph it belongs to, in order of the forward pass.
-        overwrites: Of the storages it reads, those whose memory its writes take over. Nobody else
-            may read them, and neither it nor what makes them may run again.
-        is_fence: True for a backward op that others may not pass: all before it in the graph's
-            order run before it, and all after it, after it.
+        segment: Label of the part of the model that it comes from, for reports.
+        region: Index of the captured graph that it belongs to, in order of the forward pass.
+        overwrites: Of the storages that it reads, those whose memory its writes reuse. No other op
+            may read them, and neither this op nor the one that writes them may run again.
+        is_fence: True for a backward op that others must not pass: those before it in the graph run
+            before it, and those after it run after it.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Op:
             )
         if self.is_fence and not self.is_backward:
             raise ValueError(
-                f"op {self.name!r} is a fence and no backward op; only those may be fences"
+                f"op {self.name!r} is a fence but not a backward op; only backward ops may be"
             )
         if not set(self.overwrites) <= set(self.reads) or len(set(self.overwrites)) != len(
             self.overwrites
@@ -109,26 +109,25 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeGraph:
-    """Operations in their original execution order, checked when made.
+    """Operations in their original execution order; the constructor checks them.
 
     All forward ops of all regions come first, regions ascending; then the backward ops, regions
-    descending. The fields after `outputs` are derived, and take no part in equality.
+    descending. The fields after `outputs` are derived, and do not count for equality.
 
     Attributes:
         ops: Operations in execution order.
         storages: Storages; each is written by exactly one op.
-        outputs: Storages that the caller holds at the end (outputs, buffers, gradients).
+        outputs: Storages that stay in memory at the end (outputs, buffers, gradients).
         producer: Per storage, the op that writes it.
         readers: Per storage, the ops that read it, ascending.
         is_output: Per storage, whether it is in `outputs`.
         num_forward: Number of forward ops; they are `ops[:num_forward]`.
         is_required: Per op, whether it is a forward op that must run before the first backward op:
-            an ancestor of an output made in the forward pass, or of a forward op that writes
-            nothing.
-        is_needed: Per op, whether any valid schedule must run it.
-        stretch: Per op, in which stretch of the backward pass it is; 0 for forward ops. Within a
-            stretch, which ends with a region and at a fence, backward ops may trade places.
-        working_bytes: Per op, what its run takes beyond all that is live and what it writes: its
+            an ancestor of an output of the forward pass, or of a forward op that writes nothing.
+        is_needed: Per op, whether every valid schedule runs it.
+        stretch: Per op, its stretch of the backward pass; 0 for forward ops. A stretch ends with a
+            region and at a fence. Within it, backward ops may change places.
+        working_bytes: Per op, the bytes that a run needs beside live storages and its writes: its
             workspace, less what it overwrites. It may be negative.
     """
 
@@ -175,10 +174,16 @@ class ComputeGraph:
 
     @property
     def total_runtime_ns(self) -> int:
-        """Time of one step in which every needed op runs once."""
+        """Time of one training step in which every needed op runs once."""
         return sum(
             op.runtime_ns for op, needed in zip(self.ops, self.is_needed, strict=True) if needed
         )
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that no schedule can exceed: all storages, and the largest workspace."""
+        workspace_bytes = max((op.workspace_bytes for op in self.ops), default=0)
+        return sum(storage.size_bytes for storage in self.storages) + workspace_bytes
 
     def size(self, storage: int) -> int:
         """Bytes of a storage."""
@@ -201,17 +206,15 @@ class ComputeGraph:
             raise ValueError("outputs name a storage twice; list each output once")
 
     def _check_totals(self) -> None:
-        """Sums must stay exact in 64-bit integers and in floating point."""
-        num_bytes = sum(s.size_bytes for s in self.storages)
-        num_bytes += max((op.workspace_bytes for op in self.ops), default=0)
+        """Sums must be exact in 64-bit integers and in floating point."""
         runtime_ns = sum(op.runtime_ns for op in self.ops)
         for what, total, most in (
-            ("bytes", num_bytes, _MOST_BYTES),
+            ("bytes", self.most_bytes, _MOST_BYTES),
             ("ns of run time", runtime_ns, _MOST_NS),
         ):
             if total > most:
                 raise ValueError(
-                    # Not as a float: files may hold numbers of any size.
+                    # Not as a float: files may contain numbers of any size.
                     f"the graph has {Decimal(total):.1e} {what} in all; at most {most:.1e} can be "
                     "counted: use a larger unit"
                 )
@@ -225,7 +228,7 @@ class ComputeGraph:
                     name = self.storages[storage].name
                     raise ValueError(
                         f"op {op.name!r} reads storage {name!r} before an op has written it; "
-                        "ops must stand in execution order, and fixed storages must be left out"
+                        "list ops in execution order, and leave fixed storages out"
                     )
                 readers[storage].append(index)
             for storage in op.writes:
@@ -277,7 +280,7 @@ class ComputeGraph:
     def _check_overwrites(
         self, producer: list[int], readers: list[list[int]], is_output: list[bool]
     ) -> None:
-        """What is overwritten is gone: so there must be one instance of it, and one reader."""
+        """What is overwritten is gone, so it must be written once and read once."""
         for op in self.ops:
             for storage in op.overwrites:
                 if op.recomputable or self.ops[producer[storage]].recomputable:

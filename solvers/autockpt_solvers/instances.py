@@ -1,12 +1,12 @@
-"""Graphs that come from elsewhere: the plain form in which published instances are handed around.
+"""Graphs from other sources, in the plain form of published instances.
 
 The plain form is a JSON object with `ops` (each with `name`, `duration` in any unit,
-`output_bytes`, and perhaps `backward`), `edges` (pairs of producer and consumer) and, if given,
-`order`, a topological order of the ops. There is one output per op; any op may run again, and at
-any time. Outputs that nobody reads stay to the end.
+`output_bytes`, and perhaps `backward`), `edges` (pairs of producer and consumer) and perhaps
+`order`, a topological order of the ops. Each op has one output. Any op may run again, at any time.
+Outputs that nothing reads stay until the end.
 
-Such a graph becomes one of forward ops only: no turn binds it, and no op counts as a backward op,
-whatever `backward` says. The op's place in the file is lost to `order`, and kept in `numbers`.
+Such a graph becomes one of forward ops only; `backward` is ignored. `order` changes the indices of
+the ops; `Instance.numbers` has those of the file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """A graph that was read from a file.
+    """A graph read from a file.
 
     Attributes:
         graph: The graph.
-        numbers: Per op (and per storage, where an op has one output), its index in the file.
-        is_free: Whether it came in the plain form: any op may run again, in any order.
+        numbers: Per op (and per storage, in the plain form), its index in the file.
+        is_free: Whether it is in the plain form: any op may run again, in any order.
     """
 
     graph: ComputeGraph
@@ -37,7 +37,7 @@ class Instance:
     is_free: bool
 
     def steps(self, schedule: Schedule) -> list[list[str | int]]:
-        """A schedule as `["compute", op]` and `["free", storage]`, in the file's numbers."""
+        """A schedule as `["compute", op]` and `["free", storage]`, with the file's indices."""
         if not self.is_free:
             return [
                 ["compute", s.op] if isinstance(s, Compute) else ["free", s.storage]
@@ -52,7 +52,7 @@ class Instance:
 
 
 def read_instance(text: str) -> Instance:
-    """Reads a graph in the form of `graph_to_json` or in the plain form.
+    """Read a graph in the form of `graph_to_json` or in the plain form.
 
     Args:
         text: The file's text.
@@ -61,7 +61,7 @@ def read_instance(text: str) -> Instance:
         The graph.
 
     Raises:
-        ValueError: If it is neither, or no valid graph.
+        ValueError: The text is neither, or not a valid graph.
     """
     data = parse_json(text)
     if isinstance(data, dict) and "format" not in data and {"ops", "edges"} <= set(data):
@@ -85,7 +85,7 @@ def _plain(data: dict[str, Any]) -> Instance:
     if not _are_indices(order, num) or len(order) != num or len(set(order)) != num:
         raise ValueError(
             f"order must name each of the {num} ops once, by its place in the list of ops: leave "
-            "it out where they stand in order already"
+            "it out if they are in order already"
         )
     if not isinstance(data["edges"], list):
         raise ValueError("edges must be a list of pairs of op indices")  # noqa: TRY004

@@ -1,4 +1,4 @@
-"""The values that solvers hand back."""
+"""The values that solvers return."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class SolveStatus(StrEnum):
-    """How an answer stands.
+    """Whether a schedule was found, and whether it is proven to be the best.
 
-    OPTIMAL: fits, and no plan of `Result.bound_class` recomputes less. FEASIBLE: fits. INFEASIBLE:
-    the method found no schedule that fits; `Result.minimum_peak_bytes` says what it could reach.
+    OPTIMAL: it fits, and no plan of `Result.bound_class` recomputes less. FEASIBLE: it fits.
+    INFEASIBLE: the method found no schedule that fits; `Result.minimum_peak_bytes` is the lowest
+    peak that it found.
     """
 
     OPTIMAL = "optimal"
@@ -24,20 +25,18 @@ class SolveStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A solver's answer, already replayed by the simulator.
+    """A solver's answer, replayed by the simulator.
 
     Attributes:
-        status: How the answer stands.
+        status: Whether it fits, and whether it is optimal.
         schedule: The schedule, or None when infeasible.
-        recompute_ns: Time spent running ops again (0 when infeasible).
-        peak_bytes: Peak of the schedule, fixed bytes included; when infeasible, the least reached.
-        lower_bound_ns: No plan of `bound_class` recomputes less (0 when infeasible).
-        lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. Above
-            the budget, it proves that no such plan fits.
-        bound_class: The plans that both bounds hold for, in words. Bounds for plans that run each
-            backward op once, in one order, are given only where the schedule is one of them.
-        minimum_peak_bytes: Least peak of what the method offered, fixed bytes included; when
-            infeasible, the least it can reach.
+        recompute_ns: Time of repeated runs (0 if infeasible).
+        peak_bytes: Peak of the schedule, fixed bytes included; the lowest found if infeasible.
+        lower_bound_ns: No plan of `bound_class` recomputes less (0 if infeasible).
+        lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. If it
+            exceeds the budget, no such plan fits.
+        bound_class: The plans that both bounds hold for, in words. The schedule, if any, is one.
+        minimum_peak_bytes: Lowest peak of the plans that the method offered, fixed bytes included.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
     """
@@ -55,7 +54,7 @@ class Result:
 
     @property
     def gap(self) -> float:
-        """Share of the recomputation that a better plan of the bound's class might save, 0 to 1."""
+        """Share of the recompute time that a better plan of `bound_class` might save, 0 to 1."""
         if self.recompute_ns <= self.lower_bound_ns:
             return 0.0
         return (self.recompute_ns - self.lower_bound_ns) / self.recompute_ns
@@ -63,10 +62,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinimumBudget:
-    """The least memory a graph can be run in.
+    """The smallest budget of a graph.
 
     Attributes:
-        peak_bytes: Least budget that the method meets, fixed bytes not included.
+        peak_bytes: Smallest budget that the method meets, fixed bytes not included.
         lower_bound_bytes: No plan of `bound_class` has a lower peak.
         bound_class: The plans that the bound holds for, as in `Result`.
         schedule: A schedule whose peak is at most `peak_bytes`.

@@ -1,4 +1,4 @@
-"""What a solver answers: which op runs when, and when each storage is let go."""
+"""A solver's answer: which op runs when, and when each storage is freed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run an op: all its reads are live, none of its writes is. What it overwrites is gone then."""
+    """Run an op: its reads must be live, its writes must not be. It frees what it overwrites."""
 
     op: int
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Let a storage go."""
+    """Free a storage."""
 
     storage: int
 
@@ -38,22 +38,22 @@ class Schedule:
 
 
 def with_frees(graph: ComputeGraph, compute_order: Sequence[int]) -> Schedule:
-    """Makes the schedule that runs `compute_order` and frees each storage as early as it can.
+    """The schedule that runs `compute_order` and frees each storage as early as possible.
 
-    An instance of a storage is freed right after its last read before the storage is written
-    again; one that is never read, right after it is written. Outputs stay, and what an op
-    overwrites goes by itself. This is the normal form of a schedule.
+    A storage is freed right after its last read before it is written again; if nothing reads it,
+    right after it is written. Outputs stay, and an op frees what it overwrites. This is the normal
+    form of a schedule.
 
     Args:
         graph: The graph.
-        compute_order: Op indices in the order they run. It is not checked; `simulate` does that.
+        compute_order: Op indices in the order they run. Only `simulate` checks it.
 
     Returns:
         The schedule.
     """
     frees: list[list[int]] = [[] for _ in compute_order]
     is_output = graph.is_output
-    # Walking backwards, the first time an instance is met is where it dies.
+    # From the end backwards, the first use of a value is its last.
     pending = [False] * len(graph.storages)
     for position in range(len(compute_order) - 1, -1, -1):
         op = graph.ops[compute_order[position]]

@@ -1,4 +1,4 @@
-"""Graphs and schedules as JSON text: data only, versioned, checked when read.
+"""Graphs and schedules as JSON text: data only, versioned, and checked when read.
 
 Storages are `[name, bytes]` and steps are integers (op k is `k`, freeing storage k is `-1 - k`),
 because a large model has tens of thousands of each.
@@ -13,7 +13,7 @@ from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.schedule import Compute, Free, Schedule
 
 _VERSION = 1
-_MOST_TOLD = 8  # fields of a file that a message names
+_MOST_NAMED = 8  # fields of a file that a message names
 _GRAPH = "autockpt-graph"
 _SCHEDULE = "autockpt-schedule"
 _WRITERS = {_GRAPH: "`graph_to_json`", _SCHEDULE: "`schedule_to_json`"}
@@ -34,7 +34,7 @@ _KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 
 
 def graph_to_json(graph: ComputeGraph) -> str:
-    """Writes a graph, one op or storage per line."""
+    """Write a graph, one op or storage per line."""
     ops = [
         json.dumps(
             {field: getattr(op, field) for field in _OP_FIELDS}
@@ -54,16 +54,16 @@ def graph_to_json(graph: ComputeGraph) -> str:
 
 
 def graph_from_json(text: str) -> ComputeGraph:
-    """Reads a graph.
+    """Read a graph.
 
     Args:
-        text: What `graph_to_json` wrote.
+        text: Text that `graph_to_json` wrote.
 
     Returns:
         The graph.
 
     Raises:
-        ValueError: If the text is not such a graph, or not a valid one.
+        ValueError: The text is not such a graph, or not a valid one.
     """
     data = _load(text, _GRAPH, {"ops", "storages", "outputs"})
     storages = []
@@ -79,22 +79,22 @@ def graph_from_json(text: str) -> ComputeGraph:
 
 
 def schedule_to_json(schedule: Schedule) -> str:
-    """Writes a schedule."""
+    """Write a schedule."""
     steps = [step.op if isinstance(step, Compute) else -1 - step.storage for step in schedule.steps]
     return f'{{"format": "{_SCHEDULE}", "version": {_VERSION}, "steps": {json.dumps(steps)}}}\n'
 
 
 def schedule_from_json(text: str) -> Schedule:
-    """Reads a schedule. Whether it runs on a graph is `simulate`'s to say.
+    """Read a schedule. Only `simulate` checks whether it can run on a graph.
 
     Args:
-        text: What `schedule_to_json` wrote.
+        text: Text that `schedule_to_json` wrote.
 
     Returns:
         The schedule.
 
     Raises:
-        ValueError: If the text is not a schedule.
+        ValueError: The text is not a schedule.
     """
     data = _load(text, _SCHEDULE, {"steps"})
     steps = _indices(data["steps"], "steps")
@@ -102,7 +102,7 @@ def schedule_from_json(text: str) -> Schedule:
 
 
 def parse_json(text: str) -> object:
-    """Parses JSON text; whatever is wrong with it is a ValueError."""
+    """Parse JSON text; raises ValueError whatever is wrong with it."""
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -111,10 +111,10 @@ def parse_json(text: str) -> object:
 
 
 def describe(data: object) -> str:
-    """What JSON data is, for messages."""
+    """Describe JSON data, for messages."""
     if isinstance(data, dict):
-        fields = ", ".join(repr(field) for field in sorted(data)[:_MOST_TOLD])
-        more = ", ..." if len(data) > _MOST_TOLD else ""
+        fields = ", ".join(repr(field) for field in sorted(data)[:_MOST_NAMED])
+        more = ", ..." if len(data) > _MOST_NAMED else ""
         form = f" of format {data['format']!r}" if "format" in data else ""
         return f"it is an object{form} with the fields {fields or 'none'}{more}"
     names = {list: "a list", str: "text", type(None): "null", bool: "a truth value"}

@@ -1,39 +1,56 @@
-"""What several searches of one graph share: made by the first, handed to the others."""
+"""What all searches of one graph with one seed share, so that each thing is made only once.
+
+A solve asks a method several times, for budgets that it picks itself. Facts about the graph, bounds
+and most of what a method prepares do not depend on the budget. The session keeps them: the first
+search that needs one makes it, and later searches find it here.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from autockpt_solvers.orders.facts import GraphFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-_Made = TypeVar("_Made")
-_shared: ContextVar[dict[str, Any] | None] = ContextVar("shared", default=None)
-
-
-@contextlib.contextmanager
-def sharing() -> Iterator[None]:
-    """Within it, `once` remembers; all its callers must be about one graph and one seed."""
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
+    from autockpt_solvers.attempt import Attempt
+    from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.methods.greedy import DropCurve
+    from autockpt_solvers.methods.ilp.method import Windows
+    from autockpt_solvers.methods.mincut import PriceCurve
+    from autockpt_solvers.problem import Problem
 
 
-def once(name: str, make: Callable[[], _Made]) -> _Made:
-    """What `make` gives, made at most once within `sharing`.
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """Everything that searches of one graph with one seed share.
 
-    Args:
-        name: Names it, and the room if what is made depends on that.
-        make: Makes it. Whoever changes the value must change a copy.
+    Attributes:
+        graph: The graph.
+        seed: Random seed of all searches.
+        facts: Facts about the graph.
+        bounds_ns: Lower bounds on recompute time, by bound and budget in bytes.
+        drops: What `greedy` drops, step by step.
+        prices: The plans of `mincut`, by price.
+        windows: The windows of `ilp`, and the options to run each.
     """
-    shared = _shared.get()
-    if shared is None:
-        return make()
-    if name not in shared:
-        shared[name] = make()
-    made: _Made = shared[name]
-    return made
+
+    graph: ComputeGraph
+    seed: int
+    facts: GraphFacts = field(init=False)
+    bounds_ns: dict[tuple[Callable[..., int], int], int] = field(default_factory=dict)
+    drops: DropCurve | None = None
+    prices: PriceCurve | None = None
+    windows: Windows | None = None
+
+    def __post_init__(self) -> None:
+        self.facts = GraphFacts(self.graph)
+
+
+class BuiltIn(Protocol):
+    """A method of the engine: unlike a user's callable, it gets the session."""
+
+    def __call__(self, problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+        """Offer plans for `problem`, whose graph is the session's."""

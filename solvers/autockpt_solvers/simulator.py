@@ -1,6 +1,6 @@
-"""The judge: replays a schedule, counts every byte, and refuses what would not run.
+"""The simulator: replays a schedule, counts every byte, and raises if a step cannot run.
 
-It imports no solver, and no answer leaves `solve` without passing it.
+It imports no solver, and `solve` returns no schedule that it has not replayed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class ScheduleError(ValueError):
-    """A schedule that would not run, and the step at which it fails.
+    """A schedule that cannot run, and the step at which it fails.
 
     Attributes:
-        step: Index of the failing step; the number of steps when the schedule ends too soon.
+        step: Index of the failing step; the number of steps if the schedule ends too soon.
     """
 
     def __init__(self, message: str, *, step: int) -> None:
@@ -29,17 +29,17 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTimeline:
-    """What a schedule uses and costs.
+    """The memory and the cost of a schedule.
 
     Attributes:
         peak_bytes: Most bytes at any step.
-        peak_step: First step at which they stand.
+        peak_step: First step with that many bytes.
         recompute_ns: Time of all runs less the time of each op that ran, once.
-        live_bytes: Per step: while an op runs, with its reads, writes and workspace, what it
-            overwrites counted once; after a free.
+        live_bytes: Bytes per step: while an op runs, with its reads, writes and workspace, and what
+            it overwrites counted once; or after a free.
         num_recomputed_ops: Number of runs beyond each op's first.
-        saved: Storages live at the turn from forward to backward, ascending: after the last first
-            run of a required forward op and the frees that follow it.
+        saved: Storages live at the end of the forward pass, ascending: after every required forward
+            op has run, and the frees that follow the last of them.
     """
 
     peak_bytes: int
@@ -51,12 +51,12 @@ class MemoryTimeline:
 
 
 def simulate(graph: ComputeGraph, schedule: Schedule) -> MemoryTimeline:
-    """Replays `schedule` on `graph`.
+    """Replay `schedule` on `graph`.
 
     Args:
         graph: The graph.
-        schedule: The schedule; ops may stand in any order that their reads allow, first runs of
-            backward ops within their stretch.
+        schedule: The schedule. Ops may run in any order that their reads allow, backward ops for
+            the first time within their stretch.
 
     Returns:
         Its memory at every step and its cost.
@@ -86,9 +86,9 @@ class _Replay:
         self.num_runs = [0] * len(graph.ops)
         self.required_left = sum(graph.is_required)
         self.saved: tuple[int, ...] = ()
-        self.at_turn = not self.required_left
+        self.at_forward_end = not self.required_left
         self.forward_region = 0
-        # Backward ops left to run, per region: they tell whose backward is the current one.
+        # Backward ops left to run, per region; the highest region with any runs its backward.
         self.backward_left: dict[int, int] = {}
         # The stretch of the backward that is running, and its ops that are left to run.
         self.stretch = 1
@@ -102,10 +102,10 @@ class _Replay:
         if not 0 <= index < len(graph.ops):
             raise self.error(f"op {index} is not in the graph, which has {len(graph.ops)} ops")
         op = graph.ops[index]
-        self.leave_turn()
+        self.note_saved()
         first = self.num_runs[index] == 0
         if not first and not op.recomputable:
-            raise self.error(f"op {op.name!r} runs a second time; it may run once only")
+            raise self.error(f"op {op.name!r} runs a second time; it may run only once")
         for storage in op.reads:
             if not self.live[storage]:
                 raise self.error(f"op {op.name!r} reads {self.name(storage)}, which is not live")
@@ -135,16 +135,16 @@ class _Replay:
         self.num_runs[index] += 1
         if first and graph.is_required[index]:
             self.required_left -= 1
-            self.at_turn = not self.required_left
+            self.at_forward_end = not self.required_left
 
-    def leave_turn(self) -> None:
-        """Notes what is saved once the frees that follow the last required op are done."""
-        if self.at_turn:
-            self.at_turn = False
+    def note_saved(self) -> None:
+        """Note what is saved, after the frees that follow the last required op."""
+        if self.at_forward_end:
+            self.at_forward_end = False
             self.saved = tuple(s for s, live in enumerate(self.live) if live)
 
     def check_stretch(self, index: int) -> None:
-        """Backward ops trade places within a region and between fences, not beyond them."""
+        """Backward ops may change places within a region and between fences only."""
         graph = self.graph
         while not self.stretch_left[self.stretch]:
             self.stretch += 1
@@ -152,13 +152,13 @@ class _Replay:
             waits = graph.stretch.index(self.stretch)
             raise self.error(
                 f"backward op {graph.ops[index].name!r} runs before {graph.ops[waits].name!r} or "
-                "another op of its stretch; backward ops may not pass a fence, nor the border of "
-                "a region"
+                "another op of its stretch; backward ops must not pass a fence or the border of a "
+                "region"
             )
         self.stretch_left[self.stretch] -= 1
 
     def check_region(self, op: Op) -> None:
-        """A captured graph's forward ops run in its forward, or in its backward: nowhere else."""
+        """A region's forward ops run in its forward pass or in its backward only."""
         if self.required_left:
             if op.region < self.forward_region:
                 raise self.error(
@@ -195,7 +195,7 @@ class _Replay:
 
     def finish(self) -> MemoryTimeline:
         graph = self.graph
-        self.leave_turn()
+        self.note_saved()
         for index, op in enumerate(graph.ops):
             if graph.is_needed[index] and not self.num_runs[index]:
                 raise self.error(f"op {op.name!r} is needed and never runs")

@@ -63,7 +63,7 @@ def test_equal_content_is_equal_and_derived_facts_are_not_compared():
             ),
             "regions must fall",
         ),
-        (lambda: op("a", is_fence=True), "op 'a' is a fence and no backward op"),
+        (lambda: op("a", is_fence=True), "op 'a' is a fence but not a backward op"),
         (lambda: Problem(graph=chain(1), budget_bytes=-1), "budget_bytes is -1"),
         (lambda: Problem(graph=chain(1), budget_bytes=1, fixed_bytes=-1), "fixed_bytes is -1"),
     ],
@@ -106,7 +106,7 @@ def test_numbers_beyond_floats_are_refused_in_words():
 
 
 def test_room_is_budget_less_fixed():
-    assert Problem(graph=chain(1), budget_bytes=10, fixed_bytes=12).room_bytes == -2
+    assert Problem(graph=chain(1), budget_bytes=10, fixed_bytes=12).available_bytes == -2
 
 
 @pytest.mark.parametrize(

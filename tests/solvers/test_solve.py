@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import types
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import autockpt_solvers
 from autockpt_solvers import (
     Attempt,
     Method,
@@ -14,20 +18,22 @@ from autockpt_solvers import (
     Schedule,
     ScheduleError,
     SolveStatus,
+    baseline_schedule,
+    judge,
     method_names,
     minimum_budget,
     simulate,
     solve,
     with_frees,
 )
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 NAMES = method_names()
 
 
 def baseline_peak(graph):
-    return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    return simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
 
 
 def check(problem, result):
@@ -172,3 +178,49 @@ def test_a_graph_that_needs_nothing_has_a_minimum_budget(method, num_ops):
         b.add("not needed", sizes=(5,))
     found = minimum_budget(b.graph(), method=method)
     assert (found.peak_bytes, found.lower_bound_bytes, found.schedule.steps) == (0, 0, ())
+
+
+@pytest.mark.parametrize("name", ["api", "simulator", "methods", "schedule", "search", "session"])
+def test_every_module_and_every_public_name_can_be_imported(name):
+    """The functions `solve`, `simulate` and `methods` hid the modules of those names."""
+    module = importlib.import_module(f"autockpt_solvers.{name}")
+    assert isinstance(module, types.ModuleType)
+    assert getattr(autockpt_solvers, name) is module
+    for public in autockpt_solvers.__all__:
+        assert not isinstance(getattr(autockpt_solvers, public), types.ModuleType)
+
+
+@given(graph=graphs(), share=st.floats(0.3, 1.1), fixed=st.integers(0, 5))
+def test_a_schedule_is_judged_as_if_a_method_had_found_it(graph, share, fixed):
+    budget = int(baseline_peak(graph) * share) + fixed
+    problem = Problem(graph=graph, budget_bytes=budget, fixed_bytes=fixed)
+    schedule = with_frees(graph, GraphFacts(graph).just_in_time(()))
+    judged = judge(problem, schedule)
+    check(problem, judged)
+    solved = solve(problem, method=lambda *_, **__: schedule)
+    if solved.schedule == judged.schedule:
+        for field in ("status", "recompute_ns", "peak_bytes", "lower_bound_ns", "bound_class"):
+            assert getattr(judged, field) == getattr(solved, field)
+    else:  # nothing was recomputed, so the method was not asked
+        assert solved.recompute_ns == 0
+
+
+def test_a_schedule_that_does_not_fit_is_infeasible_with_its_peak():
+    graph = chain(6)
+    judged = judge(Problem(graph=graph, budget_bytes=3), baseline_schedule(graph))
+    assert (judged.status, judged.schedule) == (SolveStatus.INFEASIBLE, None)
+    assert judged.peak_bytes == judged.minimum_peak_bytes == baseline_peak(graph)
+    with pytest.raises(ScheduleError):
+        judge(Problem(graph=graph, budget_bytes=3), Schedule(steps=()))
+
+
+@pytest.mark.parametrize("method", NAMES)
+@given(graph=graphs())
+def test_without_a_budget_nothing_is_recomputed(method, graph):
+    problem = Problem(graph=graph, budget_bytes=None, fixed_bytes=7)
+    result = solve(problem, method=method)
+    assert (result.status, result.recompute_ns) == (SolveStatus.OPTIMAL, 0)
+    assert result.peak_bytes == baseline_peak(graph) + 7
+    recomputing = judge(problem, with_frees(graph, GraphFacts(graph).just_in_time(())))
+    assert recomputing.status is not SolveStatus.INFEASIBLE
+    assert recomputing.lower_bound_ns == 0

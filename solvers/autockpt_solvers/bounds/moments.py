@@ -22,15 +22,16 @@ from autockpt_solvers.simulator import ScheduleError, simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autockpt_solvers.bounds.relaxation import Relaxed, Stages
+    from autockpt_solvers.bounds.relaxation import Relaxed, Solution
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.problem import Problem
 
-MOST_OPS = 4_000
-_TRIALS = 6  # single moments in a row that do not raise the bound
-_ROUNDS = 3  # moments added in a row that do not raise it
-_EFFORT = 2.5  # deterministic time in all, of which a relaxation gets a share
-_SHARE = 0.4
+MOST_OPS = 4_000  # ancestry takes time and memory with their square
+_TRIALS = 6  # stop after this many single moments in a row that do not raise the bound
+_ROUNDS = 3  # stop after this many added moments in a row that do not raise it
+# Deterministic time of CP-SAT in all, in about seconds, and the share of it that one relaxation may
+# take.
+_EFFORT, _SHARE = 2.5, 0.4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Moments:
     Attributes:
         is_infeasible: Whether it proved that no plan fits.
         bound_ns: No plan that fits recomputes less.
-        orders: Orders made on the way, the last ones from the tightest relaxations.
+        facts: GraphFacts made on the way, the last ones from the tightest relaxations.
     """
 
     is_infeasible: bool = False
@@ -51,7 +52,7 @@ class Moments:
 def solve_relaxations(
     problem: Problem, *, time_limit_s: float, seed: int, effort: float = _EFFORT
 ) -> Moments:
-    """Solves relaxations with ever more moments until one's order fits, or effort runs out.
+    """Solve relaxations with ever more moments until the order of one fits, or effort runs out.
 
     Args:
         problem: The problem.
@@ -60,7 +61,7 @@ def solve_relaxations(
         effort: Ends it too: deterministic time of the integer programs, in about seconds.
 
     Returns:
-        What was found; nothing on graphs that are too large.
+        What was found; nothing if the graph is too large.
     """
     if len(problem.graph.ops) > MOST_OPS:
         return Moments()
@@ -68,11 +69,11 @@ def solve_relaxations(
 
 
 class _Rounds:
-    """Rounds of relaxations over one graph."""
+    """Rounds of relaxations of one graph."""
 
     def __init__(self, problem: Problem, time_limit_s: float, seed: int, effort: float) -> None:
         self.graph = problem.graph
-        self.room = problem.room_bytes
+        self.budget = problem.available_bytes
         self.ancestry = Ancestry(problem.graph)
         self.deadline = time.monotonic() + time_limit_s
         self.effort = effort
@@ -82,11 +83,11 @@ class _Rounds:
         self.pivots: list[int] = []
 
     def run(self) -> Moments:
-        """Tries single moments first, then adds moments to the best of them."""
+        """Try single moments first, then add moments to the best of them."""
         relaxed = self._try_each()
         idle = 0
-        while relaxed is not None and relaxed.stages is not None:
-            fits, pivot = self._judge(order_of(self.graph, relaxed.stages))
+        while relaxed is not None and relaxed.solution is not None:
+            fits, pivot = self._check(order_of(self.graph, relaxed.solution))
             if fits or pivot is None or idle == _ROUNDS:
                 break
             self.pivots.append(pivot)
@@ -117,7 +118,7 @@ class _Rounds:
         left = self.deadline - time.monotonic()
         if left <= 0 or self.effort <= 0:
             return None
-        relaxation = Relaxation(self.graph, self.ancestry, self.room, pivots)
+        relaxation = Relaxation(self.graph, self.ancestry, self.budget, pivots)
         effort = min(self.effort, self.most)
         relaxed = relaxation.solve(time_limit_s=left, effort=effort, seed=self.seed)
         self.effort -= relaxed.effort
@@ -126,13 +127,13 @@ class _Rounds:
         return relaxed
 
     def _by_pressure(self) -> list[int]:
-        """Ops by the bytes at their first run where nothing runs twice, most first."""
+        """Ops by the bytes at their first run if nothing runs twice, most first."""
         forced = bytes_at_first_run(self.graph, self.ancestry)
         needed = [k for k, is_needed in enumerate(self.graph.is_needed) if is_needed]
         return sorted(needed, key=lambda op: (-forced[op], op))
 
-    def _judge(self, order: list[int]) -> tuple[bool, int | None]:
-        """Notes the order; whether it fits, and the next pivot where it does not."""
+    def _check(self, order: list[int]) -> tuple[bool, int | None]:
+        """Record the order; whether it fits, and the next pivot if it does not."""
         schedule = with_frees(self.graph, order)
         try:
             timeline = simulate(self.graph, schedule)
@@ -140,7 +141,7 @@ class _Rounds:
             # Regions and fences of a backward pass forbid what the relaxation allows.
             return False, None
         self.found.orders.append(order)
-        if timeline.peak_bytes <= self.room:
+        if timeline.peak_bytes <= self.budget:
             return True, None
         live = [
             b
@@ -148,7 +149,7 @@ class _Rounds:
             if isinstance(step, Compute)
         ]
         seen: set[int] = set()
-        # Each first run, with the most that stands at it or at the repeated runs right before it.
+        # Each first run, with the most bytes at it or at the repeated runs right before it.
         needs: list[tuple[int, int]] = []
         most = 0
         for op, num_bytes in zip(order, live, strict=True):
@@ -156,7 +157,7 @@ class _Rounds:
             if op in seen:
                 continue
             seen.add(op)
-            if most > self.room and self._joins(op):
+            if most > self.budget and self._joins(op):
                 needs.append((-most, op))
             most = 0
         return False, min(needs)[1] if needs else None
@@ -182,18 +183,18 @@ def bytes_at_first_run(graph: ComputeGraph, ancestry: Ancestry) -> list[int]:
         for reader in graph.readers[storage]:
             if graph.is_needed[reader]:
                 until |= ancestry.before[reader] | 1 << reader
-        stands = ancestry.after[op]
+        present = ancestry.after[op]
         if not graph.is_output[storage]:
-            stands &= until
-        bits = np.frombuffer(stands.to_bytes(num // 8 + 1, "little"), dtype=np.uint8)
+            present &= until
+        bits = np.frombuffer(present.to_bytes(num // 8 + 1, "little"), dtype=np.uint8)
         forced += graph.size(storage) * np.unpackbits(bits, bitorder="little")[:num].astype(int)
     return [int(b) for b in forced]
 
 
-def order_of(graph: ComputeGraph, stages: Stages) -> list[int]:
+def order_of(graph: ComputeGraph, solution: Solution) -> list[int]:
     """The order of a solution: repeated runs right before the first op that reads them."""
     order: list[int] = []
-    for firsts, again, held in zip(stages.firsts, stages.again, stages.held, strict=True):
+    for firsts, again, held in zip(solution.firsts, solution.again, solution.held, strict=True):
         at_hand = set(held)
         waiting = set(again)
         for op in firsts:
@@ -225,7 +226,7 @@ def _missing(graph: ComputeGraph, op: int, at_hand: set[int], waiting: set[int])
 
 
 def _delayed(graph: ComputeGraph, order: list[int]) -> list[int]:
-    """Moves every repeated run to right before its first reader; drops it where there is none."""
+    """Move every repeated run to right before its first reader; drop it if there is none."""
     seen: set[int] = set()
     runs: list[tuple[int, bool]] = []
     for op in order:

@@ -1,7 +1,7 @@
-"""What is proven beside an answer: the plans it is measured against, and what they cannot do.
+"""The bounds that `solve` reports beside an answer.
 
-A bound holds for a class of plans, and an answer is measured against the narrowest class that it is
-of: a bound for plans that run each backward op once would say of another that it cannot be.
+Each bound holds for a class of plans. An answer is compared with the narrowest class that it
+belongs to, because a bound for plans that run each backward op once says nothing about others.
 """
 
 from __future__ import annotations
@@ -10,14 +10,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt
-from autockpt_solvers.bounds.bound import (
-    BOUND_CLASS,
-    MOVED_CLASS,
-    least_op_bytes,
-    lower_bound_bytes,
-    lower_bound_ns,
-    turn_bound_ns,
-)
+from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
+from autockpt_solvers.bounds.recomputation import any_plan_bound_ns, lower_bound_ns
 from autockpt_solvers.orders.reordered import with_backward
 
 if TYPE_CHECKING:
@@ -25,27 +19,30 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
 
+IN_ORDER_CLASS = "each backward op once, in the graph's order; forward ops at will"
+MOVED_CLASS = "each backward op once, in an order chosen beforehand; forward ops at will"
+
 
 def class_of(graph: ComputeGraph, schedule: Schedule) -> tuple[str, ComputeGraph]:
-    """The class of plans that a schedule is measured against: the narrowest that it is of.
+    """The narrowest class of plans that a schedule belongs to.
 
     Returns:
-        The class, and the graph with its backward ops in the class's order.
+        The class, and the graph with its backward ops in the order of that class.
     """
     own = list(range(graph.num_forward, len(graph.ops)))
     backward = [op for op in schedule.compute_order if op >= graph.num_forward]
     if not own or sorted(backward) != own:
         return EVERY_PLAN, graph
     if backward == own:
-        return BOUND_CLASS, graph
+        return IN_ORDER_CLASS, graph
     return MOVED_CLASS, with_backward(graph, backward).graph
 
 
 def least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tuple[int, str]:
-    """The highest bound on the peak that is proven for a class, and the class.
+    """The highest proven bound on the peak that the leanest schedule does not contradict.
 
-    Where the leanest schedule runs backward ops again, or in another order than a bound's, that
-    bound would say that it cannot be.
+    Returns:
+        The bound, and the class of plans that it holds for.
     """
     bounds = [(least_op_bytes(graph), EVERY_PLAN)]
     bound_class, as_run = class_of(graph, schedule)
@@ -53,7 +50,7 @@ def least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tu
         bounds.append((lower_bound_bytes(as_run), bound_class))
     if attempt.bound_class:
         bounds.append((attempt.lower_bound_bytes, attempt.bound_class))
-    # Of equal ones the first, which holds for most plans.
+    # Of equal bounds, `max` takes the first, which holds for most plans.
     return max(bounds, key=lambda bound: bound[0])
 
 
@@ -66,18 +63,18 @@ def bounds_of(
     time_limit_s: float,
     seed: int,
 ) -> tuple[str, int, int]:
-    """What no plan that fits can do, of a schedule's class or of the one that its method proves.
+    """Lower bounds for plans of a schedule's class, or of the class for which a method has one.
 
     Args:
         problem: The problem.
         schedule: A schedule that fits.
-        attempt: What its method offers, and proves.
-        is_free: Whether the schedule recomputes nothing, which needs no bound.
+        attempt: What the method offers and proves.
+        is_free: Whether the schedule recomputes nothing; then no bound is computed.
         time_limit_s: Ends the search for a bound.
         seed: Random seed.
 
     Returns:
-        The class, the least recomputation in ns, and the least peak in bytes.
+        The class, the least recompute time in ns, and the least peak in bytes.
     """
     graph = problem.graph
     own_class, as_run = class_of(graph, schedule)
@@ -98,9 +95,9 @@ def bounds_of(
 
 
 def _least_ns(problem: Problem, attempt: Attempt, time_limit_s: float, seed: int) -> int:
-    """What no plan at all that fits recomputes less than."""
+    """A bound on the recompute time of every plan that fits."""
     if problem.graph.num_forward < len(problem.graph.ops):
-        return turn_bound_ns(problem, time_limit_s=time_limit_s)
+        return any_plan_bound_ns(problem, time_limit_s=time_limit_s)
     if attempt.bound_class == EVERY_PLAN:
         return attempt.lower_bound_ns
     from autockpt_solvers.bounds.moments import solve_relaxations

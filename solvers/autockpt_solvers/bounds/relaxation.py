@@ -1,15 +1,15 @@
 """The least recomputation with memory counted at a few moments only: a bound for every plan.
 
-A moment is the first run of an op, its pivot. Take pivots of which each needs the one before; then
-their first runs come in that order in every plan, and split it into stages. Before a moment every
-op that the pivot needs has run; the pivot, and what needs it, has not. So a value made before and
-read after is held at the moment, or its op runs again in a later stage, and so on with what that op
-reads. What is held, and what the pivot writes, must fit. Ops that neither need a pivot nor are
-needed by it may stand on either side.
+A moment is the first run of an op, its pivot. Take pivots of which each needs the one before. Then
+their first runs come in that order in every plan, and split it into stages. Before a moment, every
+op that the pivot needs has run; the pivot, and what needs it, has not. So a value that is written
+before and read after is in memory at the moment, or its op runs again in a later stage, and so on
+with what that op reads. What is in memory, and what the pivot writes, must fit. Ops that neither
+need a pivot nor are needed by it may come before or after it.
 
-Nothing else is asked of a plan, so what no solution reaches, no plan reaches: not one that runs
-ops in another order, nor one that runs an op many times. CP-SAT solves it; its bound holds even
-when it is cut short.
+The relaxation asks nothing else of a plan. So its bound holds for every plan, also for one that
+runs ops in another order, or an op many times. CP-SAT solves it, and the bound holds even if that
+is cut short.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Ancestry:
-    """Per op, as bits of an integer: what must have run before it, and what it must run before."""
+    """Per op, as bits of an integer: what must run before it, and what must run after it."""
 
     def __init__(self, graph: ComputeGraph) -> None:
         num = len(graph.ops)
@@ -53,13 +53,13 @@ class Ancestry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
+class Solution:
     """A solution: what runs between the moments, and what is held at them.
 
     Attributes:
         firsts: Per stage, the ops that run for the first time, the pivot first.
         again: Per stage, the ops that run, and have run in an earlier one.
-        held: Per stage, the storages live when it begins.
+        held: Per stage, the storages in memory when it begins.
     """
 
     firsts: tuple[tuple[int, ...], ...]
@@ -69,18 +69,18 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaxed:
-    """What solving the relaxation tells.
+    """The result of solving the relaxation.
 
     Attributes:
         is_infeasible: Whether no plan fits.
         bound_ns: No plan that fits recomputes less.
-        stages: The best solution found, if any.
-        effort: Deterministic time it took, in about seconds.
+        solution: The best one found, if any.
+        effort: Deterministic time that it took, in about seconds.
     """
 
     is_infeasible: bool
     bound_ns: int
-    stages: Stages | None
+    solution: Solution | None
     effort: float
 
 
@@ -96,17 +96,17 @@ class Relaxation:
     Args:
         graph: The graph; ops that no output needs are left out.
         ancestry: Its ancestry.
-        room: Bytes to stay under.
+        budget: Bytes that the graph may use.
         pivots: Ops that are needed, in order, each of which needs the one before.
     """
 
     def __init__(
-        self, graph: ComputeGraph, ancestry: Ancestry, room: int, pivots: Sequence[int]
+        self, graph: ComputeGraph, ancestry: Ancestry, budget: int, pivots: Sequence[int]
     ) -> None:
         from ortools.sat.python import cp_model
 
         self.graph = graph
-        self.room = room
+        self.budget = budget
         self.pivots = pivots
         self.num_stages = len(pivots) + 1
         self.model: Any = cp_model.CpModel()
@@ -142,7 +142,7 @@ class Relaxation:
         return not literal if isinstance(literal, bool) else literal.negated()
 
     def _order(self, ancestry: Ancestry) -> None:
-        """First runs come in an order that the reads allow, and the pivots' at the moments."""
+        """First runs come in an order that the reads allow, those of pivots at the moments."""
         for op in self.ops:
             done: list[_Literal] = [False]
             for pivot in self.pivots:
@@ -162,7 +162,7 @@ class Relaxation:
                     self._clause(self._not(mine), its)
 
     def _run(self, op: int) -> None:
-        """An op runs in the stage of its first run, in later ones at will, in earlier ones not."""
+        """An op runs in the stage of its first run, may run in later ones, not in earlier ones."""
         done = self.done[op]
         node = self.graph.ops[op]
         is_once = not node.recomputable or any(self.graph.is_output[s] for s in node.writes)
@@ -182,7 +182,7 @@ class Relaxation:
         self.runs[op] = runs
 
     def _hold(self, storage: int) -> None:
-        """A storage is live at a moment only if it was at the one before, or was made since."""
+        """A storage is live at a moment only if it was at the one before, or was written since."""
         op = self.graph.producer[storage]
         if self.graph.is_output[storage]:
             self.held[storage] = self.done[op][:-1]
@@ -198,19 +198,19 @@ class Relaxation:
         self.held[storage] = held
 
     def _read(self, op: int) -> None:
-        """What an op reads is live when its stage begins, or is made within it."""
+        """What an op reads is live when its stage begins, or is written within it."""
         for stage, here in enumerate(self.runs[op]):
             for storage in self.graph.ops[op].reads:
                 made = self.runs[self.graph.producer[storage]][stage]
                 self._clause(self._not(here), self.held[storage][stage], made)
 
     def _fit(self, stage: int, pivot: int) -> None:
-        """At a moment the pivot's reads are live, and what is live and what it writes fits."""
+        """At a moment, the pivot's reads are live, and what is live and what it writes fits."""
         graph = self.graph
         node = graph.ops[pivot]
         for storage in node.reads:
             self._clause(self.held[storage][stage])
-        free = self.room - graph.working_bytes[pivot] - sum(graph.size(s) for s in node.writes)
+        free = self.budget - graph.working_bytes[pivot] - sum(graph.size(s) for s in node.writes)
         live = [(graph.size(s), held[stage]) for s, held in self.held.items()]
         live = [(size, held) for size, held in live if size and held is not False]
         unit = math.gcd(*(size for size, _ in live)) or 1
@@ -226,7 +226,7 @@ class Relaxation:
         return total - sum(self.graph.ops[op].runtime_ns for op in self.ops)
 
     def solve(self, *, time_limit_s: float, effort: float, seed: int) -> Relaxed:
-        """Solves it.
+        """Solve it.
 
         Args:
             time_limit_s: Ends the search.
@@ -244,13 +244,13 @@ class Relaxation:
         status = solver.solve(self.model)
         spent = float(solver.response_proto.deterministic_time)
         if status == cp_model.INFEASIBLE:
-            return Relaxed(is_infeasible=True, bound_ns=0, stages=None, effort=spent)
+            return Relaxed(is_infeasible=True, bound_ns=0, solution=None, effort=spent)
         bound = max(0, math.ceil(solver.best_objective_bound - 1e-6))
         is_solved = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
-        stages = self._stages(solver) if is_solved else None
-        return Relaxed(is_infeasible=False, bound_ns=bound, stages=stages, effort=spent)
+        solution = self._solution(solver) if is_solved else None
+        return Relaxed(is_infeasible=False, bound_ns=bound, solution=solution, effort=spent)
 
-    def _stages(self, solver: Any) -> Stages:
+    def _solution(self, solver: Any) -> Solution:
         def value(literal: _Literal) -> bool:
             return literal if isinstance(literal, bool) else bool(solver.value(literal))
 
@@ -261,7 +261,7 @@ class Relaxation:
         for ops, pivot in zip(firsts[1:], self.pivots, strict=True):
             ops.remove(pivot)
             ops.insert(0, pivot)
-        return Stages(
+        return Solution(
             firsts=tuple(tuple(ops) for ops in firsts),
             again=tuple(
                 tuple(op for op in self.ops if runs[op][t] and done[op][t]) for t in stages

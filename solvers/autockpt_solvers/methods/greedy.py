@@ -1,13 +1,13 @@
-"""`greedy`: drop the kept storage that costs least time per byte freed until the plan fits.
+"""`greedy`: drop the kept storage that costs the least time per byte until the plan fits.
 
-Starts with everything that the backward reads kept. A storage is dropped by running its op again,
-and with it whatever has to run before from what is still kept; the cost is what would run that
-does not run yet. When the plan fits, dropped storages are kept again, dearest per byte first,
-where there is room.
-Guarantee: none; every forward op runs at most twice.
-Complexity: one heap over the storages, O(n log n) closures, and about 200 replays.
+It starts with everything kept that the backward reads. To drop a storage, its op runs again, and
+with it whatever has to run before, from what is still kept. The cost is the time of what would run
+that does not run again yet. Once the plan fits, dropped storages are kept again, dearest per byte
+first, as long as the plan still fits.
+Guarantee: none; no forward op runs more than twice.
+Complexity: one heap over the storages, O(n log n) closures, and about 200 evaluations.
 Weakness: it looks at one storage at a time, so it never trades several kept storages for one
-input of theirs (`mincut` does), and it drops for the turn's bytes only.
+input of theirs (`mincut` does). It counts only the bytes kept at the end of the forward pass.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.orders.facts import Orders, orders_of
-from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
-_MAX_REPLAYS = 200
-_EFFORT = 300_000  # ops that the replays look at when storages are kept again
+_MAX_EVALUATIONS = 200  # of plans in which a dropped storage is kept again
+_MAX_OPS_EVALUATED = 300_000  # the same in ops, so that large graphs take no longer
+_NUM_TRIED = 40  # plans on the way down that are evaluated first, evenly spaced
 
 
 class _Dropper:
-    """What is kept and what runs again, and the price of dropping one storage more."""
+    """What is kept, what runs again, and the price of dropping one more storage."""
 
-    def __init__(self, orders: Orders) -> None:
-        self.orders = orders
-        graph = orders.graph
+    def __init__(self, facts: GraphFacts) -> None:
+        self.facts = facts
+        graph = facts.graph
         self.kept = {
             s
             for s, op in enumerate(graph.producer)
@@ -40,7 +41,7 @@ class _Dropper:
             and not graph.is_output[s]
             and any(r >= graph.num_forward for r in graph.readers[s])
         }
-        # What is made again from the start: ops that only the backward needs.
+        # What runs in the backward from the start: ops that only the backward needs.
         self.again = {
             op
             for op in range(graph.num_forward)
@@ -48,12 +49,15 @@ class _Dropper:
         }
 
     def closure(self, storage: int) -> tuple[list[int], list[int]] | None:
-        """What runs again when `storage` is dropped, and what must be kept then; None: never."""
-        orders, graph = self.orders, self.orders.graph
+        """What runs again if `storage` is dropped, and what must be kept then.
+
+        None if it cannot be dropped.
+        """
+        facts, graph = self.facts, self.facts.graph
         op = graph.producer[storage]
-        if not orders.rerunnable[op]:
+        if not facts.rerunnable[op]:
             return None
-        if any(orders.region[r] != orders.region[op] for r in graph.readers[storage]):
+        if any(facts.region[r] != facts.region[op] for r in graph.readers[storage]):
             return None
         ops: list[int] = []
         also: list[int] = []
@@ -63,29 +67,29 @@ class _Dropper:
             op = graph.producer[current]
             if op in self.again or op in ops:
                 continue
-            if current != storage and (not orders.rerunnable[op] or current in self.kept):
+            if current != storage and (not facts.rerunnable[op] or current in self.kept):
                 also.append(current)
                 continue
             ops.append(op)
-            for read in orders.reads[op]:
+            for read in facts.reads[op]:
                 if read not in seen and read not in self.kept and not graph.is_output[read]:
                     seen.add(read)
                     stack.append(read)
         return ops, [s for s in also if s not in self.kept]
 
     def price(self, storage: int) -> float | None:
-        """Time per byte freed; None when dropping frees nothing."""
+        """Time per byte freed; None if dropping it frees nothing."""
         found = self.closure(storage)
         if found is None:
             return None
         ops, also = found
-        freed = self.orders.sizes[storage] - sum(self.orders.sizes[s] for s in also)
+        freed = self.facts.sizes[storage] - sum(self.facts.sizes[s] for s in also)
         if freed <= 0:
             return None
-        return sum(self.orders.runtime[op] for op in ops) / freed
+        return sum(self.facts.runtime[op] for op in ops) / freed
 
     def drop(self, storage: int) -> None:
-        """Drops it."""
+        """Drop it."""
         found = self.closure(storage)
         assert found is not None
         self.kept.discard(storage)
@@ -93,80 +97,87 @@ class _Dropper:
         self.kept.update(found[1])
 
 
-def drop_order(orders: Orders, deadline: float) -> list[frozenset[int] | tuple[int, ...]]:
-    """Runs the heap dry; gives the first kept set, then per drop what went and what came."""
-    dropper = _Dropper(orders)
-    heap: list[tuple[float, int]] = []
-    for storage in sorted(dropper.kept):
-        price = dropper.price(storage)
-        if price is not None:
-            heapq.heappush(heap, (price, storage))
-    steps: list[frozenset[int] | tuple[int, ...]] = [frozenset(dropper.kept)]
-    while heap and time.monotonic() < deadline:
-        price, storage = heapq.heappop(heap)
-        now = dropper.price(storage)
-        if now is None:
-            continue
-        if now > price * (1 + 1e-9) + 1e-12:
-            heapq.heappush(heap, (now, storage))
-            continue
-        before = set(dropper.kept)
-        dropper.drop(storage)
-        steps.append((storage, *sorted(dropper.kept - before)))
-    return steps
+class DropCurve:
+    """Every plan on the way from keeping all to keeping as little as possible.
+
+    Attributes:
+        kept: What the first plan keeps.
+        drops: Per further plan, the storage that it drops, and those that it keeps instead.
+    """
+
+    def __init__(self, facts: GraphFacts, deadline: float) -> None:
+        self.facts = facts
+        self.drops: list[tuple[int, tuple[int, ...]]] = []
+        self._peaks: dict[int, int] = {}
+        dropper = _Dropper(facts)
+        self.kept = frozenset(dropper.kept)
+        heap: list[tuple[float, int]] = []
+        for storage in sorted(dropper.kept):
+            price = dropper.price(storage)
+            if price is not None:
+                heapq.heappush(heap, (price, storage))
+        while heap and time.monotonic() < deadline:
+            price, storage = heapq.heappop(heap)
+            now = dropper.price(storage)
+            if now is None:
+                continue
+            if now > price * (1 + 1e-9) + 1e-12:
+                heapq.heappush(heap, (now, storage))
+                continue
+            before = set(dropper.kept)
+            dropper.drop(storage)
+            self.drops.append((storage, tuple(sorted(dropper.kept - before))))
+
+    def kept_after(self, count: int) -> set[int]:
+        """What is kept after so many drops."""
+        kept = set(self.kept)
+        for dropped, instead in self.drops[:count]:
+            kept.discard(dropped)
+            kept.update(instead)
+        return kept
+
+    def order(self, count: int) -> list[int]:
+        """The plan after so many drops."""
+        return self.facts.just_in_time(self.kept_after(count))
+
+    def peak(self, count: int) -> int:
+        """Its peak."""
+        if count not in self._peaks:
+            self._peaks[count] = self.facts.evaluate(self.order(count))[0]
+        return self._peaks[count]
 
 
-def _kept_after(steps: list[frozenset[int] | tuple[int, ...]], count: int) -> set[int]:
-    kept = set(steps[0])
-    for dropped, *also in steps[1 : count + 1]:
-        kept.discard(dropped)
-        kept.update(also)
-    return kept
-
-
-def solve_greedy(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the first fitting plan on the way down, improved, and the leanest one met."""
-    del seed
+def solve_greedy(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the first plan on the way down that fits, improved, and the leanest one found."""
     deadline = time.monotonic() + time_limit_s
-    orders = orders_of(problem.graph)
-    steps = once("drops", lambda: drop_order(orders, time.monotonic() + time_limit_s / 2))
-    peaks: dict[int, int] = once("peaks of drops", dict)
-
-    def peak(count: int) -> int:
-        if count not in peaks:
-            peaks[count] = orders.evaluate(orders.just_in_time(_kept_after(steps, count)))[0]
-        return peaks[count]
-
-    stride = max(1, len(steps) // 40)
-    first = next((k for k in range(0, len(steps), stride) if peak(k) <= problem.room_bytes), None)
-    leanest = min(range(0, len(steps), stride), key=lambda k: (peak(k), k))
+    if session.drops is None:
+        session.drops = DropCurve(session.facts, time.monotonic() + time_limit_s / 2)
+    curve, budget = session.drops, problem.available_bytes
+    count = 1 + len(curve.drops)
+    stride = max(1, count // _NUM_TRIED)
+    tried = range(0, count, stride)
+    first = next((k for k in tried if curve.peak(k) <= budget), None)
+    leanest = min(tried, key=lambda k: (curve.peak(k), k))
     if first is None:
-        return Attempt(orders=(orders.just_in_time(_kept_after(steps, leanest)),))
-    while first > 0 and peak(first - 1) <= problem.room_bytes:
+        return Attempt(orders=(curve.order(leanest),))
+    while first > 0 and curve.peak(first - 1) <= budget:
         first -= 1
-    kept = _give_back(orders, steps, first, problem.room_bytes, deadline)
-    found = [orders.just_in_time(kept), orders.just_in_time(_kept_after(steps, leanest))]
-    return Attempt(orders=tuple(found))
+    kept = _keep_again(curve, first, budget, deadline)
+    return Attempt(orders=(session.facts.just_in_time(kept), curve.order(leanest)))
 
 
-def _give_back(
-    orders: Orders,
-    steps: list[frozenset[int] | tuple[int, ...]],
-    count: int,
-    room: int,
-    deadline: float,
-) -> set[int]:
-    """Keeps again what was dropped, latest (dearest) first, where the plan still fits."""
-    kept = _kept_after(steps, count)
-    cost = orders.evaluate(orders.just_in_time(kept))[1]
-    num_replays = min(_MAX_REPLAYS, _EFFORT // len(orders.reads))
-    for step in list(reversed(steps[1 : count + 1]))[:num_replays]:
+def _keep_again(curve: DropCurve, count: int, budget: int, deadline: float) -> set[int]:
+    """Keep dropped storages again, the last (dearest) first, while the plan still fits."""
+    facts, kept = curve.facts, curve.kept_after(count)
+    cost = facts.evaluate(facts.just_in_time(kept))[1]
+    most = min(_MAX_EVALUATIONS, _MAX_OPS_EVALUATED // len(facts.reads))
+    for storage, _ in curve.drops[:count][::-1][:most]:
         if time.monotonic() > deadline:
             break
-        kept.add(step_storage := next(iter(step)))
-        peak, recompute = orders.evaluate(orders.just_in_time(kept))
-        if peak <= room and recompute < cost:
+        kept.add(storage)
+        peak, recompute = facts.evaluate(facts.just_in_time(kept))
+        if peak <= budget and recompute < cost:
             cost = recompute
         else:
-            kept.discard(step_storage)
+            kept.discard(storage)
     return kept

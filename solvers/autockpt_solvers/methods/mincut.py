@@ -1,37 +1,41 @@
 """`mincut`: the cheapest storages to keep at a price per byte, found as a minimum cut.
 
-"Recompute time plus a price per kept byte" is minimised exactly by a minimum cut (see `network`).
-torch's own partitioner cuts a graph too, but has no price, and lets no recomputed value be made
-from another one's inputs; here chains are priced as a whole. Raising the price walks down the
-memory curve.
-Guarantee: for every price, no other choice of kept storages has less time plus price; nothing
-runs three times.
+A minimum cut minimises "recompute time plus a price per kept byte" exactly (see `network`). torch's
+own partitioner cuts a graph too, but it has no price, and it never recomputes a value from another
+recomputed value. Here whole chains are priced. Raising the price walks down the memory curve.
+Guarantee: at every price, no other choice of kept storages has less time plus price; nothing runs
+three times.
 Complexity: one maximum flow per price, about 20 prices.
-Weakness: it counts the bytes kept at the turn only, not what is made again and held during the
-backward, so it stops short of low budgets.
+Weakness: it counts only the bytes kept at the end of the forward pass, not what is recomputed and
+kept during the backward, so it stops short of low budgets.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.orders.facts import Orders, orders_of
 from autockpt_solvers.orders.network import KeepNetwork
-from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
+# How much more a byte costs that waits for the whole backward, as a share: small, so that it only
+# decides between equal layers.
 _AGEING = 0.05
+# Prices are in ns per byte; 1 ns per byte is a slow op already.
+_LOWEST_PRICE, _HIGHEST_PRICE = 1 / 1024, 1 << 20
+_BISECTIONS = 14  # of the range between a price that fits and half of it
 
 
-def keep_network(orders: Orders) -> KeepNetwork:
-    """The network of a whole graph."""
-    graph = orders.graph
+def keep_network(facts: GraphFacts) -> KeepNetwork:
+    """The network of the whole graph."""
+    graph = facts.graph
     forward = range(graph.num_forward)
     priced = [
         s
@@ -41,78 +45,85 @@ def keep_network(orders: Orders) -> KeepNetwork:
     return KeepNetwork(
         again_ns=[
             # The first run of an op that only the backward needs is free.
-            (orders.runtime[op] if graph.is_required[op] else 0)
-            if orders.rerunnable[op] or not graph.is_required[op]
+            (facts.runtime[op] if graph.is_required[op] else 0)
+            if facts.rerunnable[op] or not graph.is_required[op]
             else None
             for op in forward
         ],
-        reads=[orders.reads[op] for op in forward],
+        reads=[facts.reads[op] for op in forward],
         producer=graph.producer,
         priced=priced,
         needed={s for s in priced if graph.readers[s][-1] >= graph.num_forward},
         must_keep={
             s
             for s in priced
-            if any(orders.region[r] != orders.region[graph.producer[s]] for r in graph.readers[s])
+            if any(facts.region[r] != facts.region[graph.producer[s]] for r in graph.readers[s])
         },
     )
 
 
-def ageing_weights(orders: Orders) -> list[float]:
-    """Per storage, its bytes, a little dearer the longer it waits for its first backward reader.
+def ageing_weights(facts: GraphFacts) -> list[float]:
+    """Per storage, its bytes, and a little more the longer it waits for its first backward reader.
 
-    Identical layers would otherwise all give up the same storage at the same price; and a late
-    layer may keep more than an early one, because its memory is free again sooner.
+    Otherwise identical layers would all drop the same storage at the same price. A late layer may
+    keep more than an early one, because its memory is free again sooner.
     """
-    graph = orders.graph
-    span = max(1, len(orders.backward_ops))
+    graph = facts.graph
+    span = max(1, len(facts.backward_ops))
     weights = []
-    for storage, size in enumerate(orders.sizes):
+    for storage, size in enumerate(facts.sizes):
         wait = next((r for r in graph.readers[storage] if r >= graph.num_forward), len(graph.ops))
         weights.append(size * (1 + _AGEING * (wait - graph.num_forward) / span))
     return weights
 
 
-def solve_mincut(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the schedules met while bisecting for the lowest price that fits."""
-    del seed
+class Priced(NamedTuple):
+    """The plan at a price."""
+
+    peak_bytes: int
+    recompute_ns: int
+    order: list[int]
+
+
+class PriceCurve:
+    """The plans of a graph by price, each made once."""
+
+    def __init__(self, facts: GraphFacts) -> None:
+        self.facts = facts
+        self._network = keep_network(facts)
+        self._weights = np.array(ageing_weights(facts))
+        self._plans: dict[float, Priced] = {}
+
+    def at(self, price: float) -> Priced:
+        """The plan at a price in ns per byte."""
+        if price not in self._plans:
+            order = self.facts.just_in_time(self._network.kept(price * self._weights))
+            self._plans[price] = Priced(*self.facts.evaluate(order), order)
+        return self._plans[price]
+
+
+def solve_mincut(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plans met while bisecting for the lowest price at which one fits."""
     deadline = time.monotonic() + time_limit_s
-    orders = orders_of(problem.graph)
-    network = once("network", lambda: keep_network(orders))
-    weights = once("weights", lambda: np.array(ageing_weights(orders)))
-    room = problem.room_bytes
-    # Per price, the plan with its peak and recompute time: searches in other rooms ask for many
-    # of them again.
-    plans: dict[float, tuple[int, int, list[int]]] = once("plans at prices", dict)
-    low, high = 0.0, 1.0
-    best: tuple[int, int, list[int]] | None = None
-    leanest: tuple[int, list[int]] | None = None
+    if session.prices is None:
+        session.prices = PriceCurve(session.facts)
+    curve, budget = session.prices, problem.available_bytes
+    found = []
 
     def fits(price: float) -> bool:
-        nonlocal best, leanest
-        if price not in plans:
-            kept = network.kept(price * weights)
-            order = orders.just_in_time(kept)
-            plans[price] = (*orders.evaluate(order), order)
-        peak, recompute, order = plans[price]
-        if leanest is None or peak < leanest[0]:
-            leanest = (peak, order)
-        if peak <= room and (best is None or recompute < best[0]):
-            best = (recompute, peak, order)
-        return peak <= room
+        found.append(curve.at(price))
+        return found[-1].peak_bytes <= budget
 
-    # Prices are in ns per byte; 1 ns per byte is a slow op already. Double until it fits.
-    price = 1 / 1024
-    while price < 1 << 20 and not fits(price) and time.monotonic() < deadline:
-        low, price = price, price * 2
-    high = price
-    for _ in range(14):
-        if best is None or time.monotonic() > deadline:
+    low, high = 0.0, _LOWEST_PRICE
+    while high < _HIGHEST_PRICE and not fits(high) and time.monotonic() < deadline:
+        low, high = high, high * 2
+    is_met = any(plan.peak_bytes <= budget for plan in found)
+    for _ in range(_BISECTIONS if is_met else 0):
+        if time.monotonic() > deadline:
             break
         middle = (low + high) / 2
         if fits(middle):
             high = middle
         else:
             low = middle
-    found = [o for o in (best and best[2], leanest and leanest[1]) if o]
-    return Attempt(orders=tuple(found))
+    return Attempt(orders=tuple(session.facts.best([plan.order for plan in found], budget)))

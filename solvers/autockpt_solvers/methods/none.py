@@ -1,9 +1,8 @@
-"""`none`: keep everything, run nothing twice.
+"""`none`: keep everything and run no op twice.
 
 Guarantee: no recomputation, by construction.
 Complexity: linear.
-Weakness: it uses the most memory; it fits only where no planning is needed. Ops that only the
-backward needs run right before it needs them.
+Weakness: uses the most memory. Ops that only the backward needs run just before it needs them.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.orders.facts import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 
-def solve_none(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the schedule that runs every needed op once."""
-    del time_limit_s, seed
-    order = orders_of(problem.graph).baseline()
-    return Attempt(orders=(order,))
+def solve_none(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plan that runs every needed op once."""
+    del problem, time_limit_s
+    return Attempt(orders=(session.facts.baseline(),))

@@ -1,8 +1,8 @@
-"""Where the forward pass is cut: places where few bytes cross, and which storages cross them.
+"""Cuts of the forward pass: places that few bytes cross, and the storages that cross them.
 
-A cut at place `p` of the forward order parts the ops before it from those at and after it. The
-storages that cross are written before and read by forward ops after it: those are what a
-checkpointed part starts from.
+A cut at place `p` of the forward order separates the ops before it from those at and after it. The
+storages that cross it are written before it and read by forward ops after it. A checkpointed
+segment starts from them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autockpt_solvers.orders.facts import Orders
+    from autockpt_solvers.orders.facts import GraphFacts
 
 
-def crossing_bytes(orders: Orders, order: list[int]) -> list[int]:
-    """Per place 0..len(order), the bytes that forward ops read across it, outputs left out."""
+def crossing_bytes(facts: GraphFacts, order: list[int]) -> list[int]:
+    """Per place 0..len(order), the bytes that forward ops read across it, without outputs."""
     change = [0] * (len(order) + 2)
-    for storage, born, last in forward_spans(orders, order):
-        if last > born and not orders.graph.is_output[storage]:
-            change[born + 1] += orders.sizes[storage]
-            change[last + 1] -= orders.sizes[storage]
+    for storage, born, last in forward_spans(facts, order):
+        if last > born and not facts.graph.is_output[storage]:
+            change[born + 1] += facts.sizes[storage]
+            change[last + 1] -= facts.sizes[storage]
     live = 0
     crossing = []
     for k in range(len(order) + 1):
@@ -29,16 +29,16 @@ def crossing_bytes(orders: Orders, order: list[int]) -> list[int]:
     return crossing
 
 
-def forward_spans(orders: Orders, order: list[int]) -> list[tuple[int, int, int]]:
-    """Of every storage that the forward order writes: places of its writer and last reader in it.
+def forward_spans(facts: GraphFacts, order: list[int]) -> list[tuple[int, int, int]]:
+    """Per storage that the forward order writes, the places of its writer and last reader.
 
-    The last reader is -1 where the order has none. As (storage, writer, last reader), ascending.
+    As (storage, writer, last reader), ascending; the last reader is -1 if there is none.
     """
     place = {op: k for k, op in enumerate(order)}
     spans = []
     for op, born in place.items():
-        for storage in orders.writes[op]:
-            last = max((place.get(r, -1) for r in orders.graph.readers[storage]), default=-1)
+        for storage in facts.writes[op]:
+            last = max((place.get(r, -1) for r in facts.graph.readers[storage]), default=-1)
             spans.append((storage, born, last))
     return sorted(spans)
 
@@ -49,10 +49,10 @@ def crossing_storages(spans: list[tuple[int, int, int]], cuts: list[int]) -> lis
 
 
 def narrow_places(crossing: list[int], reach: int = 4) -> list[int]:
-    """Places where no more bytes cross than at any place within `reach`.
+    """Places that no more bytes cross than any other place within `reach`.
 
-    Of a row of equal places the last is taken, and every `2 * reach`-th before it. The choice looks
-    at the neighbourhood only, so identical layers are cut at identical places.
+    Of a row of equal places, the last is taken, and every `2 * reach`-th before it. The choice only
+    looks at the neighbourhood, so identical layers are cut at identical places.
     """
     last = len(crossing) - 1
     places: list[int] = []

@@ -1,6 +1,7 @@
-"""Compute orders: the forward pass, recomputation just in time, and a quick evaluation of both.
+"""Facts about a graph, and its compute orders: how to make them, and what they cost.
 
-Every method builds its answer as a compute order and leaves the frees to `with_frees`.
+A compute order is the ops of a schedule in the order they run. Every method makes its plans as
+compute orders and leaves the frees to `with_frees`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from typing import TYPE_CHECKING
-
-from autockpt_solvers.session import once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,21 +19,13 @@ if TYPE_CHECKING:
     from autockpt_solvers.orders.tally import Tail, Tally
 
 
-def orders_of(graph: ComputeGraph) -> Orders:
-    """The facts of a graph, gathered once where searches share what they make.
-
-    They keep their graph, so no other can have its `id` meanwhile.
-    """
-    return once(f"orders {id(graph)}", lambda: Orders(graph))
-
-
-class Orders:
-    """Facts about a graph that building and judging many orders needs again and again.
+class GraphFacts:
+    """Facts about a graph, and what makes and evaluates its compute orders.
 
     Attributes:
         rerunnable: Per op, whether it may run a second time: recomputable, and writing no output.
         forward_rank: Per forward op, its place in the forward pass. Ops that only the backward
-            needs stand right behind the last op they read from, wherever the graph lists them.
+            needs come right after the last op that they read from, wherever the graph has them.
         by_rank: The forward ops in that order.
     """
 
@@ -59,13 +50,13 @@ class Orders:
     def _rank_forward(self) -> list[int]:
         graph = self.graph
         anchor: list[tuple[int, int]] = []
-        # After the last required op the backward has begun, where only its first region may run.
+        # After the last required op the backward has begun, and only its first region may run.
         required = [k for k in range(graph.num_forward) if graph.is_required[k]]
         last_required = max(required, default=-1)
         begun = self.region[graph.num_forward] if graph.num_forward < len(graph.ops) else 0
         for index in range(graph.num_forward):
             last = max((anchor[graph.producer[s]][0] for s in self.reads[index]), default=-1)
-            # An op without inputs stays where it is: there is no earlier place to prefer.
+            # An op without inputs stays where it is: no earlier place is better.
             late = not graph.is_required[index] and last >= 0
             if late and self.region[last] == self.region[index]:
                 anchor.append((last, index))
@@ -90,12 +81,13 @@ class Orders:
         return [op for op in self.by_rank if wanted[op]]
 
     def just_in_time(self, saved: Collection[int], *, nothing_twice: bool = False) -> list[int]:
-        """The order that keeps `saved` and makes everything else again when it is first read.
+        """The order that keeps `saved` and recomputes everything else when it is first read.
 
-        What is made again is kept until its last use. What cannot be made again is kept too.
+        What is recomputed stays in memory until its last use. What cannot be recomputed is kept
+        too.
 
         Args:
-            saved: Storages of the forward pass to keep; any others may be named and are ignored.
+            saved: Storages of the forward pass to keep; others are ignored.
             nothing_twice: Keep more, such that no op of the forward pass runs in the backward too.
 
         Returns:
@@ -105,7 +97,7 @@ class Orders:
         while True:
             tail = self._backward_tail(kept)
             head = self.forward_order(kept)
-            # An op that may run once only can be in both: what it writes must be kept instead.
+            # An op that may run only once can be in both: keep what it writes instead.
             may_not = set(head) if nothing_twice else self._only_once.intersection(head)
             twice = may_not.intersection(tail)
             if not twice:
@@ -113,7 +105,7 @@ class Orders:
             kept.update(s for op in twice for s in self.writes[op])
 
     def _backward_tail(self, kept: set[int]) -> list[int]:
-        """The backward ops and, before each, what it misses; adds to `kept` what must be."""
+        """The backward ops and, before each, what it misses; adds to `kept` what must be kept."""
         graph = self.graph
         made = (s for s in graph.outputs if graph.producer[s] < graph.num_forward)
         order, added = self._tail((*kept, *made))
@@ -138,36 +130,36 @@ class Orders:
 
     @cached_property
     def _tally(self) -> Tally:
-        # Only what searches needs numba, which takes its time to import.
+        # Importing numba takes time, and only searches need it.
         from autockpt_solvers.orders.tally import Tally
 
         return Tally(self.graph)
 
-    def lack(self, order: Sequence[int], room: int) -> tuple[int, int]:
-        """What an order lacks: bytes over `room` first, recompute time second; least is best."""
+    def lack(self, order: Sequence[int], budget: int) -> tuple[int, int]:
+        """Bytes over the budget, then recompute time; the least pair is the best order."""
         peak, recompute = self.evaluate(order)
-        return max(0, peak - room), recompute
+        return max(0, peak - budget), recompute
 
-    def best(self, orders: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
-        """Of valid orders, the cheapest that fits `room` bytes, if any, and the leanest."""
-        judged = [(*self.evaluate(order), k) for k, order in enumerate(orders)]
-        fitting = [(recompute, peak, k) for peak, recompute, k in judged if peak <= room]
-        chosen = [min(entries)[2] for entries in (fitting, judged) if entries]
+    def best(self, orders: Sequence[Sequence[int]], budget: int) -> list[Sequence[int]]:
+        """Of valid orders, the cheapest that fits the budget, if any, and the leanest."""
+        evaluated = [(*self.evaluate(order), k) for k, order in enumerate(orders)]
+        fitting = [(recompute, peak, k) for peak, recompute, k in evaluated if peak <= budget]
+        chosen = [min(entries)[2] for entries in (fitting, evaluated) if entries]
         return [orders[k] for k in dict.fromkeys(chosen)]
 
     def front(self, orders: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """Of valid orders, those that no other equals or beats in peak and recompute time."""
-        judged = sorted((*self.evaluate(order), k) for k, order in enumerate(orders))
+        evaluated = sorted((*self.evaluate(order), k) for k, order in enumerate(orders))
         chosen = []
         least = math.inf
-        for _, recompute, k in judged:
+        for _, recompute, k in evaluated:
             if recompute < least:
                 chosen.append(k)
                 least = recompute
         return [orders[k] for k in sorted(chosen)]
 
     def baseline(self) -> list[int]:
-        """The order in which nothing runs twice; what only the backward needs is made for it."""
+        """The order that runs nothing twice; what only the backward needs runs just before it."""
         required = self.graph.is_required
         saved = [s for s, op in enumerate(self.graph.producer) if required[op]]
         return self.just_in_time(saved, nothing_twice=True)

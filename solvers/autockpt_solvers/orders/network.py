@@ -1,9 +1,8 @@
 """The network whose minimum cut chooses what to keep at given prices.
 
-A node per forward op (it runs again) and per storage (the backward needs it). A storage that is
-needed is either kept, which costs its price, or its op runs again, which costs its time and needs
-the op's reads. That is "recompute time plus price of what is kept", minimised exactly by one
-maximum flow.
+It has a node per forward op (the op runs again) and per storage (the backward needs it). A storage
+that is needed is either kept, which costs its price, or its op runs again, which costs its time and
+needs the op's reads. One maximum flow minimises recompute time plus price exactly.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ class KeepNetwork:
         needed: Collection[int],
         must_keep: Collection[int],
     ) -> None:
-        """Builds the part that no price changes.
+        """Build the part that no price changes.
 
         Args:
-            again_ns: Per op, the time of running it in the backward; None where it may not.
-            reads: Per op, the storages it reads; those not priced are at hand for nothing.
+            again_ns: Per op, its time in the backward; None if it may not run there.
+            reads: Per op, the storages that it reads; those not priced are in memory anyway.
             producer: Per storage, its op.
             priced: Storages that cost something to keep.
             needed: Storages that backward ops read.
-            must_keep: Storages that running their op again does not bring back in time.
+            must_keep: Storages that must be kept even if their op runs again.
         """
         self.num_ops = len(again_ns)
         self.source = self.num_ops + len(producer)
@@ -66,11 +65,11 @@ class KeepNetwork:
         self.tails = np.array([self.num_ops + s for s in priced], dtype=np.int64)
 
     def kept(self, prices: Sequence[float] | np.ndarray[Any, Any]) -> set[int]:
-        """The storages to keep when keeping storage `s` costs `prices[s]` ns."""
+        """The storages to keep if keeping storage `s` costs `prices[s]` ns."""
         if not self.priced.size:
             return set()
         exact = np.rint(np.asarray(prices, dtype=np.float64)[self.priced] * _PRICE_UNIT)
-        # What must be kept can cost more than 64 bits hold; then nothing costs so much.
+        # If the storages that must be kept cost more than 64 bits hold, cap every price lower.
         for most in (_INFINITE, _INFINITE // self.priced.size):
             flow = max_flow.SimpleMaxFlow()
             capacities = np.minimum(exact, most).astype(np.int64)

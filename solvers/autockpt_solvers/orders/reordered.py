@@ -14,38 +14,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A graph whose backward ops stand in another order.
+    """A graph with its backward ops in another order.
 
     Attributes:
         graph: The graph.
-        originals: Per op of `graph`, its index in the graph that it was made from.
+        originals: Per op of `graph`, its index in the original graph.
     """
 
     graph: ComputeGraph
     originals: tuple[int, ...]
 
     def originally(self, order: Sequence[int]) -> list[int]:
-        """A compute order of `graph` as one of the graph that it was made from."""
+        """A compute order of `graph` as one of the original graph."""
         return [self.originals[op] for op in order]
 
     def attempt(self, found: Attempt) -> Attempt:
-        """Plans for `graph` as plans for the graph that it was made from."""
+        """Plans for `graph` as plans for the original graph."""
         return Attempt(
             orders=tuple(self.originally(order) for order in found.orders),
-            fixed=tuple(self.originally(order) for order in found.fixed),
             method=found.method,
         )
 
 
 def with_backward(graph: ComputeGraph, backward: Sequence[int]) -> Moved:
-    """The graph with its backward ops in an order that their reads allow.
+    """The graph with its backward ops in another order.
 
     Args:
         graph: The graph.
-        backward: Its backward ops, each once; they stay within their stretch.
+        backward: Its backward ops, each once and within its stretch.
 
     Raises:
-        ValueError: An op reads what is written later.
+        ValueError: An op reads what a later one writes.
     """
     originals = (*range(graph.num_forward), *backward)
     ops = tuple(graph.ops[op] for op in originals)

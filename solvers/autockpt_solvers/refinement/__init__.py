@@ -1,1 +1,1 @@
-"""Annealing over what a plan keeps and holds, on the whole graph."""
+"""Annealing over what a plan keeps in memory, on the whole graph."""

@@ -1,88 +1,141 @@
-"""The inner loop of `ilp`'s refinement: annealing over what is held (see `held`)."""
+"""The inner loop of refinement: annealing over what a plan keeps in memory (see `tables`)."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autockpt_solvers.compiling import compiled, compiled_within, draw
-from autockpt_solvers.refinement.changes import change, run_head, run_stage, take_back
-from autockpt_solvers.refinement.memory import fill_head, relive, weigh, weigh_head
-from autockpt_solvers.refinement.tables import HEAD_PEAK, LAST, NOTES, OVER, POOL, RECOMPUTE
+from autockpt_solvers.kernels.annealing import draw, is_taken, temperature_at, weight_at
+from autockpt_solvers.kernels.compiling import compiled, compiled_within
+from autockpt_solvers.refinement.changes import (
+    apply_change,
+    run_forward,
+    run_reader,
+    undo_change,
+)
+from autockpt_solvers.refinement.memory import (
+    count_bytes,
+    count_forward,
+    fill_forward,
+    update_live,
+)
 
 if TYPE_CHECKING:
-    from autockpt_solvers.refinement.tables import Numbers, Plan, Scratch, Stages
+    import numpy as np
+    from numpy.typing import NDArray
 
-_NEAR = 20  # stages between two changes that are made at once, at most
+    from autockpt_solvers.kernels.annealing import Cooling, Steps
+    from autockpt_solvers.refinement.tables import GraphTables, Numbers, PlanTables, Scratch
+
+_NEAR = 20  # at most this many readers lie between two entries that are changed at once
+_RECOOL = 64  # steps from one change of temperature to the next
+
+# Out of 14 kinds of changes, drawn evenly. Of the first table: a storage and one that it is made
+# from (2), or a random one (1), or none (2); the second one changes the other way round. Of the
+# second table: one entry (3), one entry with the same storage of the first table (2), or one entry
+# and another one nearby, the other way round (4).
+_KINDS = 14
+_WITH_SOURCE, _WITH_RANDOM, _OF_FIRST_TABLE, _SINGLE, _WITH_FIRST_TABLE = 2, 3, 5, 8, 10
+
+
+class Buffers(NamedTuple):
+    """Arrays that annealing needs.
+
+    Attributes:
+        again: Scratch for the runs, and for their bytes.
+        choices: Storages that the tables decide about.
+        best: The cheapest order that fits.
+        lean: The order with the lowest peak.
+    """
+
+    again: Numbers
+    choices: Numbers
+    best: Numbers
+    lean: Numbers
 
 
 @compiled
-def settle(stages: Stages, plan: Plan, work: Scratch, room: int) -> bool:
-    """Works out what follows from the tables of a plan.
+def derive(graph: GraphTables, plan: PlanTables, work: Scratch, budget: int) -> bool:
+    """Work out everything that follows from the two tables of a plan.
 
     Args:
-        stages: The graph.
-        plan: The plan; `keep`, `hold` and, for the turn, `at_hand` are given.
+        graph: The graph.
+        plan: The plan. `kept_at_end`, `kept_after` and the first column of `at_hand` are given.
         work: Scratch.
-        room: Bytes to stay under.
+        budget: Bytes that the graph may use.
 
     Returns:
-        Whether the plan runs.
+        Whether the plan can run.
     """
-    num_storages, num_stages = plan.touch.shape
-    totals = plan.totals
-    for numbers in (plan.start, plan.num_again, plan.live_bytes, plan.over, plan.runs, totals):
+    num_storages, num_readers = plan.touch.shape
+    for numbers in (plan.start, plan.num_again, plan.live_bytes, plan.over, plan.runs):
         numbers[:] = 0
     for flags in (plan.touch, plan.live):
         flags[:] = 0
-    plan.in_head[:] = 0
-    work.before[:] = 0
+    plan.in_forward[:] = 0
+    _reset(plan.totals[0])
+    _reset(work.before[0])
     work.dirty[:] = 1
-    if not run_head(stages, plan, work):
+    totals = plan.totals[0]
+    if not run_forward(graph, plan, work):
         return False
-    for k in range(num_stages):
-        num_touched = run_stage(stages, plan, work, k)
+    for k in range(num_readers):
+        num_touched = run_reader(graph, plan, work, k)
         if num_touched < 0:
             return False
-        totals[NOTES] = 0
+        totals.num_notes = 0
         plan.at_hand[:, k + 1] = plan.at_hand[:, k]
         for i in range(num_touched):
             s = work.touched[i]
             plan.touch[s, k] = work.code[s]
-            plan.at_hand[s, k + 1] = plan.hold[s, k] if stages.is_decided[s] else 1
+            plan.at_hand[s, k + 1] = plan.kept_after[s, k] if graph.is_decided[s] else 1
             work.code[s] = 0
             work.is_touched[s] = 0
-    fill_head(stages, plan)
+    fill_forward(graph, plan)
     for s in range(num_storages):
-        relive(stages, plan, work, s, 0, num_stages - 1)
-        totals[NOTES] = 0
-    totals[LAST] = num_stages - 1
-    weigh_head(plan, room)
-    weigh(stages, plan, work, room)
-    plan.peak[num_stages] = stages.gap_bytes[num_stages]
-    if plan.peak[num_stages] > room:
-        totals[OVER] += stages.gap_runs[num_stages] * (plan.peak[num_stages] - room)
+        update_live(graph, plan, work, s, 0, num_readers - 1)
+        totals.num_notes = 0
+    totals.last_dirty = num_readers - 1
+    count_forward(plan, budget)
+    count_bytes(graph, plan, work, budget)
+    plan.peak[num_readers] = graph.gap_bytes[num_readers]
+    if plan.peak[num_readers] > budget:
+        totals.over_bytes += graph.gap_runs[num_readers] * (plan.peak[num_readers] - budget)
     return True
 
 
+@compiled_within
+def _reset(totals: Any) -> None:
+    totals.over_bytes = 0
+    totals.recompute_ns = 0
+    totals.forward_over_bytes = 0
+    totals.forward_peak_bytes = 0
+    totals.num_again = 0
+    totals.again_end = 0
+    totals.num_notes = 0
+    totals.first_dirty = 0
+    totals.last_dirty = 0
+    totals.is_forward_changed = 0
+    totals.is_counted = 0
+
+
 @compiled
-def write_order(stages: Stages, plan: Plan, order: Numbers) -> int:
-    """Writes the compute order of a plan; gives its length."""
+def write_order(graph: GraphTables, plan: PlanTables, order: Numbers) -> int:
+    """Write the compute order of a plan; returns its length."""
     length = 0
-    for place in range(stages.forward.size):
-        if plan.in_head[stages.forward[place]]:
-            order[length] = stages.forward[place]
+    for place in range(graph.forward_ops.size):
+        if plan.in_forward[graph.forward_ops[place]]:
+            order[length] = graph.forward_ops[place]
             length += 1
-    op = stages.forward.size
-    for k in range(stages.row.size):
-        while op < stages.forward.size + stages.row[k]:
+    op = graph.forward_ops.size
+    for k in range(graph.row.size):
+        while op < graph.forward_ops.size + graph.row[k]:
             order[length] = op
             length += 1
             op += 1
         for j in range(plan.start[k], plan.start[k] + plan.num_again[k]):
-            order[length] = plan.pool[j]
+            order[length] = plan.again[j]
             length += 1
-    end = stages.forward.size + stages.row.size + stages.gap_runs.sum()
+    end = graph.forward_ops.size + graph.row.size + graph.gap_runs.sum()
     while op < end:
         order[length] = op
         length += 1
@@ -91,155 +144,156 @@ def write_order(stages: Stages, plan: Plan, order: Numbers) -> int:
 
 
 @compiled_within
-def _tidy(plan: Plan, buffer: Numbers) -> None:
-    """Moves all runs to the front of the pool, where what was taken back left it full of holes."""
+def _tidy(plan: PlanTables, buffer: Numbers) -> None:
+    """Move all runs to the front, without the holes that undone changes leave."""
     top = 0
     for k in range(plan.num_again.size):
         for j in range(plan.start[k], plan.start[k] + plan.num_again[k] + 1):
-            buffer[top, 0] = plan.pool[j]
-            buffer[top, 1] = plan.pool_bytes[j]
+            buffer[top, 0] = plan.again[j]
+            buffer[top, 1] = plan.again_bytes[j]
             top += 1
         plan.start[k] = top - plan.num_again[k] - 1
-    plan.pool[:top] = buffer[:top, 0]
-    plan.pool_bytes[:top] = buffer[:top, 1]
-    plan.totals[POOL] = top
+    plan.again[:top] = buffer[:top, 0]
+    plan.again_bytes[:top] = buffer[:top, 1]
+    plan.totals[0].again_end = top
 
 
 @compiled_within
 def _kept_pair(
-    stages: Stages, plan: Plan, choices: Numbers, state: Numbers, kind: int
+    graph: GraphTables,
+    plan: PlanTables,
+    choices: Numbers,
+    random: np.random.Generator,
+    kind: int,
 ) -> tuple[int, int]:
-    """A storage to keep or no longer to keep, and one to do the opposite with; -1 for none."""
-    one = choices[draw(state, choices.size)]
+    """A storage to change in the first table, and one to change the other way; -1 for none."""
+    one = choices[draw(random, choices.size)]
     other = -1
-    if kind < 2:  # what it is made from
-        op = stages.producer[one]
-        count = stages.reads_at[op + 1] - stages.reads_at[op]
+    if kind < _WITH_SOURCE:
+        op = graph.producer[one]
+        count = graph.reads_at[op + 1] - graph.reads_at[op]
         if count:
-            other = stages.reads[stages.reads_at[op] + draw(state, count)]
-    elif kind < 3:
-        other = choices[draw(state, choices.size)]
-    if other >= 0 and (not stages.is_decided[other] or plan.keep[other] == plan.keep[one]):
+            other = graph.reads[graph.reads_at[op] + draw(random, count)]
+    elif kind < _WITH_RANDOM:
+        other = choices[draw(random, choices.size)]
+    if other >= 0 and (
+        not graph.is_decided[other] or plan.kept_at_end[other] == plan.kept_at_end[one]
+    ):
         other = -1
     return one, other
 
 
 @compiled_within
-def _touched_at(stages: Stages, plan: Plan, state: Numbers, k: int) -> int:
-    """A storage that some run of a stage touches; -1 where it is none to decide about."""
-    run = draw(state, plan.num_again[k] + 1)
-    unit, num_writes = stages.forward.size + k, 0
+def _touched_at(graph: GraphTables, plan: PlanTables, random: np.random.Generator, k: int) -> int:
+    """A random storage that a run of a reader touches; -1 if the tables do not decide about it."""
+    run = draw(random, plan.num_again[k] + 1)
+    unit, num_writes = graph.forward_ops.size + k, 0
     if run < plan.num_again[k]:
-        unit = plan.pool[plan.start[k] + run]
-        num_writes = stages.writes_at[unit + 1] - stages.writes_at[unit]
-    num_reads = stages.reads_at[unit + 1] - stages.reads_at[unit]
+        unit = plan.again[plan.start[k] + run]
+        num_writes = graph.writes_at[unit + 1] - graph.writes_at[unit]
+    num_reads = graph.reads_at[unit + 1] - graph.reads_at[unit]
     if num_reads + num_writes == 0:
         return -1
-    which = draw(state, num_reads + num_writes)
+    which = draw(random, num_reads + num_writes)
     if which < num_reads:
-        s = stages.reads[stages.reads_at[unit] + which]
+        s = graph.reads[graph.reads_at[unit] + which]
     else:
-        s = stages.writes[stages.writes_at[unit] + which - num_reads]
-    return s if stages.is_decided[s] else -1
+        s = graph.writes[graph.writes_at[unit] + which - num_reads]
+    return s if graph.is_decided[s] else -1
 
 
 @compiled_within
-def _record(stages: Stages, plan: Plan, best: Numbers, lean: Numbers, found: Numbers) -> None:
-    """Writes the plan's order down where it is the cheapest that fits, or the leanest."""
-    totals = plan.totals
-    if totals[OVER] == 0 and (found[0] < 0 or totals[RECOMPUTE] < found[0]):
-        found[0] = totals[RECOMPUTE]
-        found[1] = write_order(stages, plan, best)
-    peak = max(totals[HEAD_PEAK], plan.peak.max())
-    if peak < found[2]:
-        found[2] = peak
-        found[3] = write_order(stages, plan, lean)
+def _record(graph: GraphTables, plan: PlanTables, buffers: Buffers, found: Any) -> None:
+    """Write the plan's order down if it is the cheapest that fits, or the leanest."""
+    totals = plan.totals[0]
+    if totals.over_bytes == 0 and (found.best_ns < 0 or totals.recompute_ns < found.best_ns):
+        found.best_ns = totals.recompute_ns
+        found.best_length = write_order(graph, plan, buffers.best)
+    peak = max(totals.forward_peak_bytes, plan.peak.max())
+    if peak < found.lean_peak_bytes:
+        found.lean_peak_bytes = peak
+        found.lean_length = write_order(graph, plan, buffers.lean)
 
 
 @compiled_within
-def _switch(plan: Plan, kept: tuple[int, int], held: tuple[int, int], at: tuple[int, int]) -> None:
-    """Turns entries of the tables into their opposites; once more, and they are as before."""
+def _switch(
+    plan: PlanTables, kept: tuple[int, int], after: tuple[int, int], readers: tuple[int, int]
+) -> None:
+    """Turn entries of the two tables into their opposites; once more, and they are as before."""
     for s in kept:
         if s >= 0:
-            plan.keep[s] ^= 1
+            plan.kept_at_end[s] ^= 1
     for i in range(2):
-        if held[i] >= 0:
-            plan.hold[held[i], at[i]] ^= 1
+        if after[i] >= 0:
+            plan.kept_after[after[i], readers[i]] ^= 1
 
 
 @compiled
-def anneal_held(
-    stages: Stages,
-    plan: Plan,
+def anneal_tables(
+    graph: GraphTables,
+    plan: PlanTables,
     work: Scratch,
-    buffers: tuple[Numbers, Numbers, Numbers, Numbers],
-    state: Numbers,
-    found: Numbers,
-    room: int,
-    steps: tuple[int, int, int],
-    scale: tuple[float, float, float, float, float, float],
+    buffers: Buffers,
+    random: np.random.Generator,
+    found: NDArray[Any],
+    budget: int,
+    steps: Steps,
+    cooling: Cooling,
 ) -> None:
-    """Walks from a plan through changed plans, taking worse ones ever more rarely.
+    """Go from a plan through changed plans, taking worse ones ever more rarely.
 
     Args:
-        stages: The graph.
-        plan: The plan, settled; changed in place.
+        graph: The graph.
+        plan: The plan, derived; changed in place.
         work: Scratch.
-        buffers: Scratch for the pool; storages that may be chosen to be kept; and the cheapest
-            order that fits and the one with the lowest peak, gained here.
-        state: State of the random numbers.
-        found: Recompute time and length of the cheapest order (-1 when none), peak and length of
-            the leanest.
-        room: Bytes to stay under.
-        steps: First step, step to stop before, and number of steps of the whole walk.
-        scale: Time and bytes that count as one, first and last temperature, first and last weight
-            of the bytes.
+        buffers: Further arrays; gain the cheapest and the leanest order.
+        random: Random numbers.
+        found: One record of `FOUND`.
+        budget: Bytes that the graph may use.
+        steps: The steps to take.
+        cooling: How the run cools.
     """
-    buffer, choices, best, lean = buffers
-    num_stages, totals = plan.num_again.size, plan.totals
-    first, stop, total = steps
-    unit_time, unit_bytes, hot, cold, light, heavy = scale
-    temperature = hot
-    weight = light
-    _record(stages, plan, best, lean, found)
-    for step in range(first, stop):
-        if step % 64 == 0 or step == first:
-            temperature = hot * (cold / hot) ** (step / total)
-            weight = light * (heavy / light) ** (step / total)
-        # At every step: what one change adds at most has room in the other half, and no more.
-        if totals[POOL] > plan.pool.size // 2:
-            _tidy(plan, buffer)
-        kind = draw(state, 14)
-        kept, held, at = (-1, -1), (-1, -1), (num_stages, num_stages)
-        if kind < 5:
-            kept = _kept_pair(stages, plan, choices, state, kind)
+    num_readers, totals = plan.num_again.size, plan.totals[0]
+    temperature = cooling.first_temperature
+    weight = cooling.first_weight
+    _record(graph, plan, buffers, found[0])
+    for step in range(steps.first, steps.stop):
+        if step % _RECOOL == 0 or step == steps.first:
+            temperature = temperature_at(cooling, step / steps.total)
+            weight = weight_at(cooling, step / steps.total)
+        # At every step, because the other half has room for one change, and no more.
+        if totals.again_end > plan.again.size // 2:
+            _tidy(plan, buffers.again)
+        kind = draw(random, _KINDS)
+        kept, after, readers = (-1, -1), (-1, -1), (num_readers, num_readers)
+        if kind < _OF_FIRST_TABLE:
+            kept = _kept_pair(graph, plan, buffers.choices, random, kind)
         else:
-            k = draw(state, num_stages)
-            s = _touched_at(stages, plan, state, k)
+            k = draw(random, num_readers)
+            s = _touched_at(graph, plan, random, k)
             if s < 0:
                 continue
-            held, at = (s, -1), (k, num_stages)
-            if kind >= 10:  # another one nearby, the other way round
-                near = min(num_stages - 1, max(0, k + draw(state, 2 * _NEAR + 1) - _NEAR))
-                other = _touched_at(stages, plan, state, near)
-                if other < 0 or plan.hold[other, near] == plan.hold[s, k]:
+            after, readers = (s, -1), (k, num_readers)
+            if kind >= _WITH_FIRST_TABLE:
+                near = min(num_readers - 1, max(0, k + draw(random, 2 * _NEAR + 1) - _NEAR))
+                other = _touched_at(graph, plan, random, near)
+                if other < 0 or plan.kept_after[other, near] == plan.kept_after[s, k]:
                     continue
-                held, at = (s, other), (k, near)
-            elif kind >= 8:
+                after, readers = (s, other), (k, near)
+            elif kind >= _SINGLE:
                 kept = (s, -1)
-        over, recompute = totals[OVER], totals[RECOMPUTE]
-        _switch(plan, kept, held, at)
-        most = recompute + unit_time * (20 * temperature + weight * over / unit_bytes) + 1
-        accepted = change(stages, plan, work, kept, at, room, most)
-        if accepted:
-            worse = (totals[RECOMPUTE] - recompute) / unit_time
-            worse += weight * (totals[OVER] - over) / unit_bytes
-            accepted = worse <= 0 or (
-                worse < 20 * temperature
-                and draw(state, 1 << 30) < math.exp(-worse / temperature) * (1 << 30)
-            )
-        if not accepted:
-            _switch(plan, kept, held, at)
-            take_back(stages, plan, work)
-            continue
-        _record(stages, plan, best, lean, found)
+        over, recompute = totals.over_bytes, totals.recompute_ns
+        _switch(plan, kept, after, readers)
+        # A plan dearer than this would not be taken whatever it spares.
+        bearable = 20 * temperature + weight * over / cooling.unit_bytes
+        most_ns = recompute + cooling.unit_ns * bearable + 1
+        taken = apply_change(graph, plan, work, kept, readers, budget, most_ns)
+        if taken:
+            worse = (totals.recompute_ns - recompute) / cooling.unit_ns
+            worse += weight * (totals.over_bytes - over) / cooling.unit_bytes
+            taken = is_taken(worse, temperature, random)
+        if taken:
+            _record(graph, plan, buffers, found[0])
+        else:
+            _switch(plan, kept, after, readers)
+            undo_change(graph, plan, work)

@@ -1,33 +1,25 @@
-"""The bytes of a plan (see `held`): where its storages are live, and what its runs need."""
+"""The bytes of a plan (see `tables`): where its storages are live, and what its runs need."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.compiling import compiled_within
-from autockpt_solvers.refinement.tables import (
-    FAR_BELOW,
-    FIRST,
-    HEAD_CHANGED,
-    HEAD_OVER,
-    HEAD_PEAK,
-    LAST,
-    OVER,
-    POOL,
-    READ,
-)
+from autockpt_solvers.kernels.compiling import compiled_within
+from autockpt_solvers.refinement.tables import FAR_BELOW, READ
 from autockpt_solvers.refinement.undo import LIVE, MOST, RUNS, add, note
 
 if TYPE_CHECKING:
-    from autockpt_solvers.refinement.tables import Plan, Scratch, Stages
+    from autockpt_solvers.refinement.tables import GraphTables, PlanTables, Scratch
 
 
 @compiled_within
-def relive(stages: Stages, plan: Plan, work: Scratch, s: int, first: int, last: int) -> None:
-    """Finds before which stages a storage is live, where `first` to `last` touch it anew."""
-    totals, dirty, live_bytes = plan.totals, work.dirty, plan.live_bytes
-    touch, live, size = plan.touch[s], plan.live[s], stages.size_bytes[s]
-    top = -1  # where a stretch of stages began, from above, that gained or lost it
+def update_live(
+    graph: GraphTables, plan: PlanTables, work: Scratch, s: int, first: int, last: int
+) -> None:
+    """Find before which readers a storage is live; `first` to `last` touch it in another way."""
+    totals, dirty, live_bytes = plan.totals[0], work.dirty, plan.live_bytes
+    touch, live, size = plan.touch[s], plan.live[s], graph.size_bytes[s]
+    top = -1  # where a row of readers begins, from above, that gained or lost it
     k = last
     while k >= 0:
         now = touch[k] == READ if touch[k] else live[k + 1] == 1
@@ -41,35 +33,35 @@ def relive(stages: Stages, plan: Plan, work: Scratch, s: int, first: int, last: 
             live_bytes[k] += size if now else -size
             if k > 0 and touch[k - 1]:
                 dirty[k - 1] = 1
-            totals[FIRST] = min(totals[FIRST], max(0, k - 1))
-            totals[LAST] = max(totals[LAST], k)
+            totals.first_dirty = min(totals.first_dirty, max(0, k - 1))
+            totals.last_dirty = max(totals.last_dirty, k)
         elif k <= first:
             return
         k -= 1
     if top >= 0:
         note(plan.notes, totals, LIVE, s, 0, top + 1)
-        carry_over(stages, plan, s)
-        totals[HEAD_CHANGED] = 1
+        carry_over(graph, plan, s)
+        totals.is_forward_changed = 1
 
 
 @compiled_within
-def carry_over(stages: Stages, plan: Plan, s: int) -> None:
-    """Counts a storage to the end of the forward pass, or no longer."""
-    size = stages.size_bytes[s] if plan.live[s, 0] else -stages.size_bytes[s]
-    add(plan.head_live[plan.head_last[s] + 1 :], size)
+def carry_over(graph: GraphTables, plan: PlanTables, s: int) -> None:
+    """Count a storage until the end of the forward pass, or no longer."""
+    size = graph.size_bytes[s] if plan.live[s, 0] else -graph.size_bytes[s]
+    add(plan.forward_live[plan.forward_last[s] + 1 :], size)
 
 
 @compiled_within
-def weigh(stages: Stages, plan: Plan, work: Scratch, room: int) -> None:
-    """Counts the bytes of all stages anew whose bytes, or those of whose runs, changed."""
-    totals = plan.totals
-    first, end = totals[FIRST], totals[LAST] + 1
+def count_bytes(graph: GraphTables, plan: PlanTables, work: Scratch, budget: int) -> None:
+    """Count the bytes of all readers anew whose bytes, or those of whose runs, changed."""
+    totals = plan.totals[0]
+    first, end = totals.first_dirty, totals.last_dirty + 1
     for k in range(first, end):
         if work.dirty[k]:
             _own_runs(plan, work, k)
             note(plan.notes, totals, MOST, k, plan.most_bytes[k], 0)
-            _weigh_runs(stages, plan, work, k)
-    start, count, pool_bytes, most = plan.start, plan.num_again, plan.pool_bytes, plan.most_bytes
+            _count_runs(graph, plan, work, k)
+    start, count, again_bytes, most = plan.start, plan.num_again, plan.again_bytes, plan.most_bytes
     live_bytes, all_over, all_peak = plan.live_bytes, plan.over, plan.peak
     work.over[first:end] = all_over[first:end]
     work.peak[first:end] = all_peak[first:end]
@@ -78,99 +70,100 @@ def weigh(stages: Stages, plan: Plan, work: Scratch, room: int) -> None:
         live = live_bytes[k]
         peak = live + most[k]
         over = 0
-        if peak > room:
-            over = stages.gap_runs[k] * max(0, live + stages.gap_bytes[k] - room)
+        if peak > budget:
+            over = graph.gap_runs[k] * max(0, live + graph.gap_bytes[k] - budget)
             for j in range(start[k], start[k] + count[k] + 1):
-                over += max(0, live + pool_bytes[j] - room)
+                over += max(0, live + again_bytes[j] - budget)
         change += over - all_over[k]
         all_over[k] = over
         all_peak[k] = peak
     work.dirty[first:end] = 0
-    totals[OVER] += change
+    totals.over_bytes += change
 
 
 @compiled_within
-def _own_runs(plan: Plan, work: Scratch, k: int) -> None:
-    """Copies the runs of a stage, where what is noted must stay as it is."""
-    totals = plan.totals
-    first, count, start = plan.start[k], plan.num_again[k], totals[POOL]
-    if first < work.before[POOL]:
+def _own_runs(plan: PlanTables, work: Scratch, k: int) -> None:
+    """Copy the runs of a reader if a note needs them as they are."""
+    totals = plan.totals[0]
+    first, count, start = plan.start[k], plan.num_again[k], totals.again_end
+    if first < work.before[0].again_end:
         note(plan.notes, totals, RUNS, k, first, count)
-        plan.pool[start : start + count] = plan.pool[first : first + count]
+        plan.again[start : start + count] = plan.again[first : first + count]
         plan.start[k] = start
-        plan.totals[POOL] = start + count + 1
+        totals.again_end = start + count + 1
 
 
 @compiled_within
-def _weigh_runs(stages: Stages, plan: Plan, work: Scratch, k: int) -> None:
-    """Counts the bytes of each run of a stage, less what is live before it."""
+def _count_runs(graph: GraphTables, plan: PlanTables, work: Scratch, k: int) -> None:
+    """Count the bytes of each run of a reader, without what is live before it."""
     start, count = plan.start[k], plan.num_again[k]
     for j in range(start, start + count):
-        op = plan.pool[j]
-        for i in range(stages.reads_at[op], stages.reads_at[op + 1]):
-            work.last[stages.reads[i]] = j
-        for i in range(stages.writes_at[op], stages.writes_at[op + 1]):
-            work.last[stages.writes[i]] = j
-    unit = stages.place.size + k
-    for i in range(stages.reads_at[unit], stages.reads_at[unit + 1]):
-        work.last[stages.reads[i]] = start + count
+        op = plan.again[j]
+        for i in range(graph.reads_at[op], graph.reads_at[op + 1]):
+            work.last[graph.reads[i]] = j
+        for i in range(graph.writes_at[op], graph.writes_at[op + 1]):
+            work.last[graph.writes[i]] = j
+    unit = graph.place.size + k
+    for i in range(graph.reads_at[unit], graph.reads_at[unit + 1]):
+        work.last[graph.reads[i]] = start + count
     live = 0
     for j in range(start, start + count):
-        op = plan.pool[j]
-        for i in range(stages.writes_at[op], stages.writes_at[op + 1]):
-            live += stages.size_bytes[stages.writes[i]]
-        plan.pool_bytes[j] = live + stages.before_bytes[k] + stages.working_bytes[op]
-        for i in range(stages.reads_at[op], stages.reads_at[op + 1]):
-            s = stages.reads[i]
+        op = plan.again[j]
+        for i in range(graph.writes_at[op], graph.writes_at[op + 1]):
+            live += graph.size_bytes[graph.writes[i]]
+        plan.again_bytes[j] = live + graph.before_bytes[k] + graph.working_bytes[op]
+        for i in range(graph.reads_at[op], graph.reads_at[op + 1]):
+            s = graph.reads[i]
             if work.last[s] == j and not plan.live[s, k + 1]:
-                live -= stages.size_bytes[s]
-        for i in range(stages.writes_at[op], stages.writes_at[op + 1]):
-            s = stages.writes[i]
+                live -= graph.size_bytes[s]
+        for i in range(graph.writes_at[op], graph.writes_at[op + 1]):
+            s = graph.writes[i]
             if work.last[s] == j and not plan.live[s, k + 1]:
-                live -= stages.size_bytes[s]
-    plan.pool_bytes[start + count] = live + stages.at_bytes[k]
-    most = stages.gap_bytes[k]
+                live -= graph.size_bytes[s]
+    plan.again_bytes[start + count] = live + graph.at_bytes[k]
+    most = graph.gap_bytes[k]
     for j in range(start, start + count + 1):
-        most = max(most, plan.pool_bytes[j])
+        most = max(most, plan.again_bytes[j])
     plan.most_bytes[k] = most
 
 
 @compiled_within
-def fill_head(stages: Stages, plan: Plan) -> None:
-    """Counts the bytes that are live in the forward pass."""
-    live = plan.head_live
+def fill_forward(graph: GraphTables, plan: PlanTables) -> None:
+    """Count the bytes that are live at every place of the forward pass."""
+    live = plan.forward_live
     live[:] = 0
     num_places = live.size
     for place in range(num_places):
-        op = stages.forward[place]
-        plan.head_own[place] = FAR_BELOW
-        if plan.in_head[op]:
-            plan.head_own[place] = stages.head_bytes[place] + stages.working_bytes[op]
-            for k in range(stages.reads_at[op], stages.reads_at[op + 1]):
-                plan.head_last[stages.reads[k]] = place
-            for k in range(stages.writes_at[op], stages.writes_at[op + 1]):
-                plan.head_last[stages.writes[k]] = place
-    for s in range(plan.head_last.size):
-        op = stages.producer[s]
-        if plan.in_head[op]:
-            live[stages.place[op]] += stages.size_bytes[s]
-            end = num_places if plan.live[s, 0] else plan.head_last[s] + 1
+        op = graph.forward_ops[place]
+        plan.forward_own[place] = FAR_BELOW
+        if plan.in_forward[op]:
+            plan.forward_own[place] = graph.forward_output_bytes[place] + graph.working_bytes[op]
+            for k in range(graph.reads_at[op], graph.reads_at[op + 1]):
+                plan.forward_last[graph.reads[k]] = place
+            for k in range(graph.writes_at[op], graph.writes_at[op + 1]):
+                plan.forward_last[graph.writes[k]] = place
+    for s in range(plan.forward_last.size):
+        op = graph.producer[s]
+        if plan.in_forward[op]:
+            live[graph.place[op]] += graph.size_bytes[s]
+            end = num_places if plan.live[s, 0] else plan.forward_last[s] + 1
             if end < num_places:
-                live[end] -= stages.size_bytes[s]
+                live[end] -= graph.size_bytes[s]
     for place in range(1, num_places):
         live[place] += live[place - 1]
 
 
 @compiled_within
-def weigh_head(plan: Plan, room: int) -> None:
-    """Counts the bytes of the forward pass's runs."""
+def count_forward(plan: PlanTables, budget: int) -> None:
+    """Count the bytes of the runs of the forward pass."""
     over = 0
     peak = 0
-    live, own = plan.head_live, plan.head_own
+    live, own = plan.forward_live, plan.forward_own
     for place in range(live.size):
         here = live[place] + own[place]
         peak = max(peak, here)
-        over += max(0, here - room)
-    plan.totals[OVER] += over - plan.totals[HEAD_OVER]
-    plan.totals[HEAD_OVER] = over
-    plan.totals[HEAD_PEAK] = peak
+        over += max(0, here - budget)
+    totals = plan.totals[0]
+    totals.over_bytes += over - totals.forward_over_bytes
+    totals.forward_over_bytes = over
+    totals.forward_peak_bytes = peak

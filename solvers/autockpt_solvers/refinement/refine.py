@@ -1,146 +1,164 @@
-"""Refinement: annealing over what a plan holds, from the best plan there is.
+"""Refinement: annealing over what a plan keeps, from the best plan found so far.
 
-Windows keep what crosses their borders, and composition counts with whole turns. Annealing over
-the tables of `held` knows neither: it starts from the best plan of windows and heuristics, and
-changes what is kept and held, one or two entries at a time, judged on the whole graph.
+Windows keep what crosses their borders, and composition counts the whole backward of a window at
+once. Annealing over the tables of a plan does neither: it changes one or two entries at a time and
+evaluates each change on the whole graph.
+
+A run that must stay within the budget seldom gets away from the plan that it starts from. So most
+runs first give bytes over the budget next to no weight, exceed it by far, and come back as the
+weight rises.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from autockpt_solvers.bounds.bound import bound_below_ns
-from autockpt_solvers.compiling import IS_COMPILED
-from autockpt_solvers.orders.facts import orders_of
-from autockpt_solvers.refinement.anneal import anneal_held, settle, write_order
-from autockpt_solvers.refinement.tables import blank, stages_of
+from autockpt_solvers.bounds.recomputation import bound_below_ns
+from autockpt_solvers.kernels.annealing import Cooling, Steps, nothing_found
+from autockpt_solvers.refinement.anneal import Buffers, anneal_tables, derive, write_order
+from autockpt_solvers.refinement.encode import encode, is_decided
+from autockpt_solvers.refinement.tables import blank, graph_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from autockpt_solvers.orders.facts import Orders
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
-_CHUNK = 1024 if IS_COMPILED else 16  # steps between two looks at the clock
-_MOST_CELLS = 400_000_000  # of the largest table, in bytes; larger graphs are not refined
-_LONGER = 4  # forward ops may run again this many times the number of ops
-# Walks, each from the best plan met: first temperature, in times of a training step, and what a run
-# over by the whole room weighs at first, in the same. With next to no weight walks meet plans far
-# over the room, and give up what those spare only where it costs least.
-_WALKS = ((3e-4, 0.06), (1e-4, 0.01), (1e-4, 0.003), (5e-5, 0.003))
-# Where that leaves much to gain, many short walks from the start, and one from the best plan met:
-# which of a few very different plans a walk comes to is decided early, and by chance.
-_SHORT_WALK, _LAST_WALK = _WALKS[2:]
-_STEPS_OF_SHORT = 60  # times the decisions and reads of the graph
-# From a good plan in a little more room; so many steps for its size, at most this share of all,
-# which is too few for a graph of more ops and reads.
-_COLD_WALK = (2e-5, 0.01)
-_STEPS_OF_TOUCH = 20
-_TOUCH = 0.25
-_MOST_TOUCHED = 15_000
-_HEAVY = 20.0  # what it weighs at last
-# Where nothing fits: from the leanest plan met, to this share of its peak.
-_LEANER = 0.97
-# What a step takes grows with the runs and reads of the graph: with this many, steps take seconds.
-_WORK = 2_400_000_000
-_WORK_INTERPRETED, _FIXED_INTERPRETED = 3_000_000, 1000
-_STEPS_PER_OP = 1000
+
+class _Start(NamedTuple):
+    """How a run begins; both in training steps.
+
+    Attributes:
+        temperature: The first temperature.
+        weight: What a run that exceeds the budget by all of it counts at first.
+    """
+
+    temperature: float
+    weight: float
+
+
+# All figures below were chosen on the zoo graphs of benchmarks/solvers.py at f = 0.25 and 0.1,
+# where refinement brings most.
+
+# The runs of `refine`, each from the best plan so far: from hot and strict to cool and lenient.
+_RUNS = (_Start(3e-4, 0.06), _Start(1e-4, 0.01), _Start(1e-4, 0.003), _Start(5e-5, 0.003))
+# If these leave much to gain, many short runs follow, each from the start, and a last one from the
+# best plan: which of a few very different plans a run reaches is decided early, and by chance.
+_SHORT_RUN, _LAST_RUN = _RUNS[2:]
+_STEPS_OF_SHORT_RUN = 60  # times the decisions and reads of the graph
 _COOLING = 0.02  # last temperature over first
-_CLOSE = 2e-3  # time above the bound, in the same, that is not worth a walk
-_FAR = 1e-2  # the same, that is worth all steps, and short walks; less is worth fewer, and more
-_MOST_WORTH = 2.0  # times as many at most; so many where no plan fits yet
+_LAST_WEIGHT = 20.0  # as `_Start.weight`, at the last step
+_LEANER = 0.97  # if no plan fits yet, runs aim at this share of the lowest peak so far
+
+# How many steps `refine` takes: so many per op, but no more runs and reads in all than the second
+# figure, since a step takes time in proportion to them.
+_STEPS_PER_OP = 1000
+_MOST_WORK = 2_400_000_000
+# A plan this close to the bound, in training steps, is not worth a run. At the second distance it
+# is worth all steps, and short runs; closer ones are worth fewer steps, farther ones more, up to
+# the last factor.
+_CLOSE, _FAR, _MOST_WORTH = 2e-3, 1e-2, 2.0
+
+# `improve` takes a cold run, with so many steps per decision and read, but at most that share of
+# all. On graphs with more ops and reads than the last figure that is too few to find anything.
+_COLD_RUN = _Start(2e-5, 0.01)
+_STEPS_OF_COLD_RUN, _SHARE_OF_COLD_RUN, _MOST_IMPROVED = 20, 0.25, 15_000
+
+_STEPS_PER_CALL = 1024  # from one look at the clock to the next
+_MOST_CELLS = 400_000_000  # of the largest table, in bytes; larger graphs are not refined
+_MOST_RUNS = 4  # forward ops may run again this many times the number of ops
 
 
 def refine(
-    problem: Problem, orders: Orders, start: Sequence[int], *, seed: int, deadline: float
+    problem: Problem, session: Session, start: Sequence[int], *, deadline: float
 ) -> list[list[int]]:
-    """Orders better than `start`: cheaper where it fits, with a lower peak where it does not.
+    """Find plans better than `start`: cheaper if it fits, with a lower peak if it does not.
 
     Args:
         problem: The problem.
-        orders: The graph.
-        start: An order that runs.
-        seed: Random seed.
-        deadline: Ends the walks early.
+        session: The session of its graph.
+        start: An order that can run.
+        deadline: Ends the search.
 
     Returns:
-        The cheapest order that fits, if any was met, and the one with the lowest peak.
+        The cheapest order that fits, if one was found, and the one with the lowest peak.
     """
-    room, total = problem.room_bytes, max(1, problem.graph.total_runtime_ns)
+    facts, budget = session.facts, problem.available_bytes
+    total = max(1, problem.graph.total_runtime_ns)
 
     def gain(known_ns: list[int]) -> float:
-        """Time of the cheapest plan above the bound, in times of a step."""
+        """How far the cheapest plan is above the bound, in training steps."""
         left = deadline - time.monotonic()
-        bound = bound_below_ns(problem, deadline - 3 * left / 4) if known_ns else 0
+        bound = bound_below_ns(session, budget, deadline - 3 * left / 4) if known_ns else 0
         return (min(known_ns, default=math.inf) - bound) / total
 
-    known_ns = [recompute for peak, recompute in [orders.evaluate(start)] if peak <= room]
+    known_ns = [recompute for peak, recompute in [facts.evaluate(start)] if peak <= budget]
     to_gain = gain(known_ns)
     if to_gain <= _CLOSE:
         return []
     started = time.monotonic()
-    refiner = _refiner(orders, room, seed, deadline)
+    refiner = _refiner(facts, budget, session.seed, deadline)
     if refiner is None:
         return []
-    deadline += time.monotonic() - started  # the first walk of an installation is compiled first
-    steps = int(refiner.num_steps() * min(_MOST_WORTH, to_gain / _FAR))
+    deadline += time.monotonic() - started  # time to compile does not count
+    steps = int(refiner.num_steps * min(_MOST_WORTH, to_gain / _FAR))
     halfway = (time.monotonic() + deadline) / 2
-    refiner.walk(start, _WALKS, steps // len(_WALKS), halfway)
-    known_ns += [int(refiner.found[0])] if refiner.best_order is not None else []
+    refiner.run_each(start, _RUNS, steps // len(_RUNS), halfway)
+    known_ns += [refiner.best_ns] if refiner.best_order is not None else []
     if known_ns and gain(known_ns) > _FAR:
-        short = _STEPS_OF_SHORT * refiner.size
+        short = _STEPS_OF_SHORT_RUN * refiner.size
         num_short = max(1, steps // short)
         for number in range(num_short):
             now = time.monotonic()
             until = now + (deadline - now) / (num_short + 1 - number)
-            refiner.run(start, min(short, steps), until, *_SHORT_WALK)
-        refiner.walk(start, [_LAST_WALK], steps // len(_WALKS), deadline)
+            refiner.run(start, min(short, steps), until, _SHORT_RUN)
+        refiner.run_each(start, [_LAST_RUN], steps // len(_RUNS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
-def can_touch_up(orders: Orders) -> bool:
-    """Whether `touch_up` is worth its time on a graph."""
-    return _work_per_step(orders) <= _MOST_TOUCHED
+def can_improve(facts: GraphFacts) -> bool:
+    """Whether `improve` is worth its time on a graph."""
+    return _work_per_step(facts) <= _MOST_IMPROVED
 
 
-def _work_per_step(orders: Orders) -> int:
-    return 2 * len(orders.reads) + sum(map(len, orders.reads))
-
-
-def touch_up(
-    problem: Problem, order: Sequence[int], *, seed: int, deadline: float
+def improve(
+    problem: Problem, order: Sequence[int], *, session: Session, deadline: float
 ) -> Sequence[int]:
-    """A plan, made cheaper by a short and cold walk; the same where that finds nothing.
+    """Make a plan cheaper by a short and cold run; returns it as it is if that finds nothing.
 
     Args:
         problem: The problem.
         order: An order that fits.
-        seed: Random seed.
-        deadline: Ends the walk early.
+        session: The session of the graph.
+        deadline: Ends the run.
     """
-    orders = orders_of(problem.graph)
-    refiner = _refiner(orders, problem.room_bytes, seed, deadline)
+    facts, budget = session.facts, problem.available_bytes
+    refiner = _refiner(facts, budget, session.seed, deadline)
     if refiner is None:
         return order
-    steps = min(_STEPS_OF_TOUCH * refiner.size, int(_TOUCH * refiner.num_steps()))
-    refiner.run(order, steps, deadline, *_COLD_WALK)
+    steps = min(_STEPS_OF_COLD_RUN * refiner.size, int(_SHARE_OF_COLD_RUN * refiner.num_steps))
+    refiner.run(order, steps, deadline, _COLD_RUN)
     known = [order] if refiner.best_order is None else [order, refiner.best_order]
-    return orders.best(known, problem.room_bytes)[0]
+    return facts.best(known, budget)[0]
 
 
-def _refiner(orders: Orders, room: int, seed: int, deadline: float) -> Refiner | None:
-    """What walks, compiled; None where there is nothing to walk over, or no time."""
-    num_cells = len(orders.graph.storages) * len(orders.backward_ops)
+def _work_per_step(facts: GraphFacts) -> int:
+    """Runs and reads of the graph."""
+    return 2 * len(facts.reads) + sum(map(len, facts.reads))
+
+
+def _refiner(facts: GraphFacts, budget: int, seed: int, deadline: float) -> Refiner | None:
+    """A refiner, compiled; None if there is nothing to decide, or no time."""
+    num_cells = len(facts.graph.storages) * len(facts.backward_ops)
     if num_cells > _MOST_CELLS or time.monotonic() >= deadline:
         return None
-    refiner = Refiner(orders, room, seed)
+    refiner = Refiner(facts, budget, seed)
     if not refiner.has_choices:
         return None
     refiner.compile()
@@ -148,206 +166,169 @@ def _refiner(orders: Orders, room: int, seed: int, deadline: float) -> Refiner |
 
 
 class Refiner:
-    """A graph as arrays, and the best orders met so far.
+    """A graph as tables, and the best orders found so far."""
 
-    Attributes:
-        best_order: The cheapest order that fits, or None.
-        lean_order: The order with the lowest peak, or None.
-    """
-
-    def __init__(self, orders: Orders, room: int, seed: int) -> None:
-        graph = orders.graph
-        self.orders = orders
-        self.room = max(1, room)
+    def __init__(self, facts: GraphFacts, budget: int, seed: int) -> None:
+        graph = facts.graph
+        self.facts = facts
+        self.budget = max(1, budget)
         self.forward = [s for s, op in enumerate(graph.producer) if op < graph.num_forward]
-        self.decided = np.array([self._is_decided(s) for s in self.forward], dtype=np.int64)
-        self.stages = stages_of(orders, self.forward, self.decided)
-        self.plan, self.work = blank(self.stages, most_runs=_LONGER * len(graph.ops))
-        size = len(graph.ops) + self.plan.pool.size
-        self.buffers = (
-            np.zeros((self.plan.pool.size, 2), dtype=np.int64),
-            np.flatnonzero(self.decided),
-            np.zeros(size, dtype=np.int64),
-            np.zeros(size, dtype=np.int64),
+        self.decided = np.array([is_decided(facts, s) for s in self.forward], dtype=np.int64)
+        self.graph = graph_tables(facts, self.forward, self.decided)
+        self.plan, self.work = blank(self.graph, most_runs=_MOST_RUNS * len(graph.ops))
+        size = len(graph.ops) + self.plan.again.size
+        self.buffers = Buffers(
+            again=np.zeros((self.plan.again.size, 2), dtype=np.int64),
+            choices=np.flatnonzero(self.decided),
+            best=np.zeros(size, dtype=np.int64),
+            lean=np.zeros(size, dtype=np.int64),
         )
-        self.state = np.array([1 + seed % 2147483646], dtype=np.int64)
-        self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
-        total = max(1.0, float(sum(orders.runtime)))
-        self.units = (total, float(self.room))
+        self.random = np.random.default_rng(seed)
+        self.found = nothing_found()
+        self.unit_ns = max(1.0, float(sum(facts.runtime)))
 
     def compile(self) -> None:
-        """Compiles the walk, where that was never done here; it takes half a minute then."""
-        settle(self.stages, self.plan, self.work, self.room)
-        nothing = np.array([0, 0, -1, 0], dtype=np.int64)  # no plan is better
-        tables = (self.stages, self.plan, self.work, self.buffers)
-        anneal_held(*tables, self.state, nothing, self.room, (0, 0, 1), (1.0,) * 6)
+        """Compile everything, if that was never done here; it takes half a minute then."""
+        derive(self.graph, self.plan, self.work, self.budget)
+        before = self.found.copy()
+        self.found["lean_peak_bytes"] = -1  # no plan is leaner
+        self.plan.totals["over_bytes"] = 1  # none fits
+        self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN))
+        self.found[:] = before
 
+    def cooling(self, start: _Start) -> Cooling:
+        """How a run cools that begins like this."""
+        return Cooling(
+            unit_ns=self.unit_ns,
+            unit_bytes=float(self.budget),
+            first_temperature=start.temperature,
+            last_temperature=start.temperature * _COOLING,
+            first_weight=start.weight,
+            last_weight=_LAST_WEIGHT,
+        )
+
+    @property
     def num_steps(self) -> int:
-        """Steps that are worth taking once; they depend on the graph only."""
-        num_ops = len(self.orders.reads)
-        per_step = _work_per_step(self.orders)
-        if not IS_COMPILED:
-            return _WORK_INTERPRETED // (_FIXED_INTERPRETED + per_step)
-        return min(_STEPS_PER_OP * num_ops, _WORK // max(1, per_step))
+        """Steps that are worth taking; they depend on the graph only."""
+        most = _MOST_WORK // max(1, _work_per_step(self.facts))
+        return min(_STEPS_PER_OP * len(self.facts.reads), most)
 
     @property
     def size(self) -> int:
-        """How much there is to walk over: decisions, and reads."""
-        return int(self.decided.sum()) + int(self.stages.reads.size)
+        """How much there is to decide: decisions, and reads."""
+        return int(self.decided.sum()) + int(self.graph.reads.size)
 
     @property
     def has_choices(self) -> bool:
         """Whether there is anything to decide."""
-        return bool(self.decided.any()) and self.stages.row.size > 0
+        return bool(self.decided.any()) and self.graph.row.size > 0
 
-    def _is_decided(self, storage: int) -> bool:
-        """Whether it is a matter of choice to keep a storage or to make it again."""
-        graph, region = self.orders.graph, self.orders.region
-        op = graph.producer[storage]
-        return (
-            self.orders.rerunnable[op]
-            and bool(graph.readers[storage])
-            and all(region[r] == region[op] for r in graph.readers[storage])
-        )
+    @property
+    def best_ns(self) -> int:
+        """Recompute time of the cheapest order that fits; -1 if there is none."""
+        return int(self.found["best_ns"][0])
 
     @property
     def best_order(self) -> list[int] | None:
-        """The cheapest order that fits."""
-        if self.found[0] < 0:
+        """The cheapest order that fits, or None."""
+        if self.best_ns < 0:
             return None
-        return [int(op) for op in self.buffers[2][: int(self.found[1])]]
+        order: list[int] = self.buffers.best[: int(self.found["best_length"][0])].tolist()
+        return order
 
     @property
     def lean_order(self) -> list[int] | None:
-        """The order with the lowest peak."""
-        if not self.found[3]:
-            return None
-        return [int(op) for op in self.buffers[3][: int(self.found[3])]]
+        """The order with the lowest peak, or None."""
+        order: list[int] = self.buffers.lean[: int(self.found["lean_length"][0])].tolist()
+        return order or None
 
     def order(self) -> list[int]:
-        """The order of the plan as it stands."""
-        order = np.zeros_like(self.buffers[2])
-        length = write_order(self.stages, self.plan, order)
-        return [int(op) for op in order[:length]]
+        """The order of the plan as the tables have it now."""
+        order = np.zeros_like(self.buffers.best)
+        length = write_order(self.graph, self.plan, order)
+        ops: list[int] = order[:length].tolist()
+        return ops
 
-    def settle(self, order: Sequence[int], room: int) -> bool:
-        """Makes an order the plan; whether the tables can say it."""
-        keep, hold = self.encode(order)
-        at_turn = [keep[k] or self.orders.graph.is_output[s] for k, s in enumerate(self.forward)]
-        self.plan.keep[:] = keep
-        self.plan.hold[:] = hold
-        self.plan.at_hand[:, 0] = at_turn
-        return bool(settle(self.stages, self.plan, self.work, room))
+    def load(self, order: Sequence[int], budget: int) -> bool:
+        """Make an order the plan; returns whether tables can describe it."""
+        kept_at_end, kept_after = encode(self.facts, order, self.forward, self.decided)
+        is_output = [self.facts.graph.is_output[s] for s in self.forward]
+        self.plan.kept_at_end[:] = kept_at_end
+        self.plan.kept_after[:] = kept_after[:, self.graph.row]
+        self.plan.at_hand[:, 0] = (kept_at_end != 0) | np.array(is_output, dtype=bool)
+        return bool(derive(self.graph, self.plan, self.work, self.budget_or(budget)))
 
-    def encode(self, order: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """The tables of a plan: what the order keeps and holds."""
-        orders, graph = self.orders, self.orders.graph
-        num_forward = graph.num_forward
-        keep = np.zeros(len(graph.storages), dtype=np.int64)
-        for storage, is_decided in zip(self.forward, self.decided.tolist(), strict=True):
-            fixed = not is_decided and bool(graph.readers[storage])
-            keep[storage] = fixed and graph.is_required[graph.producer[storage]]
-        hold = np.ones((len(graph.storages), len(graph.ops) - num_forward), dtype=np.uint8)
-        left = sum(graph.is_required)
-        head, seen = 0, set[int]()
-        while left:
-            left -= graph.is_required[order[head]] and order[head] not in seen
-            seen.add(order[head])
-            head += 1
-        # Per storage of the forward, the backward op that touched its instance last; -1: none yet.
-        last = {s: -1 for op in order[:head] for s in orders.writes[op]}
-        row = 0
-        for op in order[head:]:
-            for storage in orders.reads[op]:
-                if last.get(storage, 0) < 0:
-                    keep[storage] = 1
-                last[storage] = row
-            if op >= num_forward:
-                row += 1
-                continue
-            for storage in orders.writes[op]:
-                if 0 <= last.get(storage, -1) < row:
-                    hold[storage, last[storage]] = 0
-                last[storage] = row
-        return keep[self.forward], hold[self.forward][:, self.stages.row]
+    def budget_or(self, budget: int) -> int:
+        """The larger of a budget and the refiner's own."""
+        return max(self.budget, budget)
 
-    def walk(
-        self,
-        start: Sequence[int],
-        walks: Sequence[tuple[float, float]],
-        steps: int,
-        deadline: float,
+    def run_each(
+        self, start: Sequence[int], runs: Sequence[_Start], steps: int, deadline: float
     ) -> None:
-        """Some walks: the first from an order that runs, the others from the best met.
+        """Take some runs: the first from `start`, the others from the best plan so far.
 
         Args:
-            start: The order.
-            walks: First temperature of each, and first weight of bytes over the room.
+            start: An order that can run.
+            runs: How each begins.
             steps: Number of steps of each.
-            deadline: Makes the walks shorter ones, and ends them early.
+            deadline: Makes the runs shorter, and ends them.
         """
-        for number, (hot, light) in enumerate(walks):
+        for number, run in enumerate(runs):
             now = time.monotonic()
-            until = now + (deadline - now) / (len(walks) - number)
+            until = now + (deadline - now) / (len(runs) - number)
             order, aim = self.best_order or start, 0
             lean = self.lean_order
             if self.best_order is None and lean is not None:
-                order, aim = lean, int(self.orders.evaluate(lean)[0] * _LEANER)
-            self.run(order, steps, until, hot, light, aim=aim)
+                order, aim = lean, int(self.facts.evaluate(lean)[0] * _LEANER)
+            self.run(order, steps, until, run, aim=aim)
 
     def run(
-        self,
-        order: Sequence[int],
-        steps: int,
-        deadline: float,
-        hot: float,
-        light: float,
-        *,
-        aim: int = 0,
+        self, order: Sequence[int], steps: int, deadline: float, start: _Start, *, aim: int = 0
     ) -> None:
-        """One walk from hot to cold, from an order that runs.
+        """Take one run from hot to cold, from an order that can run.
 
         Args:
-            order: Where to start; if the tables cannot say it, nothing is done.
+            order: Where to start; nothing is done if tables cannot describe it.
             steps: Number of steps.
-            deadline: Makes the walk a shorter one, and ends it early.
-            hot: First temperature.
-            light: First weight of bytes over the room.
-            aim: Bytes to come under, where nothing under the room is known; the room if that is
-                more. Beside it, what is found is known by its peak alone.
+            deadline: Makes the run shorter, and ends it.
+            start: How it begins.
+            aim: A budget to aim at if it is larger than the refiner's. Then only the peak of what
+                the run finds is recorded.
         """
-        if not self.has_choices or self.found[0] == 0 or time.monotonic() >= deadline:
+        if not self.has_choices or self.best_ns == 0 or time.monotonic() >= deadline:
             return
-        aim = max(self.room, aim)
-        scale = (*self.units, hot, hot * _COOLING, light, _HEAVY)
-        if not self.settle(order, aim):
+        budget = self.budget_or(aim)
+        if not self.load(order, budget):
             return
-        walk = partial(self._anneal, room=aim, scale=scale)
+        cooling = self.cooling(start)
         started = time.monotonic()
         first, most = 0, steps
         while first < steps:
-            stop = min(first + _CHUNK, steps)
-            walk(steps=(first, stop, steps))
+            stop = min(first + _STEPS_PER_CALL, steps)
+            self._anneal(Steps(first, stop, steps), budget, cooling)
             first = stop
             now = time.monotonic()
-            if self.found[0] == 0 or now > deadline:
+            if self.best_ns == 0 or now > deadline:
                 break
-            # A walk that is cut off ends hot: rather take all of a shorter one.
+            # A run that is cut off ends hot, so take all of a shorter one instead.
             in_time = (deadline - now) * first / max(1e-9, now - started)
             steps = first + int(min(most - first, in_time))
-        if aim > self.room:
-            self.found[0] = -1
+        if budget > self.budget:
+            self.found["best_ns"] = -1
             lean = self.lean_order
-            if lean is not None and self.settle(lean, self.room):
-                self._anneal(steps=(0, 0, 1), room=self.room, scale=scale)
+            if lean is not None and self.load(lean, self.budget):
+                self._anneal(Steps(0, 0, 1), self.budget, cooling)
 
-    def _anneal(
-        self,
-        *,
-        steps: tuple[int, int, int],
-        room: int,
-        scale: tuple[float, float, float, float, float, float],
-    ) -> None:
-        """Some steps of a walk from the plan as it stands."""
-        tables = (self.stages, self.plan, self.work, self.buffers)
-        anneal_held(*tables, self.state, self.found, room, steps, scale)
+    def _anneal(self, steps: Steps, budget: int, cooling: Cooling) -> None:
+        """Take some steps of a run from the plan as the tables have it now."""
+        anneal_tables(
+            self.graph,
+            self.plan,
+            self.work,
+            self.buffers,
+            self.random,
+            self.found,
+            budget,
+            steps,
+            cooling,
+        )

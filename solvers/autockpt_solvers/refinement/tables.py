@@ -1,20 +1,20 @@
-"""A plan as tables of what is held, and what a changed entry changes, on plain arrays.
+"""A plan as two tables of what it keeps in memory, on plain arrays.
 
-A plan is two tables of booleans: which storages the forward pass keeps, and which storages are
-still held after each backward op that touched them. What is missing when a backward op comes is
-made again right before it, in forward order. So every state is a plan, one changed entry may run
-or spare a whole chain of ops, and no border between windows stands in the way.
+The first table says which storages are kept at the end of the forward pass. The second says which
+storages are still kept after each backward op that touched them. What is missing when a backward op
+comes is recomputed right before it, in forward order. So every state of the tables is a plan, one
+changed entry may add or remove a whole chain of runs, and there are no borders between windows.
 
-Only backward ops that read what the forward pass made matter here: the stages. Between two of them
-the forward storages that are live stay the same, and what backward ops need for themselves does
-not depend on the plan. A changed entry is followed from stage to stage for as long as it makes a
-difference; what it changes is noted, so that it can be taken back.
+Only backward ops that read storages of the forward pass matter here: the *readers*. Between two of
+them the forward storages in memory stay the same, and what backward ops need for themselves does
+not depend on the plan. A changed entry is followed from reader to reader as long as it makes a
+difference (`changes`). Everything that it changes is noted, so that it can be undone (`undo`).
 """
 
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,49 +25,65 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from autockpt_solvers.orders.facts import Orders
+    from autockpt_solvers.orders.facts import GraphFacts
 
     Numbers = NDArray[np.int64]
     Flags = NDArray[np.uint8]
 
-READ, MADE = 1, 2  # how a stage touches a storage first: it reads it, or makes it again
-FAR_BELOW = -(1 << 60)  # bytes of what is not there
+READ, MADE = 1, 2  # how a reader's runs touch a storage first: they read it, or recompute it
+FAR_BELOW = -(1 << 60)  # bytes where nothing runs
 
-# Places in `Plan.totals`: bytes over the room, summed over all runs, where the ops between two
-# stages all count as the highest of them; recompute time; of the forward pass, the bytes over the
-# room and the peak; where the pool and the notes end; how many forward ops run for stages;
-# the first and the last stage with other bytes than before, whether the forward pass has, and
-# whether they are counted.
-OVER, RECOMPUTE, HEAD_OVER, HEAD_PEAK, POOL, NOTES, LENGTH = range(7)
-FIRST, LAST, HEAD_CHANGED, IS_WEIGHED = range(7, 11)
-_NUM_TOTALS = 11
+# Sums over a plan, and what the change that is being made has reached.
+TOTALS = np.dtype(
+    [
+        # Bytes over the budget, summed over all runs. The backward ops between two readers all
+        # count as the highest of them.
+        ("over_bytes", np.int64),
+        ("recompute_ns", np.int64),
+        # Of the forward pass: bytes over the budget, and the peak.
+        ("forward_over_bytes", np.int64),
+        ("forward_peak_bytes", np.int64),
+        ("num_again", np.int64),  # runs of forward ops for readers
+        ("again_end", np.int64),  # used entries of `PlanTables.again`
+        ("num_notes", np.int64),  # used rows of `PlanTables.notes`
+        # The first and the last reader whose bytes must be counted anew, whether those of the
+        # forward pass must be, and whether they have been.
+        ("first_dirty", np.int64),
+        ("last_dirty", np.int64),
+        ("is_forward_changed", np.int64),
+        ("is_counted", np.int64),
+    ]
+)
+
+# How much room the tables have. A change that needs more is refused.
+_NOTES_PER_READER, _NOTES_PER_STORAGE = 40, 16
 
 
-class Stages(NamedTuple):
-    """The graph. Units are forward ops, then stages; storages are those of the forward pass.
+class GraphTables(NamedTuple):
+    """The graph. Units are forward ops, then readers; storages are those of the forward pass.
 
     Attributes:
         reads_at: Per unit, where its reads begin.
         reads: Storages that units read.
         writes_at: Per forward op, where its writes begin.
         writes: Storages that forward ops write.
-        size_bytes: Per storage; 0 for outputs, which are always there.
+        size_bytes: Per storage; 0 for outputs, which always stay in memory.
         producer: Per storage, its op.
         is_decided: Per storage, whether the tables decide about it.
-        working_bytes: Per forward op, what its run takes beyond all that is live.
+        working_bytes: Per forward op; see `ComputeGraph`.
         runtime_ns: Per forward op.
         is_rerunnable: Per forward op.
         is_required: Per forward op.
         region: Per unit.
-        forward: Forward ops in the order they run.
+        forward_ops: Forward ops in the order they run.
         place: Per forward op, its place in that order.
         may_be_early: Per forward op, whether it may run in the forward pass.
-        head_bytes: Per place, the bytes of outputs made by then.
-        before_bytes: Per stage, bytes besides forward storages right before its op.
-        at_bytes: Per stage, the same while its op runs.
-        gap_bytes: Per stage, the most of the same since the stage before; then after the last one.
-        gap_runs: Per stage, the number of ops since the stage before; then after the last one.
-        row: Per stage, its place among the backward ops.
+        forward_output_bytes: Per place, the bytes of outputs written by then.
+        before_bytes: Per reader, bytes in use right before it, without forward storages.
+        at_bytes: Per reader, the same while it runs.
+        gap_bytes: Per reader, the most of the same since the reader before; then after the last.
+        gap_runs: Per reader, the number of ops since the reader before; then after the last.
+        row: Per reader, its place among the backward ops.
     """
 
     reads_at: Numbers
@@ -82,10 +98,10 @@ class Stages(NamedTuple):
     is_rerunnable: Numbers
     is_required: Numbers
     region: Numbers
-    forward: Numbers
+    forward_ops: Numbers
     place: Numbers
     may_be_early: Numbers
-    head_bytes: Numbers
+    forward_output_bytes: Numbers
     before_bytes: Numbers
     at_bytes: Numbers
     gap_bytes: Numbers
@@ -93,51 +109,51 @@ class Stages(NamedTuple):
     row: Numbers
 
 
-class Plan(NamedTuple):
+class PlanTables(NamedTuple):
     """A plan, and what follows from it.
 
     Attributes:
-        keep: Per storage, whether the forward pass keeps it.
-        hold: Per storage and stage, whether it is held after the stage, where that touches it.
-        at_hand: Per storage and stage, whether it is at hand when the stage comes.
-        touch: Per storage and stage, whether that touches it, and how first.
-        live: Per storage and stage, whether it is live right before the stage.
-        start: Per stage, where its runs begin in the pool.
-        num_again: Per stage, the number of ops that run again for it; its own op follows them.
-        pool: Ops that run.
-        pool_bytes: Bytes of each run, less `live_bytes` of its stage.
-        live_bytes: Per stage, bytes of forward storages that are live right before it.
-        most_bytes: Per stage, the most of `pool_bytes`, and of the ops before it.
-        over: Per stage, bytes over the room, summed as in `totals` over its runs and its gap.
-        peak: Per stage, the most bytes.
+        kept_at_end: Per storage, whether it is kept at the end of the forward pass.
+        kept_after: Per storage and reader, whether it is kept after the reader, if that touches it.
+        at_hand: Per storage and reader, whether it is in memory when the reader comes.
+        touch: Per storage and reader, whether the reader's runs touch it, and how first.
+        live: Per storage and reader, whether it is in memory before the reader and needed later.
+        start: Per reader, where its runs begin in `again`.
+        num_again: Per reader, the number of ops that run again for it.
+        again: Ops that run again, reader by reader; an entry for the reader itself follows them.
+        again_bytes: Bytes of each run, without `live_bytes` of its reader.
+        live_bytes: Per reader, the bytes of forward storages that are live right before it.
+        most_bytes: Per reader, the most of `again_bytes`, and of the ops before it.
+        over: Per reader, bytes over the budget, summed as in `TOTALS` over its runs and its gap.
+        peak: Per reader, the most bytes.
         runs: Per forward op, how often it runs.
-        in_head: Per forward op, whether it runs in the forward pass.
-        head_live: Per place in the forward pass, bytes of storages.
-        head_own: Per place, bytes besides; far below 0 where nothing runs.
-        head_last: Per storage, the last place in the forward pass that touches it.
-        totals: Sums; the names of their places stand above.
-        notes: What was changed, to take it back.
+        in_forward: Per forward op, whether it runs in the forward pass.
+        forward_live: Per place in the forward pass, bytes of storages.
+        forward_own: Per place, other bytes; far below 0 if nothing runs there.
+        forward_last: Per storage, the last place in the forward pass that touches it.
+        totals: One record of `TOTALS`.
+        notes: What the last change changed; see `undo`.
     """
 
-    keep: Numbers
-    hold: Flags
+    kept_at_end: Numbers
+    kept_after: Flags
     at_hand: Flags
     touch: Flags
     live: Flags
     start: Numbers
     num_again: Numbers
-    pool: Numbers
-    pool_bytes: Numbers
+    again: Numbers
+    again_bytes: Numbers
     live_bytes: Numbers
     most_bytes: Numbers
     over: Numbers
     peak: Numbers
     runs: Numbers
-    in_head: Flags
-    head_live: Numbers
-    head_own: Numbers
-    head_last: Numbers
-    totals: Numbers
+    in_forward: Flags
+    forward_live: Numbers
+    forward_own: Numbers
+    forward_last: Numbers
+    totals: NDArray[Any]
     notes: Numbers
 
 
@@ -147,18 +163,18 @@ class Scratch(NamedTuple):
     Attributes:
         marked: Per forward op.
         stack: Storages or ops to look at.
-        touched: Storages that a stage touches or touched.
-        code: Per storage, how the stage touches it now.
+        touched: Storages that a reader's runs touch or touched.
+        code: Per storage, how the reader's runs touch it now.
         is_touched: Per storage, whether it is in `touched`.
-        last: Per storage, the run of a stage that touches it last.
-        differs: Storages that are at hand and were not, or the other way round.
-        changed: Storages that some stage touches in another way.
-        first_change: Per storage, the first such stage; the number of stages where there is none.
+        last: Per storage, the run of a reader that touches it last.
+        differs: Storages that are in memory and were not, or the other way round.
+        changed: Storages that some reader touches in another way.
+        first_change: Per storage, the first such reader; the number of readers if there is none.
         last_change: Per storage, the last one.
-        dirty: Per stage, whether its runs' bytes must be counted anew.
-        over: `Plan.over` before the change, where it changes.
-        peak: `Plan.peak` before the change, likewise.
-        before: `Plan.totals` before the change.
+        dirty: Per reader, whether the bytes of its runs must be counted anew.
+        over: `PlanTables.over` before the change, for readers whose bytes are counted anew.
+        peak: `PlanTables.peak` before the change, likewise.
+        before: `PlanTables.totals` before the change.
     """
 
     marked: Flags
@@ -174,57 +190,58 @@ class Scratch(NamedTuple):
     dirty: Flags
     over: Numbers
     peak: Numbers
-    before: Numbers
+    before: NDArray[Any]
 
 
-def stages_of(orders: Orders, storages: Sequence[int], is_decided: Numbers) -> Stages:
-    """A graph as `Stages`.
+def graph_tables(facts: GraphFacts, storages: Sequence[int], is_decided: Numbers) -> GraphTables:
+    """A graph as tables.
 
     Args:
-        orders: The graph.
+        facts: The graph.
         storages: The storages of the forward pass.
         is_decided: Per such storage, whether the tables decide about it.
     """
-    graph, num_forward = orders.graph, orders.graph.num_forward
+    graph, num_forward = facts.graph, facts.graph.num_forward
     number = {s: k for k, s in enumerate(storages)}
     rows = range(len(graph.ops) - num_forward)
-    stages = [k for k in rows if any(s in number for s in orders.reads[num_forward + k])]
-    units = [*range(num_forward), *(num_forward + k for k in stages)]
-    reads_at, reads = flat([[number[s] for s in orders.reads[u] if s in number] for u in units])
-    writes_at, writes = flat([[number[s] for s in orders.writes[u]] for u in range(num_forward)])
-    rank, forward = orders.forward_rank, orders.by_rank
-    outputs = [sum(graph.size(s) for s in orders.writes[u] if graph.is_output[s]) for u in forward]
-    before, at = _own_bytes(orders, sum(outputs))
-    gaps = [range(a + 1, b) for a, b in pairwise([-1, *stages, len(rows)])]
-    columns: list[Sequence[int]] = [
-        reads_at,
-        reads,
-        writes_at,
-        writes,
-        [0 if graph.is_output[s] else graph.size(s) for s in storages],
-        [graph.producer[s] for s in storages],
-        is_decided.tolist(),
-        orders.working[:num_forward],
-        orders.runtime[:num_forward],
-        orders.rerunnable[:num_forward],
-        graph.is_required[:num_forward],
-        [orders.region[u] for u in units],
-        forward,
-        rank,
-        _may_be_early(orders),
-        list(accumulate(outputs)),
-        [before[k] for k in stages],
-        [at[k] for k in stages],
-        [max((at[k] for k in gap), default=FAR_BELOW) for gap in gaps],
-        [len(gap) for gap in gaps],
-        stages,
+    readers = [k for k in rows if any(s in number for s in facts.reads[num_forward + k])]
+    units = [*range(num_forward), *(num_forward + k for k in readers)]
+    reads_at, reads = flat([[number[s] for s in facts.reads[u] if s in number] for u in units])
+    writes_at, writes = flat([[number[s] for s in facts.writes[u]] for u in range(num_forward)])
+    outputs = [
+        sum(graph.size(s) for s in facts.writes[u] if graph.is_output[s]) for u in facts.by_rank
     ]
-    return Stages(*(np.array(column, dtype=np.int64) for column in columns))
+    before, at = _own_bytes(facts, sum(outputs))
+    gaps = [range(a + 1, b) for a, b in pairwise([-1, *readers, len(rows)])]
+    columns: dict[str, Sequence[int]] = {
+        "reads_at": reads_at,
+        "reads": reads,
+        "writes_at": writes_at,
+        "writes": writes,
+        "size_bytes": [0 if graph.is_output[s] else graph.size(s) for s in storages],
+        "producer": [graph.producer[s] for s in storages],
+        "is_decided": is_decided.tolist(),
+        "working_bytes": facts.working[:num_forward],
+        "runtime_ns": facts.runtime[:num_forward],
+        "is_rerunnable": facts.rerunnable[:num_forward],
+        "is_required": graph.is_required[:num_forward],
+        "region": [facts.region[u] for u in units],
+        "forward_ops": facts.by_rank,
+        "place": facts.forward_rank,
+        "may_be_early": _may_be_early(facts),
+        "forward_output_bytes": list(accumulate(outputs)),
+        "before_bytes": [before[k] for k in readers],
+        "at_bytes": [at[k] for k in readers],
+        "gap_bytes": [max((at[k] for k in gap), default=FAR_BELOW) for gap in gaps],
+        "gap_runs": [len(gap) for gap in gaps],
+        "row": readers,
+    }
+    return GraphTables(**{name: np.array(c, dtype=np.int64) for name, c in columns.items()})
 
 
-def _own_bytes(orders: Orders, outputs_bytes: int) -> tuple[list[int], list[int]]:
-    """Per backward op, bytes besides the forward's storages: right before it, and while it runs."""
-    graph, num_forward = orders.graph, orders.graph.num_forward
+def _own_bytes(facts: GraphFacts, outputs_bytes: int) -> tuple[list[int], list[int]]:
+    """Per backward op, bytes without forward storages: right before it, and while it runs."""
+    graph, num_forward = facts.graph, facts.graph.num_forward
     freed = [0] * (len(graph.ops) + 1)
     for s, op in enumerate(graph.producer):
         if op >= num_forward and not graph.is_output[s]:
@@ -233,33 +250,33 @@ def _own_bytes(orders: Orders, outputs_bytes: int) -> tuple[list[int], list[int]
     before, at = [], []
     for op in range(num_forward, len(graph.ops)):
         before.append(live)
-        live += sum(graph.size(s) for s in orders.writes[op])
-        at.append(live + orders.working[op])
+        live += sum(graph.size(s) for s in facts.writes[op])
+        at.append(live + facts.working[op])
         live -= freed[op]
     return before, at
 
 
-def _may_be_early(orders: Orders) -> list[bool]:
-    """Whether an op may run before the backward: where nothing required follows, regions matter."""
-    graph = orders.graph
+def _may_be_early(facts: GraphFacts) -> list[bool]:
+    """Whether a forward op may run before the backward, as its region allows."""
+    graph = facts.graph
     required = [k for k in range(graph.num_forward) if graph.is_required[k]]
-    last = max((orders.forward_rank[k] for k in required), default=-1)
-    region = orders.region[graph.num_forward] if graph.num_forward < len(graph.ops) else 0
+    last = max((facts.forward_rank[k] for k in required), default=-1)
+    region = facts.region[graph.num_forward] if graph.num_forward < len(graph.ops) else 0
     return [
-        orders.forward_rank[k] < last or orders.region[k] == region or graph.is_required[k]
+        facts.forward_rank[k] < last or facts.region[k] == region or graph.is_required[k]
         for k in range(graph.num_forward)
     ]
 
 
-def blank(stages: Stages, most_runs: int) -> tuple[Plan, Scratch]:
+def blank(graph: GraphTables, most_runs: int) -> tuple[PlanTables, Scratch]:
     """Tables for a plan and its changes, to be filled.
 
     Args:
-        stages: The graph.
-        most_runs: For stages a plan may run forward ops this often.
+        graph: The graph.
+        most_runs: How many forward ops a plan may run for readers.
     """
-    num_storages, num_ops = stages.size_bytes.size, stages.place.size
-    num_stages = stages.row.size
+    num_storages, num_ops = graph.size_bytes.size, graph.place.size
+    num_readers = graph.row.size
 
     def zeros(*shape: int) -> Numbers:
         return np.zeros(shape, dtype=np.int64)
@@ -267,44 +284,45 @@ def blank(stages: Stages, most_runs: int) -> tuple[Plan, Scratch]:
     def flags(*shape: int) -> Flags:
         return np.zeros(shape, dtype=np.uint8)
 
-    # A change lists every stage's runs anew once at most; it begins where half of the pool is left.
-    size = 4 * (most_runs + num_stages) + num_ops + 8
-    plan = Plan(
-        keep=zeros(num_storages),
-        hold=flags(num_storages, num_stages),
-        at_hand=flags(num_storages, num_stages + 1),
-        touch=flags(num_storages, num_stages),
-        live=flags(num_storages, num_stages + 1),
-        start=zeros(num_stages),
-        num_again=zeros(num_stages),
-        pool=zeros(size),
-        pool_bytes=zeros(size),
-        live_bytes=zeros(num_stages + 1),
-        most_bytes=zeros(num_stages),
-        over=zeros(num_stages),
-        peak=zeros(num_stages + 1),
+    # A change lists the runs of every reader anew once at most; it begins when half of it is free.
+    size = 4 * (most_runs + num_readers) + num_ops + 8
+    num_notes = _NOTES_PER_READER * num_readers + _NOTES_PER_STORAGE * num_storages + 64
+    plan = PlanTables(
+        kept_at_end=zeros(num_storages),
+        kept_after=flags(num_storages, num_readers),
+        at_hand=flags(num_storages, num_readers + 1),
+        touch=flags(num_storages, num_readers),
+        live=flags(num_storages, num_readers + 1),
+        start=zeros(num_readers),
+        num_again=zeros(num_readers),
+        again=zeros(size),
+        again_bytes=zeros(size),
+        live_bytes=zeros(num_readers + 1),
+        most_bytes=zeros(num_readers),
+        over=zeros(num_readers),
+        peak=zeros(num_readers + 1),
         runs=zeros(num_ops),
-        in_head=flags(num_ops),
-        head_live=zeros(num_ops),
-        head_own=zeros(num_ops),
-        head_last=zeros(num_storages),
-        totals=zeros(_NUM_TOTALS),
-        notes=zeros(40 * num_stages + 16 * num_storages + 64, 4),
+        in_forward=flags(num_ops),
+        forward_live=zeros(num_ops),
+        forward_own=zeros(num_ops),
+        forward_last=zeros(num_storages),
+        totals=np.zeros(1, dtype=TOTALS),
+        notes=zeros(num_notes, 4),
     )
     work = Scratch(
         marked=flags(num_ops),
-        stack=zeros(stages.reads.size + num_ops + 8),
+        stack=zeros(graph.reads.size + num_ops + 8),
         touched=zeros(num_storages),
         code=flags(num_storages),
         is_touched=flags(num_storages),
         last=zeros(num_storages),
         differs=zeros(num_storages + 2),
         changed=zeros(num_storages),
-        first_change=np.full(num_storages, num_stages, dtype=np.int64),
+        first_change=np.full(num_storages, num_readers, dtype=np.int64),
         last_change=np.full(num_storages, -1, dtype=np.int64),
-        dirty=flags(num_stages),
-        over=zeros(num_stages),
-        peak=zeros(num_stages),
-        before=zeros(_NUM_TOTALS),
+        dirty=flags(num_readers),
+        over=zeros(num_readers),
+        peak=zeros(num_readers),
+        before=np.zeros(1, dtype=TOTALS),
     )
     return plan, work

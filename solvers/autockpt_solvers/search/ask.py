@@ -1,4 +1,8 @@
-"""How a search is asked: by levels, and by `ilp` with the backward ops moved first."""
+"""How `solve` asks a method: in which order of the backward, then level by level.
+
+`ilp` and `auto` first look for an order of the backward ops that needs less memory (`backward`).
+Then every method whose answer depends on the budget is asked by levels (`levels`).
+"""
 
 from __future__ import annotations
 
@@ -8,103 +12,100 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.bounds.bound import lower_bound_ns, turn_bound_ns
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.bounds.recomputation import any_plan_bound_ns, lower_bound_ns
 from autockpt_solvers.search.backward import find_order
 from autockpt_solvers.search.levels import least_by_levels, solve_by_levels
+from autockpt_solvers.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autockpt_solvers.attempt import Method
     from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import BuiltIn
 
-# Their answers depend on the room in ways that a larger one need not improve.
+# Their answers depend on the budget, and a larger one may by chance give a worse plan.
 _SEARCHES = ("auto", "chain", "greedy", "ilp", "local", "mincut", "moments")
-# They may move backward ops before they search.
-_MOVING = ("auto", "ilp")
-_LEAST_S = 0.05  # whoever is asked late still answers
+# They may reorder the backward before they search.
+_REORDERING = ("auto", "ilp")
+_MIN_TIME_S = 0.05  # a method that is asked late still answers
 
 
 def is_search(name: str, graph: ComputeGraph) -> bool:
-    """Whether a method's answer depends on the room, and a bound can end the search."""
+    """Whether to ask a method by levels: its answer depends on the budget, and bounds exist."""
     return name in _SEARCHES and 0 < graph.num_forward < len(graph.ops)
 
 
-def search(
-    problem: Problem, name: str, method: Method, *, time_limit_s: float, seed: int
+def ask(
+    problem: Problem, session: Session, name: str, method: BuiltIn, *, time_limit_s: float
 ) -> Attempt:
-    """What a search finds; a larger room never costs more.
+    """Ask a method for plans; a larger budget never costs more.
 
-    Where the backward ops are moved, heuristics search in the graph's own order too, unless the
-    bound says that they cannot do better.
+    If the backward was reordered, heuristics search in the graph's own order too, unless the bound
+    proves that they cannot do better.
 
     Args:
-        problem: The problem; its room is below the baseline's peak.
+        problem: The problem; its budget is below the baseline's peak.
+        session: The session of its graph.
         name: The method's name.
         method: The method; `is_search` holds for it.
         time_limit_s: Ends the search.
-        seed: Handed on.
     """
     deadline = time.monotonic() + time_limit_s
-    moved = find_order(problem.graph, time_limit_s=time_limit_s) if name in _MOVING else None
+    moved = find_order(problem.graph, time_limit_s=time_limit_s) if name in _REORDERING else None
     if moved is None:
         # Plans of `moments` may run backward ops in another order.
-        bound = turn_bound_ns if name == "moments" else lower_bound_ns
+        bound = any_plan_bound_ns if name == "moments" else lower_bound_ns
         return solve_by_levels(
-            problem, method, time_limit_s=_left(deadline), seed=seed, bound_ns=bound
+            problem, session, method, time_limit_s=_left(deadline), bound_ns=bound
         )
-    orders, room = Orders(moved.graph), problem.room_bytes
-    baseline = orders.baseline()
-    if orders.evaluate(baseline)[0] <= room:
+    there = Session(graph=moved.graph, seed=session.seed)
+    budget = problem.available_bytes
+    baseline = there.facts.baseline()
+    if there.facts.evaluate(baseline)[0] <= budget:
         return moved.attempt(Attempt(orders=(baseline,), method="none"))
     asked = dataclasses.replace(problem, graph=moved.graph)
-    found = solve_by_levels(asked, method, time_limit_s=_left(deadline), seed=seed)
+    found = solve_by_levels(asked, there, method, time_limit_s=_left(deadline))
     attempt = moved.attempt(found)
-    cost = _least_cost(orders, found, room)
+    cost = _least_cost(there.facts, found, budget)
     if cost <= lower_bound_ns(problem, time_limit_s=_left(deadline)):
         return attempt
-    own = _in_order(problem, time_limit_s=_left(deadline), seed=seed)
-    is_better = _least_cost(Orders(problem.graph), own, room) < cost
+    from autockpt_solvers.methods.heuristics import solve_heuristics
+
+    own = solve_by_levels(problem, session, solve_heuristics, time_limit_s=_left(deadline))
+    is_better = _least_cost(session.facts, own, budget) < cost
     return Attempt(
         orders=(*attempt.orders, *own.orders), method="ilp" if is_better else attempt.method
     )
 
 
-def search_least(
-    graph: ComputeGraph, name: str, method: Method, *, time_limit_s: float, seed: int
+def ask_least(
+    session: Session, name: str, method: BuiltIn, *, time_limit_s: float
 ) -> tuple[int, Sequence[int] | None]:
-    """The least room for which `search` finds a plan, and that plan."""
+    """The smallest budget for which `ask` finds a plan, and that plan."""
     deadline = time.monotonic() + time_limit_s
-    moved = find_order(graph, time_limit_s=time_limit_s) if name in _MOVING else None
+    moved = find_order(session.graph, time_limit_s=time_limit_s) if name in _REORDERING else None
     if moved is None:
-        return least_by_levels(graph, method, time_limit_s=_left(deadline), seed=seed)
+        return least_by_levels(session, method, time_limit_s=_left(deadline))
     from autockpt_solvers.methods.heuristics import solve_heuristics
 
-    orders = Orders(moved.graph)
-    baseline = orders.baseline()
+    there = Session(graph=moved.graph, seed=session.seed)
+    baseline = there.facts.baseline()
     found: list[tuple[int, Sequence[int] | None]] = [
-        (orders.evaluate(baseline)[0], moved.originally(baseline))
+        (there.facts.evaluate(baseline)[0], moved.originally(baseline))
     ]
-    floor, order = least_by_levels(moved.graph, method, time_limit_s=_left(deadline), seed=seed)
+    floor, order = least_by_levels(there, method, time_limit_s=_left(deadline))
     found.append((floor, None if order is None else moved.originally(order)))
-    found.append(least_by_levels(graph, solve_heuristics, time_limit_s=_left(deadline), seed=seed))
+    found.append(least_by_levels(session, solve_heuristics, time_limit_s=_left(deadline)))
     return min((least for least in found if least[1] is not None), key=lambda least: least[0])
 
 
-def _in_order(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """What heuristics find in the graph's own order."""
-    from autockpt_solvers.methods.heuristics import solve_heuristics
-
-    return solve_by_levels(problem, solve_heuristics, time_limit_s=time_limit_s, seed=seed)
-
-
-def _least_cost(orders: Orders, attempt: Attempt, room: int) -> float:
-    """The recompute time of the cheapest plan that fits; infinite where none does."""
-    judged = map(orders.evaluate, attempt.offered)
-    return min((cost for peak, cost in judged if peak <= room), default=math.inf)
+def _least_cost(facts: GraphFacts, attempt: Attempt, budget: int) -> float:
+    """The recompute time of the cheapest plan that fits; infinite if none does."""
+    evaluated = map(facts.evaluate, attempt.offered)
+    return min((cost for peak, cost in evaluated if peak <= budget), default=math.inf)
 
 
 def _left(deadline: float) -> float:
-    return max(_LEAST_S, deadline - time.monotonic())
+    return max(_MIN_TIME_S, deadline - time.monotonic())

@@ -1,18 +1,18 @@
-"""Ops moved: the backward pass in an order that holds less.
+"""An order of the backward ops that needs less memory than the graph's own.
 
-Autograd runs a backward pass in the reverse order of the forward. Often another order holds less at
-once: a gradient that is whole early waits for its reader, and an op that would let go of more than
-it makes runs late. What is held in vain is room that recomputation has to pay for.
+Autograd runs a backward pass in the reverse order of the forward. Another order often needs less
+memory: a gradient that is complete early waits for its reader, and an op that frees more than it
+writes runs late. Recomputation has to make up for memory that is used in vain.
 
-List scheduling (after Graham 1969) makes a few orders, by rules that know of bytes only, so that
-equal layers stay equal. Each stands for a class of plans: those that run each backward op once, in
-that order. The order whose lower bound on recomputation is lowest, in one reference room, is taken
-for all rooms; so everything that is promised of plans in the graph's order holds in it too.
+List scheduling (after Graham 1969) makes a few orders, by rules that look at bytes only, so equal
+layers stay equal. Each order stands for a class of plans: those that run each backward op once, in
+that order. The order with the lowest bound on recompute time, at one reference budget, is used for
+all budgets. So everything that holds for plans in the graph's order holds in that order too.
 
-Guarantee: none about the order; the graph's own is kept unless the bound says that another is worth
-it. Complexity: linear in reads, but for a heap. Weakness: the best order for one room need not be
-the best for another; ops do not leave their stretch, that is their region and the fences around
-them.
+Guarantee: none about the order. The graph's own order is kept unless the bound shows a gain.
+Complexity: linear in reads, but for a heap.
+Weakness: the best order for one budget need not be the best for another. Ops do not leave their
+stretch, which is their region and the fences around them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from collections import Counter
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.bounds.bound import lower_bound_bytes, lower_bound_ns
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.recomputation import lower_bound_ns
+from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.orders.reordered import with_backward
 from autockpt_solvers.problem import Problem
 
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.orders.reordered import Moved
 
-_REFERENCE = 0.25  # of the way from the least bytes of any plan to the baseline's
-_WORTH = 0.99  # times the graph's own bound; an order above it is not worth it
+# The budget at which orders are compared, as a share of the way from the least possible peak to the
+# baseline's: in the middle of the zoo table's shares.
+_REFERENCE = 0.25
+_WORTH = 0.99  # an order whose bound is above this times the graph's own is not used
 
 
 def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
-    """The graph with its backward ops in the most promising order, None where that is its own.
+    """The graph with its backward ops in the most promising order; None to keep its own.
 
     Args:
         graph: A graph with a backward pass.
@@ -46,8 +49,8 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
     least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
     listed = dict.fromkeys(tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown))
     choices = [with_backward(graph, backward) for backward in listed]
-    # Where the first moment that is too dear is no cheaper, the bound is rarely lower; and where
-    # an order must hold more at its worst, `ilp` would lose budgets that it can meet without it.
+    # An order whose baseline peaks no lower rarely has a lower bound. One whose least possible peak
+    # is higher would lose budgets that `ilp` can meet without it.
     choices = [
         moved
         for moved in choices
@@ -55,10 +58,10 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
     ]
     if not choices:
         return None
-    room = int(least + _REFERENCE * (most - least))
+    budget = int(least + _REFERENCE * (most - least))
 
     def needed_ns(graph: ComputeGraph) -> int:
-        problem = Problem(graph=graph, budget_bytes=room)
+        problem = Problem(graph=graph, budget_bytes=budget)
         return lower_bound_ns(problem, time_limit_s=time_limit_s)
 
     needed = [needed_ns(moved.graph) for moved in choices]
@@ -67,34 +70,34 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
 
 
 def _baseline_peak_bytes(graph: ComputeGraph) -> int:
-    orders = Orders(graph)
-    return orders.evaluate(orders.baseline())[0]
+    facts = GraphFacts(graph)
+    return facts.evaluate(facts.baseline())[0]
 
 
 def _shrinking_first(grown_bytes: int, kept_bytes: int) -> int:
-    """Ops that let go of no less than they make come first; the rest in the graph's order."""
+    """Ops that free at least what they write come first; the others in the graph's order."""
     return int(grown_bytes > 0)
 
 
 def _least_grown(grown_bytes: int, kept_bytes: int) -> int:
-    """Ops that add least come first, where what stays to the end counts twice."""
+    """Ops that add least to memory come first; what stays until the end counts twice."""
     return grown_bytes + kept_bytes
 
 
 def _listed(graph: ComputeGraph, rule: Callable[[int, int], int]) -> list[int]:
-    """The backward ops in the order that a rule gives: of those that are ready the least, in turn.
+    """The backward ops in the order of a rule: of the ops that are ready, the least comes next.
 
     Args:
         graph: The graph.
-        rule: Takes the bytes by which an op's run grows what is live, and the bytes of those of its
-            writes that stay, to what is compared.
+        rule: Gets the bytes that a run of the op adds to memory, and the bytes of its writes that
+            stay until the end; returns what is compared.
     """
     ready = _Ready(graph, rule)
     return [ready.take() for _ in range(graph.num_forward, len(graph.ops))]
 
 
 class _Ready:
-    """The backward ops that may run next, least first."""
+    """The backward ops that may run next, the least first."""
 
     def __init__(self, graph: ComputeGraph, rule: Callable[[int, int], int]) -> None:
         self.graph = graph
@@ -109,7 +112,7 @@ class _Ready:
         self.stretch_left = Counter(graph.stretch[op] for op in backward)
         self.stretch = 1
         self.later: dict[int, list[int]] = {}
-        # Entries of the heap are outdated where the op is gone or has another worth by now.
+        # An entry of the heap is outdated if its op has run, or is worth something else by now.
         self.worth: dict[int, int] = {}
         self.heap: list[tuple[int, int]] = []
         for op in backward:
@@ -117,7 +120,7 @@ class _Ready:
                 self._admit(op)
 
     def take(self) -> int:
-        """The next op, which runs now."""
+        """Take the next op, which runs now."""
         while not self.stretch_left[self.stretch]:
             self.stretch += 1
             for op in self.later.pop(self.stretch, ()):
@@ -129,7 +132,7 @@ class _Ready:
         self.stretch_left[self.stretch] -= 1
         for s in self.graph.ops[op].reads:
             self.left[s] -= 1
-            if self.left[s] == 1:  # whoever reads it last lets it go
+            if self.left[s] == 1:  # its last reader frees it
                 for reader in self.readers[s]:
                     if reader in self.worth:
                         self._rate(reader)

@@ -1,9 +1,9 @@
-"""Filling room that a plan leaves: runs are taken out again where what they made can be kept.
+"""Filling up: repeated runs are taken out of a plan again, as far as a larger budget allows.
 
-A run that repeats an op is taken out by keeping the values of its earlier run until it; whatever
-ran only to feed it goes too. The room grows from the plan's own to a cap in a fixed number of
-steps, so that which runs go, and in which order, depends on the plan and the cap alone: a larger
-room takes out what a smaller one does, and more.
+A repeated run is taken out by keeping the values of the run before it. Whatever ran only to feed it
+goes too. The limit grows from the plan's own budget to a cap in a fixed number of steps. So which
+runs go, and in which order, depends on the plan and the cap alone: a larger budget takes out what a
+smaller one does, and more.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autockpt_solvers.orders.facts import Orders
+    from autockpt_solvers.orders.facts import GraphFacts
 
-_STEPS = 16
+_STEPS = 16  # limits from the plan's budget to the cap
 
 
-def fill(orders: Orders, order: Sequence[int], *, start: int, cap: int, room: int) -> list[int]:
-    """Takes out runs of a plan that fits `start` until it needs all of `room`.
+def fill(
+    facts: GraphFacts, order: Sequence[int], *, start: int, cap: int, budget: int
+) -> list[int]:
+    """Take runs out of a plan that fits `start` until it needs all of `budget`.
 
     Args:
-        orders: The graph.
+        facts: The graph.
         order: A valid order whose peak is at most `start`.
-        start: The room to begin with.
-        cap: The room to end with; the same for every `room` below it.
-        room: Bytes the graph may use, from `start` to `cap`.
+        start: The first limit.
+        cap: The last limit, the same for every `budget` below it.
+        budget: Bytes that the graph may use, from `start` to `cap`.
 
     Returns:
-        An order that fits `room` and runs a part of what `order` does.
+        An order that fits `budget` and runs a part of what `order` runs.
     """
-    filler = Filler(orders, order)
+    filler = Filler(facts, order)
     for step in range(_STEPS + 1):
         limit = start + (cap - start) * step // _STEPS
-        if limit > room:
+        if limit > budget:
             break
         filler.take_out(limit)
     return filler.left()
@@ -44,13 +46,13 @@ def fill(orders: Orders, order: Sequence[int], *, start: int, cap: int, room: in
 
 @dataclass(slots=True)
 class _Instance:
-    """A value between one run of its op and the next: where it was made, and who reads it.
+    """A value of a storage, from one run of its op to the next.
 
     Attributes:
         size: Its bytes.
-        birth: Place of the run that makes it.
+        birth: Place of the run that writes it.
         readers: Places of the runs that read it, ascending.
-        before: The one that the run before made, if any.
+        before: The value that the run before wrote, if any.
     """
 
     size: int
@@ -64,10 +66,10 @@ class _Instance:
 
 
 class Filler:
-    """An order, its bytes at every place, and what each of its runs made."""
+    """An order, its bytes at every place, and the values that its runs write."""
 
-    def __init__(self, orders: Orders, order: Sequence[int]) -> None:
-        self.orders = orders
+    def __init__(self, facts: GraphFacts, order: Sequence[int]) -> None:
+        self.facts = facts
         self.order = order
         self.gone = bytearray(len(order))
         self.repeats: list[int] = []
@@ -78,27 +80,28 @@ class Filler:
                 self.repeats.append(place)
                 self.more_runs.setdefault(op, []).append(place)
         self.is_repeat = set(self.repeats)
-        # Per storage that is looked at, what its op's runs made, and the same per run.
+        # Per storage that is looked at, the values that its op's runs write; the same per run.
         self._instances: dict[int, list[_Instance]] = {}
         self._made: dict[int, list[_Instance]] = {}
-        # Per run, the place where what would be kept for it is tightest, and its bytes there; as
-        # others go, what is kept for it can only begin earlier.
+        # Per run, the place where keeping the values instead is tightest, and their bytes there. As
+        # other runs go, these values can only have to be kept from an earlier place.
         self.tightest = [0] * len(order)
         self.kept_bytes = [0] * len(order)
-        self.live = orders.live_bytes(order)
-        # Dearest per byte first; equal ones in the order they run.
+        self.live = facts.live_bytes(order)
+        # The dearest per byte first, equal ones in the order they run.
         self.repeats.sort(key=lambda place: (-self._worth(place), place))
 
     def _runs(self, op: int) -> list[int]:
         return [self.first_runs[op], *self.more_runs.get(op, ())] if op in self.first_runs else []
 
     def _instances_of(self, storage: int) -> list[_Instance]:
-        """What the runs of a storage's op made, as far as they have not been taken out.
+        """The values of a storage, by the runs of its op that are left.
 
-        Whoever takes out a run that makes or reads it asks first, so it is built from all runs.
+        They are built from all runs: before a run that writes or reads one is taken out, they are
+        asked for.
         """
         if storage not in self._instances:
-            graph = self.orders.graph
+            graph = self.facts.graph
             instances: list[_Instance] = []
             for place in self._runs(graph.producer[storage]):
                 before = instances[-1] if instances else None
@@ -109,38 +112,38 @@ class Filler:
         return self._instances[storage]
 
     def _made_at(self, place: int) -> list[_Instance]:
-        """What a run makes."""
+        """The values that a run writes."""
         if place not in self._made:
             self._made[place] = [
                 self._instances_of(s)[self._at(s, place)]
-                for s in self.orders.writes[self.order[place]]
+                for s in self.facts.writes[self.order[place]]
             ]
         return self._made[place]
 
     def _worth(self, place: int) -> float:
         op = self.order[place]
-        size = sum(self.orders.sizes[s] for s in self.orders.writes[op])
-        return self.orders.runtime[op] / (size + 1)
+        size = sum(self.facts.sizes[s] for s in self.facts.writes[op])
+        return self.facts.runtime[op] / (size + 1)
 
     def left(self) -> list[int]:
-        """The order without what was taken out."""
+        """The order without the runs that were taken out."""
         return [op for op, gone in zip(self.order, self.gone, strict=True) if not gone]
 
     def take_out(self, limit: int) -> None:
-        """Takes out what runs can go without a byte above `limit`, in one pass, dearest first."""
+        """Take out the runs that can go within `limit`, in one pass, the dearest first."""
         for place in self.repeats:
-            # Nearly all of them still do not fit where they did not before.
+            # Nearly every run that did not fit before still does not fit at the same place.
             if self.gone[place] or self.live[self.tightest[place]] + self.kept_bytes[place] > limit:
                 continue
             if self.fits(place, limit):
                 self._remove(place)
 
     def _at(self, storage: int, place: int) -> int:
-        """Which instance of a storage is the one of `place`."""
+        """Index of the value of a storage at a place."""
         return bisect_right(self._instances_of(storage), place, key=lambda i: i.birth) - 1
 
     def fits(self, place: int, limit: int) -> bool:
-        """Whether the values of the run can be kept from their last readers before it."""
+        """Whether the values of a run can be kept from their last readers before it."""
         kept = [(made.before.last + 1, made.size) for made in self._made_at(place) if made.before]
         first = min((first for first, _ in kept), default=place)
         if first >= place:
@@ -156,18 +159,18 @@ class Filler:
         return fits
 
     def _remove(self, place: int) -> None:
-        """Takes out a run, and those that ran only for it."""
+        """Take out a run, and the runs that were only for it."""
         self.gone[place] = 1
         leaving = [place]
         while leaving:
             leaving += self._remove_one(leaving.pop())
 
     def _remove_one(self, place: int) -> list[int]:
-        """Takes out a run; the runs that ran only for it are marked as gone."""
-        orders, op = self.orders, self.order[place]
+        """Take out a run; returns the runs that were only for it, marked as gone."""
+        facts, op = self.facts, self.order[place]
         idle = []
-        self.live[place] -= orders.working[op]
-        for s in orders.writes[op]:
+        self.live[place] -= facts.working[op]
+        for s in facts.writes[op]:
             instances = self._instances_of(s)
             index = self._at(s, place)
             made, before = instances[index], instances[index - 1]
@@ -181,12 +184,12 @@ class Filler:
             del instances[index]
             if index < len(instances):
                 instances[index].before = before
-        for s in orders.reads[op]:
+        for s in facts.reads[op]:
             read = self._instances_of(s)[self._at(s, place)]
             old = read.last
             read.readers.remove(place)
-            if not orders.graph.is_output[s]:
-                self.live[read.last + 1 : old + 1] -= orders.sizes[s]
+            if not facts.graph.is_output[s]:
+                self.live[read.last + 1 : old + 1] -= facts.sizes[s]
             feeder = read.birth
             if feeder in self.is_repeat and not self.gone[feeder] and self._is_idle(feeder):
                 self.gone[feeder] = 1
@@ -194,5 +197,5 @@ class Filler:
         return idle
 
     def _is_idle(self, place: int) -> bool:
-        """Whether nothing reads what a run made."""
+        """Whether nothing reads the values of a run."""
         return not any(made.readers for made in self._made_at(place))

@@ -1,12 +1,13 @@
-"""Searches made monotone: a larger budget never gives a slower plan.
+"""Searching by levels, so that a larger budget never gives a slower plan.
 
-A search that looks for a plan within a room may happen to do better in a smaller room than in a
-larger one. So it is never asked for the room itself, but for levels: rooms that depend on the graph
-alone. The answer for a budget is the cheapest plan of all levels at or below it, each plan filled
-up to the budget (see `fill`). Where that leaves much to gain, the method may improve it on the way,
-in rooms between the level and the next that depend on the level alone. Levels are searched from the
-highest one down, until the lower bound proves that no plan below can be cheaper than the one in
-hand; as the bound only grows, that is mostly after one or two.
+A search may by chance find a better plan for a small budget than for a large one. So a method is
+never asked for the budget itself. It is asked for *levels*: budgets that depend on the graph alone.
+The answer is the cheapest plan of all levels at or below the budget, each plan filled up to the
+budget (see `fill`). If that leaves much to gain, the method may improve its plan on the way, at a
+few budgets between the level and the next.
+
+The levels are searched from the highest down, until the lower bound proves that no lower level can
+give a cheaper plan. As the bound grows when the budget shrinks, one or two levels mostly suffice.
 """
 
 from __future__ import annotations
@@ -17,209 +18,199 @@ import warnings
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.bounds.bound import bound_below_ns, lower_bound_bytes, lower_bound_ns
-from autockpt_solvers.orders.facts import orders_of
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.recomputation import bound_below_ns, lower_bound_ns
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.search.fill import fill
-from autockpt_solvers.session import sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from autockpt_solvers.attempt import Method
-    from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.orders.facts import GraphFacts
+    from autockpt_solvers.session import BuiltIn, Session
 
+# More levels leave less to fill up, but each that must be searched costs a whole search. The
+# budgets of the zoo table in benchmarks/solvers.py, f = 0.75 to 0.1, are levels.
 _LEVELS = 40
-_BETWEEN = 4  # rooms from a level to the next in which its plan is improved
-_CLOSE = 2e-3  # time above the bound, in times of a training step, that is not worth it
-_WORTH_FILLING = 1.5  # times the cheapest plan's recomputation; dearer ones stay behind it
+_BETWEEN = 4  # budgets from a level to the next at which its plan is improved
+_CLOSE = 2e-3  # a plan this close to the bound, in training steps, is not worth improving
+_WORTH_FILLING = 1.5  # a plan this much dearer than the cheapest one is not filled up
+_MIN_TIME_S = 0.05  # a method that is asked late still answers
 
 
-def level_rooms(graph: ComputeGraph) -> list[int]:
-    """The levels, ascending: evenly from what any schedule needs to what the baseline needs."""
-    orders = orders_of(graph)
-    least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
+def level_budgets(facts: GraphFacts) -> list[int]:
+    """The levels, ascending and evenly spaced from the least possible peak to the baseline's."""
+    least, most = lower_bound_bytes(facts.graph), facts.evaluate(facts.baseline())[0]
     return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
 
 
-@sharing()
 def solve_by_levels(
     problem: Problem,
-    method: Method,
+    session: Session,
+    method: BuiltIn,
     *,
     time_limit_s: float,
-    seed: int,
     bound_ns: Callable[..., int] = lower_bound_ns,
 ) -> Attempt:
-    """Offers the best plan of all levels up to the room, and the leanest plan met.
+    """Offer the best plan of all levels up to the budget, and the leanest plan found.
 
     Args:
-        problem: The problem; its room is below the baseline's peak.
-        method: What searches for a plan in a room.
+        problem: The problem; its budget is below the baseline's peak.
+        session: The session of its graph.
+        method: What finds a plan for one level.
         time_limit_s: Ends the search.
-        seed: Handed on.
-        bound_ns: The bound that ends the search: one that holds for the method's plans.
+        bound_ns: A lower bound that holds for the method's plans.
 
     Returns:
         The plans, with the name of the method that made the best one.
     """
     deadline = time.monotonic() + time_limit_s
-    rooms = level_rooms(problem.graph)
-    top = max((k for k, room in enumerate(rooms) if room <= problem.room_bytes), default=0)
-    climber = _Climber(problem, rooms, bound_ns, deadline)
+    levels = level_budgets(session.facts)
+    top = max((k for k, level in enumerate(levels) if level <= problem.available_bytes), default=0)
+    best = _BestPlans(problem, session, levels, bound_ns, deadline)
     for level in range(top, -1, -1):
-        left = max(0.05, deadline - time.monotonic())
+        asked = Problem(graph=problem.graph, budget_bytes=levels[level])
+        left = max(_MIN_TIME_S, deadline - time.monotonic())
         try:
-            attempt = method(
-                Problem(graph=problem.graph, budget_bytes=rooms[level]),
-                time_limit_s=left,
-                seed=seed,
-            )
+            attempt = method(asked, session, time_limit_s=left)
         except Exception as error:
-            if climber.best is None:
+            if best.cheapest is None:
                 raise
             warnings.warn(
-                f"the search stopped early, its best plan stands: {error!r}",
+                f"the search stopped early and keeps its best plan: {error!r}",
                 RuntimeWarning,
                 stacklevel=2,
             )
             break
-        if isinstance(attempt, Attempt):
-            climber.take(attempt, level)
-        if time.monotonic() > deadline or climber.is_settled(level):
+        best.take(attempt, level)
+        if time.monotonic() > deadline or best.is_proven_below(level):
             break
-    return climber.attempt()
+    return best.attempt()
 
 
-@sharing()
 def least_by_levels(
-    graph: ComputeGraph, method: Method, *, time_limit_s: float, seed: int
+    session: Session, method: BuiltIn, *, time_limit_s: float
 ) -> tuple[int, Sequence[int] | None]:
-    """The least room for which `solve_by_levels` finds a plan, and that plan."""
+    """The smallest budget for which `solve_by_levels` finds a plan, and that plan."""
     deadline = time.monotonic() + time_limit_s
-    orders = orders_of(graph)
-    rooms = level_rooms(graph)
-    least = rooms[-1]
+    levels = level_budgets(session.facts)
+    least = levels[-1]
     leanest: Sequence[int] | None = None
-    for level, room in enumerate(rooms):
-        left = max(0.05, deadline - time.monotonic())
-        if room >= least or (level and time.monotonic() > deadline):
+    for number, level in enumerate(levels):
+        if level >= least or (number and time.monotonic() > deadline):
             break
-        asked = Problem(graph=graph, budget_bytes=room)
-        attempt = method(asked, time_limit_s=left, seed=seed)
-        if not isinstance(attempt, Attempt):
-            break
-        offered = attempt.offered if level else (*attempt.fixed, *attempt.offered)
-        peaks = [(orders.evaluate(order)[0], k) for k, order in enumerate(offered)]
+        asked = Problem(graph=session.graph, budget_bytes=level)
+        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        attempt = method(asked, session, time_limit_s=left)
+        peaks = [(session.facts.evaluate(order)[0], k) for k, order in enumerate(attempt.offered)]
         peak, k = min(peaks, default=(least, 0))
-        # The lowest level's leanest plan serves from its own peak on, others from their level on.
-        floor = max(peak, room) if level else peak
+        # A plan of the lowest level serves from its own peak on, others from their level on.
+        floor = max(peak, level) if number else peak
         if floor < least:
-            least, leanest = floor, offered[k]
+            least, leanest = floor, attempt.offered[k]
     return least, leanest
 
 
-class _Climber:
-    """The best plans met so far.
+class _BestPlans:
+    """The best plans found so far.
 
     Attributes:
-        best: Recompute time, peak and order of the cheapest plan that fits the room, if any.
-        lean: Peak, recompute time and order of the plan with the lowest peak.
+        cheapest: Recompute time, peak and order of the cheapest plan that fits, if any.
+        leanest: Peak, recompute time and order of the plan with the lowest peak.
     """
 
     def __init__(
         self,
         problem: Problem,
-        rooms: Sequence[int],
+        session: Session,
+        levels: Sequence[int],
         bound_ns: Callable[..., int],
         deadline: float,
     ) -> None:
         self.problem = problem
-        self.deadline = deadline
+        self.budget = problem.available_bytes
+        self.session = session
+        self.facts = session.facts
+        self.levels = levels
         self.bound_ns = bound_ns
-        self.orders = orders_of(problem.graph)
-        self.rooms = rooms
-        self.best: tuple[int, int, Sequence[int]] | None = None
-        self.lean: tuple[int, int, Sequence[int]] | None = None
+        self.deadline = deadline
+        self.cheapest: tuple[int, int, Sequence[int]] | None = None
+        self.leanest: tuple[int, int, Sequence[int]] | None = None
         self.method = ""
 
     def take(self, attempt: Attempt, level: int) -> None:
-        """Takes the plans that a search found for a level, and those that no level matters to."""
+        """Take the plans found for a level, each also filled up to the budget."""
         for other in attempt.others:
             self.take(dataclasses.replace(other, method=attempt.method), level)
-        room = self.problem.room_bytes
-        # Where nothing fits, what the lowest level reaches is the last resort.
-        free = (*attempt.fixed, *attempt.orders) if level == 0 else attempt.fixed
-        for peak, cost, order in self._replayed(free):
-            if peak <= room:
+        # Below the lowest level there is none to search: there, a plan over its level counts too.
+        most = self.budget if level == 0 else min(self.budget, self.levels[level])
+        for peak, cost, order in self._evaluated(attempt.orders):
+            if peak <= most:
                 self._offer(cost, peak, order, attempt.method)
-        for peak, cost, order in self._replayed(attempt.orders):
-            if peak <= min(room, self.rooms[level]):
-                self._offer(cost, peak, order, attempt.method)
-        if room > self.rooms[level]:
+        if self.budget > self.levels[level]:
             self._fill(attempt, level)
 
     def _fill(self, attempt: Attempt, level: int) -> None:
-        """Fills up the cheapest plan, and the leanest, which may be the cheapest then."""
-        # The range of rooms that a plan is filled for must not depend on the room.
-        start, top = self.rooms[level], len(self.rooms) - 1
-        # Up to the next level, which it does not reach: a bound may settle that one by itself.
-        cap = start if level == top else self.rooms[level + 1] - 1
-        chosen = self.orders.best(attempt.orders, start)
-        most = self.orders.evaluate(chosen[0])[1] * _WORTH_FILLING if chosen else 0
+        """Fill up the cheapest plan, and the leanest, which may become the cheapest."""
+        # What a plan is filled up to in the end must not depend on the budget. It is just below
+        # the next level, because a bound may settle the search of that level by itself.
+        start, top = self.levels[level], len(self.levels) - 1
+        cap = start if level == top else self.levels[level + 1] - 1
+        chosen = self.facts.best(attempt.orders, start)
+        most = self.facts.evaluate(chosen[0])[1] * _WORTH_FILLING if chosen else 0
         for order in chosen:
-            peak, cost = self.orders.evaluate(order)
+            peak, cost = self.facts.evaluate(order)
             if peak <= start and cost <= most:
-                room = min(self.problem.room_bytes, cap)
-                full = fill(self.orders, order, start=start, cap=cap, room=room)
-                self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
+                budget = min(self.budget, cap)
+                full = fill(self.facts, order, start=start, cap=cap, budget=budget)
+                self._offer(*self.facts.evaluate(full)[::-1], full, attempt.method)
         if chosen and start < cap:
-            self._climb(attempt, chosen[0], start, cap)
+            self._improve(attempt, chosen[0], start, cap)
 
-    def _climb(self, attempt: Attempt, order: Sequence[int], start: int, cap: int) -> None:
-        """Improves a plan in rooms from a level to the next."""
-        graph, room = self.problem.graph, self.problem.room_bytes
-        peak = self.orders.evaluate(order)[0]
-        if attempt.improve is None or peak > start or room < start + (cap - start) // _BETWEEN:
+    def _improve(self, attempt: Attempt, order: Sequence[int], start: int, cap: int) -> None:
+        """Improve a plan at a few budgets from a level to the next."""
+        graph = self.problem.graph
+        peak = self.facts.evaluate(order)[0]
+        first = start + (cap - start) // _BETWEEN
+        if attempt.improve is None or peak > start or self.budget < first:
             return
-        # Whether to begin must not depend on the room.
-        filled = fill(self.orders, order, start=start, cap=cap, room=cap)
-        above = Problem(graph=graph, budget_bytes=cap + 1)
-        bound = bound_below_ns(above, self.deadline, self.bound_ns)
-        if self.orders.evaluate(filled)[1] - bound <= _CLOSE * graph.total_runtime_ns:
+        # Whether to begin must not depend on the budget.
+        filled = fill(self.facts, order, start=start, cap=cap, budget=cap)
+        bound = bound_below_ns(self.session, cap + 1, self.deadline, self.bound_ns)
+        if self.facts.evaluate(filled)[1] - bound <= _CLOSE * graph.total_runtime_ns:
             return
         for step in range(_BETWEEN):
             low, high = (start + (cap - start) * k // _BETWEEN for k in (step, step + 1))
-            full = fill(self.orders, order, start=low, cap=high, room=min(room, high))
-            self._offer(*self.orders.evaluate(full)[::-1], full, attempt.method)
-            if room < high or time.monotonic() > self.deadline:
+            budget = min(self.budget, high)
+            full = fill(self.facts, order, start=low, cap=high, budget=budget)
+            self._offer(*self.facts.evaluate(full)[::-1], full, attempt.method)
+            if self.budget < high or time.monotonic() > self.deadline:
                 break
             order = attempt.improve(Problem(graph=graph, budget_bytes=high), full)
-            self._offer(*self.orders.evaluate(order)[::-1], order, attempt.method)
+            self._offer(*self.facts.evaluate(order)[::-1], order, attempt.method)
 
-    def _replayed(self, found: Iterable[Sequence[int]]) -> Iterable[tuple[int, int, Sequence[int]]]:
+    def _evaluated(
+        self, found: Iterable[Sequence[int]]
+    ) -> Iterable[tuple[int, int, Sequence[int]]]:
         for order in found:
-            peak, cost = self.orders.evaluate(order)
-            if self.lean is None or (peak, cost) < self.lean[:2]:
-                self.lean = (peak, cost, order)
+            peak, cost = self.facts.evaluate(order)
+            if self.leanest is None or (peak, cost) < self.leanest[:2]:
+                self.leanest = (peak, cost, order)
             yield peak, cost, order
 
     def _offer(self, cost: int, peak: int, order: Sequence[int], method: str) -> None:
-        if self.best is None or (cost, peak) < self.best[:2]:
-            self.best = (cost, peak, order)
+        if self.cheapest is None or (cost, peak) < self.cheapest[:2]:
+            self.cheapest = (cost, peak, order)
             self.method = method
 
-    def is_settled(self, level: int) -> bool:
-        """Whether no plan for less than a level's room can be cheaper than the one in hand."""
-        if self.best is None or self.best[0] == 0:
-            return self.best is not None
-        at_level = Problem(graph=self.problem.graph, budget_bytes=self.rooms[level])
-        return bound_below_ns(at_level, self.deadline, self.bound_ns) >= self.best[0]
+    def is_proven_below(self, level: int) -> bool:
+        """Whether no plan of a lower level can be cheaper than the cheapest one."""
+        if self.cheapest is None or self.cheapest[0] == 0:
+            return self.cheapest is not None
+        bound = bound_below_ns(self.session, self.levels[level], self.deadline, self.bound_ns)
+        return bound >= self.cheapest[0]
 
     def attempt(self) -> Attempt:
-        """What was found."""
-        orders = [plan[2] for plan in (self.best, self.lean) if plan is not None]
-        return Attempt(
-            orders=tuple(orders),
-            method=self.method,
-        )
+        """The cheapest and the leanest plan."""
+        plans = [plan[2] for plan in (self.cheapest, self.leanest) if plan is not None]
+        return Attempt(orders=tuple(plans), method=self.method)

@@ -15,8 +15,8 @@ from autockpt_solvers import (
     with_frees,
 )
 from autockpt_solvers.methods.reference.revolve import _runs, moves
-from autockpt_solvers.methods.reference.stages import Stages
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.graphs import blocks, chain
 
 
@@ -25,28 +25,28 @@ from tests.solvers.graphs import blocks, chain
 def test_the_moves_of_revolve_are_as_many_as_its_closed_form_says(length, snapshots):
     plan = moves(0, length, snapshots)
     assert sum(kind == "run" for kind, _ in plan) == _runs(length, snapshots)
-    assert [stage for kind, stage in plan if kind == "back"] == list(reversed(range(length)))
+    assert [segment for kind, segment in plan if kind == "back"] == list(reversed(range(length)))
 
 
 @pytest.mark.parametrize(("snapshots", "repeats"), [(1, 2), (2, 2), (3, 3)])
-def test_binomially_many_stages_are_run_at_most_so_often(snapshots, repeats):
+def test_binomially_many_segments_are_run_at_most_so_often(snapshots, repeats):
     length = math.comb(snapshots + 1 + repeats, repeats)
     plan = moves(0, length, snapshots)
-    most = max(plan.count(("run", stage)) for stage in range(length))
+    most = max(plan.count(("run", segment)) for segment in range(length))
     assert most <= repeats + 1
 
 
 def test_the_chain_covers_every_op_once():
-    stages = Stages(Orders(blocks(5)), 48)
+    segments = SegmentChain(GraphFacts(blocks(5)), 48)
     graph = blocks(5)
-    assert [op for ops in stages.ops for op in ops] == list(range(graph.num_forward))
-    backward = [op for ops in reversed(stages.backward) for op in ops]
+    assert [op for ops in segments.ops for op in ops] == list(range(graph.num_forward))
+    backward = [op for ops in reversed(segments.backward) for op in ops]
     assert backward == list(range(graph.num_forward, len(graph.ops)))
 
 
 def test_the_dynamic_programme_recomputes_no_more_than_revolve_where_both_fit():
     graph = chain(40)
-    peak = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    peak = simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
     for share in (0.8, 0.6, 0.4):
         problem = Problem(graph=graph, budget_bytes=int(peak * share))
         planned, binomial = (solve(problem, method=m) for m in ("chain", "revolve"))
@@ -69,8 +69,8 @@ def test_equal_blocks_train_in_logarithmic_memory(power):
     length = 2**power
     snapshots = next(s for s in range(1, length) if math.comb(2 * s, s) >= length)
     graph = chain(length, size=1000)
-    stages = Stages(Orders(graph), length + 1)
-    order = stages.order(moves(0, len(stages.ops), snapshots - 1))
+    segments = SegmentChain(GraphFacts(graph), length + 1)
+    order = segments.order(moves(0, len(segments.ops), snapshots - 1))
     timeline = simulate(graph, with_frees(graph, order))
     # What enters the first block is a snapshot. Beside them stand a block's value, the gradients
     # above and below it, and what each block leaves.

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, SolveStatus, minimum_budget, simulate, solve, with_frees
-from autockpt_solvers.bounds.bound import lower_bound_bytes
+from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.methods.ilp.compose import compose, leanest
 from autockpt_solvers.methods.ilp.generate import generate
-from autockpt_solvers.methods.ilp.model import Answer, WindowModel
-from autockpt_solvers.methods.ilp.option import just_in_time, pareto, replay
-from autockpt_solvers.methods.ilp.segments import Chain
+from autockpt_solvers.methods.ilp.model import WindowModel
+from autockpt_solvers.methods.ilp.option import just_in_time, measure, pareto
+from autockpt_solvers.methods.ilp.segments import Segments
 from autockpt_solvers.methods.ilp.window import make_window
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.orders.network import KeepNetwork
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
-HEURISTICS = ("full", "sqrt", "uniform", "mincut", "greedy")
+HEURISTICS = ("mincut", "greedy")
 UNLIMITED = 1 << 60
 
 
 def peak_of(graph):
-    orders = Orders(graph)
-    return orders.evaluate(orders.baseline())[0]
+    facts = GraphFacts(graph)
+    return facts.evaluate(facts.baseline())[0]
 
 
 def make_windows(graph):
-    chained = Chain(Orders(graph))
-    count = chained.num_segments
-    return chained, [
-        make_window(chained, i, j) for i in range(count) for j in range(i + 1, count + 1)
+    segments = Segments(GraphFacts(graph))
+    count = segments.num_segments
+    return segments, [
+        make_window(segments, i, j) for i in range(count) for j in range(i + 1, count + 1)
     ]
 
 
 @given(graphs())
 def test_evaluate_agrees_with_the_simulator(graph):
-    orders = Orders(graph)
-    for order in (orders.baseline(), orders.just_in_time(())):
+    facts = GraphFacts(graph)
+    for order in (facts.baseline(), facts.just_in_time(())):
         timeline = simulate(graph, with_frees(graph, order))
-        assert orders.evaluate(order) == (timeline.peak_bytes, timeline.recompute_ns)
+        assert facts.evaluate(order) == (timeline.peak_bytes, timeline.recompute_ns)
 
 
 def test_identical_layers_are_one_kind():
@@ -56,12 +54,12 @@ def test_identical_layers_are_one_kind():
     assert len(widths[1]) <= 4
 
 
-def test_the_turns_cover_the_backward_in_order():
-    chained, _ = make_windows(blocks(5))
-    count = chained.num_segments
-    rows = [chained.turn(k, k + 1) for k in reversed(range(count))]
+def test_segments_cover_the_backward_in_order():
+    segments, _ = make_windows(blocks(5))
+    count = segments.num_segments
+    rows = [segments.backward_rows(k, k + 1) for k in reversed(range(count))]
     assert rows[0][0] == 0
-    assert rows[-1][1] == len(chained.backward)
+    assert rows[-1][1] == len(segments.backward)
     assert all(a[1] == b[0] for a, b in pairwise(rows))
 
 
@@ -79,8 +77,8 @@ def test_a_skip_read_by_a_late_layer_is_kept_by_the_windows_between():
         g = b.add(f"d{k}", [g, inputs[k]], (10,), 5, is_backward=True)
     b.add("dx", [g], (1,), output=True, is_backward=True)
     graph = b.graph()
-    chained, windows = make_windows(graph)
-    last = chained.needed_until[skip]
+    segments, windows = make_windows(graph)
+    last = segments.needed_until[skip]
     assert last >= 2
     # The skip is the first storage of every window that starts the chain.
     for window in windows:
@@ -94,17 +92,17 @@ def test_a_skip_read_by_a_late_layer_is_kept_by_the_windows_between():
 @given(graphs(), st.data())
 def test_an_option_costs_and_peaks_as_the_simulator_says(graph, data):
     """One window over a whole one-region graph: its options are plans of the graph."""
-    chained = Chain(Orders(graph))
-    if chained.num_segments == 0 or len(set(chained.region_of_segment)) > 1:
+    segments = Segments(GraphFacts(graph))
+    if segments.num_segments == 0 or len(set(segments.region_of_segment)) > 1:
         return
-    window = make_window(chained, 0, chained.num_segments)
+    window = make_window(segments, 0, segments.num_segments)
     kept = data.draw(st.sets(st.integers(0, max(0, len(window.kind.sizes) - 1))))
     kept = {s for s in kept if s < len(window.kind.sizes)}
     option = just_in_time(window.kind, kept)
-    plan = compose([window], {window.kind: [option]}, 10**6, chained.num_segments)
+    plan = compose([window], {window.kind: [option]}, 10**6, segments.num_segments)
     if plan is None:
         return
-    order = plan.order(chained)
+    order = plan.order(segments)
     timeline = simulate(graph, with_frees(graph, order))
     assert timeline.recompute_ns == option.cost_ns
     assert timeline.peak_bytes <= window.peak_bytes(option)
@@ -115,31 +113,29 @@ def test_the_integer_program_is_no_worse_than_any_option(length, which):
     _, windows = make_windows(blocks(length))
     window = windows[which % len(windows)]
     options = generate(window.kind, effort=20_000, deadline=float("inf"))
-    if not window.kind.stages:
+    if not window.kind.backward:
         return
     option = options[which % len(options)]
     answer = WindowModel(window.kind).solve(
         kept_limit=option.kept_bytes,
-        peak_limit=option.turn_peak_bytes,
+        peak_limit=option.backward_peak_bytes,
         forward_limit=option.forward_peak_bytes,
         hint=option,
     )
     assert answer.option is not None
     assert answer.option.cost_ns <= option.cost_ns
     assert answer.option.kept_bytes <= option.kept_bytes
-    assert answer.option.turn_peak_bytes <= option.turn_peak_bytes
+    assert answer.option.backward_peak_bytes <= option.backward_peak_bytes
     assert answer.option.forward_peak_bytes <= option.forward_peak_bytes
-    assert answer.bound_ns <= answer.option.cost_ns
 
 
 def test_the_integer_program_knows_when_nothing_fits():
     _, windows = make_windows(blocks(3))
-    window = max(windows, key=lambda w: len(w.kind.stages))
+    window = max(windows, key=lambda w: len(w.kind.backward))
     answer = WindowModel(window.kind).solve(
         kept_limit=UNLIMITED, peak_limit=1, forward_limit=UNLIMITED
     )
     assert answer.option is None
-    assert answer.bound_ns == float("inf")
 
 
 def test_pareto_keeps_what_nothing_beats():
@@ -148,13 +144,13 @@ def test_pareto_keeps_what_nothing_beats():
     options = generate(kind, effort=20_000, deadline=float("inf"))
     front = pareto(options)
     assert pareto([*front, *options]) == front
-    assert replay(kind, front[0].early, front[0].tail) == front[0]
+    assert measure(kind, front[0].early, front[0].tail) == front[0]
 
 
-def test_leanest_is_the_least_room_that_composes():
-    chained, windows = make_windows(blocks(4))
+def test_leanest_is_the_smallest_budget_that_composes():
+    segments, windows = make_windows(blocks(4))
     options = {w.kind: generate(w.kind, effort=20_000, deadline=float("inf")) for w in windows}
-    count = chained.num_segments
+    count = segments.num_segments
     lean = leanest(windows, options, count, limit=2000)
     before = peak = 0
     for window, option in lean.parts:
@@ -224,29 +220,3 @@ def test_what_must_be_kept_may_cost_more_than_64_bits_hold():
     prices = [float(1 << 60)] * 40
     assert network.kept([*prices, 4.0, 6.0]) == {*range(40), 40}
     assert network.kept([*prices, 6.0, 4.0]) == {*range(40), 41}
-
-
-def test_a_bound_is_used_again_only_under_limits_that_are_no_wider(monkeypatch):
-    """The forward pass's limit was not compared: a window with more of it was not asked."""
-    polishing = importlib.import_module("autockpt_solvers.methods.ilp.polish")
-    dear, cheap = (
-        SimpleNamespace(cost_ns=cost, kept_bytes=kept) for cost, kept in ((5, 9), (1, 9))
-    )
-    asked = []
-
-    def refuse(**limits):
-        asked.append((limits["kept_limit"], limits["peak_limit"], limits["forward_limit"]))
-        return Answer(None, float("inf"), 0.0)
-
-    rooms = [(9, 75, 80), (9, 70, 90), (9, 70, 80), (9, 76, 80), (10, 70, 80)]
-    monkeypatch.setattr(
-        polishing, "_rooms", lambda plan, room: [("kind", *limits, 0) for limits in rooms]
-    )
-    pool = SimpleNamespace(
-        options={"kind": [cheap, dear]},
-        model=lambda kind: SimpleNamespace(solve=refuse),
-        deadline=float("inf"),
-    )
-    plan = SimpleNamespace(parts=[(None, dear)])
-    assert polishing.polish(pool, plan, 100, 0) is plan
-    assert asked == [(9, 75, 80), (9, 70, 90), (9, 76, 80), (10, 70, 80)]

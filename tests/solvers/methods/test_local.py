@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, ScheduleError, SolveStatus, simulate, solve, with_frees
-from autockpt_solvers.methods.local.anneal_orders import evaluate
-from autockpt_solvers.methods.local.method import Walker
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.methods.local.anneal_orders import evaluate, order_graph, order_scratch
+from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.brute import least_recompute
 from tests.solvers.graphs import blocks, graphs
 
 
 def judged(graph, order, room):
-    walker = Walker(graph, Orders(graph).baseline(), room, 0)
-    array = np.zeros(walker.order.size + len(order), dtype=np.int64)
-    array[: len(order)] = order
-    work = (*walker.work[:3], np.zeros(array.size + 2, dtype=np.int64), walker.work[4])
-    return evaluate(array, len(order), walker.arrays, work, room)
+    arrays = order_graph(GraphFacts(graph))
+    array = np.array(order, dtype=np.int64)
+    return evaluate(array, len(order), arrays, order_scratch(arrays, len(order)), room)
 
 
 @given(graph=graphs(), room=st.integers(0, 40), data=st.data())
 def test_orders_are_judged_as_the_simulator_judges_them(graph, room, data):
-    baseline = Orders(graph).baseline()
+    baseline = GraphFacts(graph).baseline()
     order = list(baseline)
     for _ in range(data.draw(st.integers(0, 4))):
         op = data.draw(st.sampled_from(baseline))
@@ -38,7 +32,7 @@ def test_orders_are_judged_as_the_simulator_judges_them(graph, room, data):
         timeline = simulate(graph, with_frees(graph, order))
     except ScheduleError:
         # Rerunning what may not run again is kept out by the moves, not by the judge.
-        assert over < 0 or not all(map(Orders(graph).rerunnable.__getitem__, repeated(order)))
+        assert over < 0 or not all(map(GraphFacts(graph).rerunnable.__getitem__, repeated(order)))
         return
     if over < 0:
         # The simulator lets backward ops run again and in any order; annealing does not.
@@ -49,37 +43,13 @@ def test_orders_are_judged_as_the_simulator_judges_them(graph, room, data):
     assert (over == 0) == (peak <= room)
 
 
-def test_interpreted_and_compiled_walks_are_the_same():
-    script = (
-        "import sys\n"
-        "if sys.argv[1] == 'interpreted': sys.modules['numba'] = None\n"
-        "from autockpt_solvers import compiling\n"
-        "from autockpt_solvers.methods.local import method as local\n"
-        "from autockpt_solvers.orders.facts import Orders\n"
-        "from tests.solvers.graphs import blocks\n"
-        "assert compiling.IS_COMPILED is (sys.argv[1] == 'compiled')\n"
-        "walker = local.Walker(blocks(3), Orders(blocks(3)).baseline(), 300, 1)\n"
-        "walker.steps = 4 * 2048\n"
-        "walker.run(1000)\n"
-        "print(walker.found.tolist(), walker.best_order, walker.lean_order)\n"
-    )
-    pytest.importorskip("numba")
-    told = [
-        subprocess.run(
-            [sys.executable, "-c", script, how], check=True, capture_output=True, text=True
-        ).stdout
-        for how in ("interpreted", "compiled")
-    ]
-    assert told[0] == told[1]
-
-
 def repeated(order):
     return [op for op in set(order) if order.count(op) > 1]
 
 
 @given(graph=graphs(max_forward=5, max_backward=4), share=st.floats(0.5, 1.0))
 def test_small_graphs_are_feasible_when_a_search_says_so(graph, share):
-    peak = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    peak = simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
     room = int(peak * share)
     least = least_recompute(graph, room)
     result = solve(Problem(graph=graph, budget_bytes=room), time_limit_s=10)
@@ -91,7 +61,7 @@ def test_small_graphs_are_feasible_when_a_search_says_so(graph, share):
 @pytest.mark.parametrize("share", [0.6, 0.8])
 def test_equal_seeds_walk_the_same_path(share):
     graph = blocks(3)
-    peak = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    peak = simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
     problem = Problem(graph=graph, budget_bytes=int(peak * share))
     first, second = (solve(problem, method="local", seed=5) for _ in range(2))
     assert first.schedule == second.schedule

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from autockpt_solvers import Problem, SolveStatus, read_instance, simulate, solve, with_frees
 from autockpt_solvers.bounds import moments as bound_moments
-from autockpt_solvers.bounds.bound import MOVED_CLASS, turn_bound_ns
 from autockpt_solvers.bounds.moments import bytes_at_first_run, order_of, solve_relaxations
+from autockpt_solvers.bounds.proof import MOVED_CLASS
+from autockpt_solvers.bounds.recomputation import any_plan_bound_ns
 from autockpt_solvers.bounds.relaxation import Ancestry, Relaxation
 from autockpt_solvers.methods.any_order import moments
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.brute import least_recompute
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
@@ -23,7 +24,7 @@ ANY = graphs(max_forward=5, max_backward=4, max_regions=1)
 
 
 def baseline_peak(graph):
-    return simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    return simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
 
 
 def published(depth, width=40, skip=True):
@@ -101,9 +102,9 @@ def test_an_order_costs_no_more_than_its_solution(graph, data):
     room = int(baseline_peak(graph) * 0.9)
     pivots = pivots_of(graph, ancestry, data)
     relaxed = Relaxation(graph, ancestry, room, pivots).solve(time_limit_s=9, effort=9, seed=0)
-    if relaxed.stages is None:
+    if relaxed.solution is None:
         return
-    order = order_of(graph, relaxed.stages)
+    order = order_of(graph, relaxed.solution)
     timeline = simulate(graph, with_frees(graph, order))
     assert timeline.recompute_ns <= relaxed.bound_ns
 
@@ -180,6 +181,6 @@ def test_a_plan_with_a_backward_pass_is_measured_by_plans_in_its_order():
     problem = Problem(graph=graph, budget_bytes=int(baseline_peak(graph) * 0.85))
     result = solve(problem, method="moments", time_limit_s=20)
     # Its plan has backward ops in another order than the graph's.
-    bound = turn_bound_ns(problem, time_limit_s=20)
+    bound = any_plan_bound_ns(problem, time_limit_s=20)
     assert result.bound_class == MOVED_CLASS
     assert 0 < bound <= result.lower_bound_ns <= result.recompute_ns

@@ -18,12 +18,14 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.api import find_method
 from autockpt_solvers.attempt import EVERY_PLAN
-from autockpt_solvers.bounds.bound import BOUND_CLASS as FORWARD_AT_WILL
-from autockpt_solvers.bounds.bound import lower_bound_bytes
-from autockpt_solvers.methods.any_order.staged import Staged
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.proof import IN_ORDER_CLASS as FORWARD_AT_WILL
+from autockpt_solvers.methods.any_order.intervals import solve_intervals
+from autockpt_solvers.methods.any_order.staged import StagedGraph
+from autockpt_solvers.methods.reference.exact import solve_exact
+from autockpt_solvers.orders.facts import GraphFacts
+from autockpt_solvers.session import Session
 from tests.solvers.brute import least_recompute
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
@@ -33,7 +35,7 @@ SMALL = graphs(max_forward=4, max_backward=3, max_sizes=2)
 
 def plans(graph, most):
     """Peak and recompute time of every plan in stages that runs no op more than `most` times."""
-    staged = Staged(Problem(graph=graph, budget_bytes=0))
+    staged = StagedGraph(GraphFacts(graph))
     choices = [
         [c for n in range(most) for c in itertools.combinations(stages, n)]
         for stages in staged.again
@@ -52,10 +54,10 @@ def plans(graph, most):
 @settings(max_examples=60)
 @given(graph=SMALL, share=st.floats(0.0, 1.0))
 def test_no_plan_of_the_class_is_better(method, most, graph, share):
-    staged = Staged(Problem(graph=graph, budget_bytes=0))
+    staged = StagedGraph(GraphFacts(graph))
     if sum(len(stages) for stages in staged.again) > 12:
         return
-    peak = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    peak = simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
     least = lower_bound_bytes(graph)
     room = least + int((peak - least) * share)
     result = solve(Problem(graph=graph, budget_bytes=room), method=method, time_limit_s=20)
@@ -174,9 +176,10 @@ def test_only_an_infeasible_program_proves_that_nothing_fits(
 
     asked = []
     monkeypatch.setattr(cp_model.CpSolver, "solve", refuse)
-    _, function = find_method(method)
+    function = {"exact": solve_exact, "intervals": solve_intervals}[method]
     problem = Problem(graph=waiting(), budget_bytes=900)
-    attempt = function(problem, time_limit_s=20, seed=0)
+    session = Session(graph=problem.graph, seed=0)
+    attempt = function(problem, session, time_limit_s=20)
     assert (attempt.lower_bound_ns, attempt.lower_bound_bytes) == (0, proven_bytes)
     # The plans that the program would have started from are left.
     assert solve(problem, method=method).minimum_peak_bytes <= 1503
@@ -192,7 +195,7 @@ def test_what_is_too_large_is_refused_in_words(method, most):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_cut_short_answers_with_what_it_started_from(method):
     graph = blocks(8)
-    peak = simulate(graph, with_frees(graph, Orders(graph).baseline())).peak_bytes
+    peak = simulate(graph, with_frees(graph, GraphFacts(graph).baseline())).peak_bytes
     problem = Problem(graph=graph, budget_bytes=int(peak * 0.6))
     result = solve(problem, method=method, time_limit_s=0.5)
     assert result.status is not SolveStatus.INFEASIBLE

@@ -19,19 +19,16 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.bounds.bound import (
-    BOUND_CLASS,
-    MOVED_CLASS,
-    lower_bound_bytes,
-    lower_bound_ns,
-)
-from autockpt_solvers.orders.facts import Orders
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.proof import IN_ORDER_CLASS, MOVED_CLASS
+from autockpt_solvers.bounds.recomputation import lower_bound_ns
+from autockpt_solvers.orders.facts import GraphFacts
+from autockpt_solvers.orders.reordered import with_backward
 from autockpt_solvers.search.backward import (
     _least_grown,
     _listed,
     _shrinking_first,
     find_order,
-    with_backward,
 )
 from tests.solvers.graphs import Builder, chain, graphs
 
@@ -63,8 +60,8 @@ def fenced(graph):
 
 
 def between(graph, share):
-    orders = Orders(graph)
-    least, most = lower_bound_bytes(graph), orders.evaluate(orders.baseline())[0]
+    facts = GraphFacts(graph)
+    least, most = lower_bound_bytes(graph), facts.evaluate(facts.baseline())[0]
     return Problem(graph=graph, budget_bytes=least + int((most - least) * share))
 
 
@@ -76,7 +73,7 @@ def test_listed_orders_run_each_op_once_and_keep_to_their_stretch(rule, graph):
     assert sorted(listed) == list(range(graph.num_forward, len(graph.ops)))
     assert [graph.stretch[op] for op in listed] == sorted(graph.stretch[graph.num_forward :])
     moved = with_backward(graph, listed)
-    baseline = Orders(moved.graph).baseline()
+    baseline = GraphFacts(moved.graph).baseline()
     there = simulate(moved.graph, with_frees(moved.graph, baseline))
     here = simulate(graph, with_frees(graph, moved.originally(baseline)))
     assert (here.peak_bytes, here.recompute_ns) == (there.peak_bytes, there.recompute_ns)
@@ -102,7 +99,7 @@ def test_a_stretch_ends_at_a_fence_and_with_a_region():
 
     assert run(2, 3, 4, 5, 6).peak_bytes == run(3, 2, 4, 5, 6).peak_bytes
     for order in ((2, 4, 3, 5, 6), (2, 3, 5, 4, 6), (2, 3, 4, 6, 5)):
-        with pytest.raises(ScheduleError, match="may not pass a fence, nor the border of a region"):
+        with pytest.raises(ScheduleError, match="must not pass a fence or the border of a region"):
             run(*order)
 
 
@@ -118,7 +115,7 @@ def test_fences_keep_the_graphs_order():
     graph = fenced(late_gradients())
     assert find_order(graph, time_limit_s=10) is None
     result = solve(between(graph, 0.5), method="ilp", time_limit_s=20)
-    assert result.bound_class == BOUND_CLASS
+    assert result.bound_class == IN_ORDER_CLASS
     backward = [op for op in result.schedule.compute_order if op >= graph.num_forward]
     assert backward == sorted(backward)
 
@@ -152,7 +149,7 @@ def test_no_solver_is_loaded_before_it_is_asked():
 def test_a_moved_baseline_is_told_as_such():
     graph = late_gradients()
     moved = find_order(graph, time_limit_s=10).graph
-    room = Orders(moved).evaluate(Orders(moved).baseline())[0]
+    room = GraphFacts(moved).evaluate(GraphFacts(moved).baseline())[0]
     assert solve(Problem(graph=graph, budget_bytes=room)).method == "none"
 
 
@@ -164,7 +161,7 @@ def test_a_moved_order_may_fit_without_recomputation():
     """Room for the moved baseline, though not for the graph's own: nothing runs again."""
     graph = late_gradients()
     moved = find_order(graph, time_limit_s=10)
-    own, other = (Orders(g).evaluate(Orders(g).baseline())[0] for g in (graph, moved.graph))
+    own, other = (GraphFacts(g).evaluate(GraphFacts(g).baseline())[0] for g in (graph, moved.graph))
     assert other < own
     result = solve(Problem(graph=graph, budget_bytes=other), method="ilp")
     assert result.recompute_ns == 0
@@ -174,7 +171,7 @@ def test_a_moved_order_may_fit_without_recomputation():
 def test_more_budget_never_costs_more_where_ops_move():
     graph = late_gradients()
     least = minimum_budget(graph, method="ilp").peak_bytes
-    most = Orders(graph).evaluate(Orders(graph).baseline())[0]
+    most = GraphFacts(graph).evaluate(GraphFacts(graph).baseline())[0]
     step = max(1, (most - least) // 12)
     results = [
         solve(Problem(graph=graph, budget_bytes=room), method="ilp")
@@ -197,7 +194,7 @@ def test_fixed_bytes_over_the_budget_are_an_answer():
 @settings(max_examples=30)
 @given(graph=graphs(max_backward=6), data=st.data())
 def test_the_simulator_lets_ops_trade_places_in_their_stretch_only(graph, data):
-    baseline = Orders(graph).baseline()
+    baseline = GraphFacts(graph).baseline()
     backward = [place for place, op in enumerate(baseline) if op >= graph.num_forward]
     if len(backward) < 2:
         return

@@ -1,15 +1,15 @@
 """`intervals`: Moccasin's constraint program over retention intervals.
 
 Bartan et al., "Moccasin: Efficient Tensor Rematerialization for Neural Networks", ICML 2023. Every
-op has a few runs, and every run of it an interval per storage it writes, from the run to its last
-reader. Runs stand at events of the staged order (see `staged`), so a start is one integer variable
-instead of a boolean per stage; a cumulative constraint bounds the bytes, and every read must lie in
-an interval. CP-SAT solves it, started from the best heuristic.
-Guarantee: when it ends by itself, no plan in stages that runs each op at most twice recomputes
-less; where none fits, none has a lower peak. Cut short, its bound holds for that class.
+op has up to two runs, and each run has an interval per storage that it writes, from the run to its
+last reader. Runs are at events of the staged order (see `staged`), so a start is one integer
+variable instead of a boolean per stage. A cumulative constraint limits the bytes, and every read
+must lie in an interval. CP-SAT solves the program, started from the best heuristic.
+Guarantee: if it ends by itself, no plan in stages that runs each op at most twice recomputes less;
+if none fits, none has a lower peak. If it is cut short, its bound holds for that class.
 Complexity: a few integer variables per op and one boolean per read and run; NP-hard.
-Weakness: proofs are rare beyond some hundred ops, as its relaxation is weak; above 2,000 ops it
-refuses. A third run of an op, and another order of first runs, are outside the class.
+Weakness: its relaxation is weak, so proofs are rare beyond some hundred ops; it refuses graphs of
+more than 2,000 ops. A third run of an op, and another order of first runs, are outside its class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.methods.any_order.program import minimise
-from autockpt_solvers.methods.any_order.staged import Staged, best_of, heuristic_orders
+from autockpt_solvers.methods.any_order.staged import StagedGraph, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.attempt import Attempt
     from autockpt_solvers.methods.any_order.staged import Run
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 BOUND_CLASS = "first runs in the graph's order, and each op at most twice"
 _MAX_OPS = 2_000
@@ -38,11 +39,11 @@ def event(stage: int, place: int) -> int:
 
 
 class IntervalProgram:
-    """Variables and constraints, without the room and the objective."""
+    """Variables and constraints, without the budget and the objective."""
 
     linearization_level = 1
 
-    def __init__(self, staged: Staged) -> None:
+    def __init__(self, staged: StagedGraph) -> None:
         from ortools.sat.python import cp_model
 
         self.staged = staged
@@ -98,7 +99,7 @@ class IntervalProgram:
                         again, twice = self.again[k]
                         model.add(end < again).only_enforce_if(twice)
                     if staged.sizes[s]:
-                        # Its memory is another's when its reader overwrites it.
+                        # Its memory becomes another's when its reader overwrites it.
                         stop = end if s in staged.overwritten else end + 1
                         size = model.new_int_var(1, self.over + 1, "")
                         intervals.append(
@@ -108,7 +109,7 @@ class IntervalProgram:
         model.add_cumulative(intervals, demands, self.peak)
 
     def _find(self, s: int, time: Any, active: Any) -> None:
-        """A run that happens finds what it reads retained."""
+        """What a run reads is retained when it runs."""
         model = self.model
         if self.staged.is_output[s]:
             return
@@ -135,7 +136,7 @@ class IntervalProgram:
         }
 
     def hint(self, again: set[Run]) -> None:
-        """Starts the search from a plan; of several further runs of an op, the first counts."""
+        """Start the search from a plan; of several further runs of an op, the first counts."""
         second: dict[int, int] = {}
         for t, k in sorted(again):
             second.setdefault(k, t)
@@ -158,29 +159,29 @@ class IntervalProgram:
 
 
 def solve_intervals(
-    problem: Problem, *, time_limit_s: float, seed: int, effort: float = math.inf
+    problem: Problem, session: Session, *, time_limit_s: float, effort: float = math.inf
 ) -> Attempt:
-    """Offers the plan of the program, and the heuristics it started from.
+    """Offer the plan of the program, and the heuristics that it started from.
 
     Args:
         problem: The problem.
+        session: The session of its graph.
         time_limit_s: Ends the search.
-        seed: Random seed.
         effort: Ends the search too: deterministic time, in about seconds.
 
     Raises:
-        ValueError: If the program would be too large to be of any use.
+        ValueError: The program would be too large to be of any use.
     """
     deadline = time.monotonic() + time_limit_s
-    staged = Staged(problem)
+    staged = StagedGraph(session.facts)
     if staged.num > _MAX_OPS:
         raise ValueError(
             f"method 'intervals' takes graphs of at most {_MAX_OPS} ops, and this one has "
             f"{staged.num}: use 'ilp'"
         )
-    found = heuristic_orders(problem, time_limit_s=time_limit_s / 4, seed=seed)
+    found = heuristic_orders(problem, session, time_limit_s=time_limit_s / 4)
     program = IntervalProgram(staged)
-    program.hint(staged.runs_again(best_of(problem, found)))
+    program.hint(staged.runs_again(best_of(problem, session.facts, found)))
     return minimise(
         problem,
         staged,
@@ -188,6 +189,6 @@ def solve_intervals(
         found,
         bound_class=BOUND_CLASS,
         deadline=deadline,
-        seed=seed,
+        seed=session.seed,
         effort=effort,
     )

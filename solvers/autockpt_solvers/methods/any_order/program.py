@@ -1,4 +1,4 @@
-"""Solving a program of the whole graph: least time in the room, or else the least peak."""
+"""Solving a program of the whole graph: least time within the budget, or else the least peak."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autockpt_solvers.attempt import Attempt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autockpt_solvers.methods.any_order.staged import Run, Staged
+    from autockpt_solvers.methods.any_order.staged import Run, StagedGraph
     from autockpt_solvers.problem import Problem
 
 
@@ -19,7 +19,7 @@ class Program(Protocol):
     """A program for CP-SAT.
 
     Attributes:
-        model: The model, without room and objective.
+        model: The model, without budget and objective.
         peak: The peak, in units.
         unit: Bytes per unit.
         cost_ns: Recompute time, as an expression.
@@ -41,7 +41,7 @@ class Program(Protocol):
 
 def minimise(
     problem: Problem,
-    staged: Staged,
+    staged: StagedGraph,
     program: Program,
     found: Sequence[Sequence[int]],
     *,
@@ -50,13 +50,13 @@ def minimise(
     seed: int,
     effort: float = math.inf,
 ) -> Attempt:
-    """Asks for the least time within the room; where nothing fits, for the least peak.
+    """Find the least time within the budget or, if nothing fits, the least peak.
 
     Args:
         problem: The problem.
         staged: Its graph in stages.
         program: The program.
-        found: Orders to offer besides.
+        found: GraphFacts to offer besides.
         bound_class: The plans that the program's bounds hold for.
         deadline: Time at which the search ends.
         seed: Random seed.
@@ -69,18 +69,18 @@ def minimise(
 
     orders = list(found)
     bound_ns = bound_bytes = 0
-    room = program.model.clone()
-    room.add(program.peak <= max(-1, problem.room_bytes // program.unit))
-    room.minimize(program.cost_ns)
+    within = program.model.clone()
+    within.add(program.peak <= max(-1, problem.available_bytes // program.unit))
+    within.minimize(program.cost_ns)
     solver = _solver(program, deadline, seed, effort)
-    status = solver.solve(room)
+    status = solver.solve(within)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         orders.append(staged.compute_order(program.runs_again(solver.value)))
         bound_ns = math.ceil(solver.best_objective_bound - 1e-6)
     elif status == cp_model.UNKNOWN:
         bound_ns = max(0, math.ceil(solver.best_objective_bound - 1e-6))
     elif status == cp_model.INFEASIBLE:
-        bound_bytes = problem.room_bytes + 1
+        bound_bytes = problem.available_bytes + 1
         program.model.minimize(program.peak)
         solver = _solver(program, deadline, seed, effort)
         status = solver.solve(program.model)
@@ -88,7 +88,7 @@ def minimise(
             orders.append(staged.compute_order(program.runs_again(solver.value)))
             least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
             bound_bytes = max(bound_bytes, least)
-    # Any other status, as that of a model with too large numbers, proves nothing.
+    # Any other status, such as that of a model with too large numbers, proves nothing.
     return Attempt(
         orders=tuple(orders),
         lower_bound_ns=bound_ns,
@@ -101,7 +101,7 @@ def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
-    # One worker: its answer is the same each time, and it is faster here than several in turns.
+    # One worker gives the same answer every time, and is faster here than several.
     solver.parameters.num_workers = 1
     solver.parameters.linearization_level = program.linearization_level
     solver.parameters.random_seed = seed

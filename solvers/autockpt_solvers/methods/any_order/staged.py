@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
-from autockpt_solvers.orders.facts import Orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 Run = tuple[int, int]  # stage, place
+_MIN_TIME_S = 0.05  # a heuristic that is asked late still answers
 
 
-class Staged:
+class StagedGraph:
     """A graph with its ops renamed to their places.
 
     Attributes:
@@ -35,24 +37,23 @@ class Staged:
         overwritten: Storages that their reader overwrites.
         sizes: Bytes per storage.
         is_output: Per storage, whether it stays to the end.
-        made_at: Per storage that is made, the place of its op.
+        made_at: Per storage that is written, the place of its op.
         readers: Per storage, the places that read it, ascending.
         again: Per place, the later stages in which running its op again may be of use, ascending.
         use_until: Per storage, the last stage in which something may read it.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        graph = problem.graph
-        orders = Orders(graph)
-        self.order = orders.baseline()
+    def __init__(self, facts: GraphFacts) -> None:
+        graph = facts.graph
+        self.order = facts.baseline()
         place = {op: k for k, op in enumerate(self.order)}
         self.num = len(self.order)
-        self.reads = [orders.reads[op] for op in self.order]
-        self.writes = [orders.writes[op] for op in self.order]
-        self.runtime_ns = [orders.runtime[op] for op in self.order]
-        self.working_bytes = [orders.working[op] for op in self.order]
+        self.reads = [facts.reads[op] for op in self.order]
+        self.writes = [facts.writes[op] for op in self.order]
+        self.runtime_ns = [facts.runtime[op] for op in self.order]
+        self.working_bytes = [facts.working[op] for op in self.order]
         self.overwritten = {s for op in graph.ops for s in op.overwrites}
-        self.sizes = orders.sizes
+        self.sizes = facts.sizes
         self.is_output = graph.is_output
         self.made_at = {s: place[op] for s, op in enumerate(graph.producer) if op in place}
         self.readers = [
@@ -66,14 +67,13 @@ class Staged:
                     last = self.again[r][-1] if self.again[r] else r
                     self.use_until[s] = max(self.use_until[s], r, last)
             op = self.order[k]
-            if orders.rerunnable[op]:
+            if facts.rerunnable[op]:
                 last = max((self.use_until[s] for s in self.writes[k]), default=-1)
                 self.again[k] = [
                     t
                     for t in range(k + 1, last + 1)
                     # A forward op runs again in its own region's forward or backward only.
-                    if graph.ops[op].is_backward
-                    or orders.region[self.order[t]] == orders.region[op]
+                    if graph.ops[op].is_backward or facts.region[self.order[t]] == facts.region[op]
                 ]
 
     def compute_order(self, again: Iterable[Run]) -> list[int]:
@@ -82,7 +82,7 @@ class Staged:
         return [self.order[k] for _, k in runs]
 
     def runs_again(self, order: Sequence[int]) -> set[Run]:
-        """What an order runs again, as far as a plan in stages can say it."""
+        """What an order runs again, as far as a plan in stages can express it."""
         place = {op: k for k, op in enumerate(self.order)}
         ran = bytearray(self.num)
         stage = 0
@@ -112,18 +112,19 @@ class Staged:
         return before
 
 
-def heuristic_orders(problem: Problem, *, time_limit_s: float, seed: int) -> list[Sequence[int]]:
-    """What the quick methods offer, to start from."""
+def heuristic_orders(
+    problem: Problem, session: Session, *, time_limit_s: float
+) -> list[Sequence[int]]:
+    """What quick methods offer, to start from."""
     deadline = time.monotonic() + time_limit_s
-    orders = Orders(problem.graph)
-    found: list[Sequence[int]] = [orders.baseline(), orders.just_in_time(())]
+    facts = session.facts
+    found: list[Sequence[int]] = [facts.baseline(), facts.just_in_time(())]
     for heuristic in (solve_mincut, solve_greedy):
-        left = max(0.1, deadline - time.monotonic())
-        found.extend(heuristic(problem, time_limit_s=left / 2, seed=seed).orders)
+        left = max(_MIN_TIME_S, (deadline - time.monotonic()) / 2)
+        found.extend(heuristic(problem, session, time_limit_s=left).orders)
     return found
 
 
-def best_of(problem: Problem, found: Sequence[Sequence[int]]) -> Sequence[int]:
+def best_of(problem: Problem, facts: GraphFacts, found: Sequence[Sequence[int]]) -> Sequence[int]:
     """The cheapest order that fits, or the one with the lowest peak."""
-    orders = Orders(problem.graph)
-    return min(found, key=lambda order: orders.lack(order, problem.room_bytes))
+    return min(found, key=lambda order: facts.lack(order, problem.available_bytes))

@@ -1,81 +1,116 @@
-"""Composition: one option per window, windows covering the chain, cheapest within the room.
+"""Composition: windows that cover all segments, one option per window, cheapest within the budget.
 
-A dynamic programme over cuts and over the bytes that earlier windows keep. When a window's turn
-comes, the earlier windows' bytes still stand, and so does what the backward holds by then: with
-its own peak they must fit. The same holds in its forward pass. States with nearly equal kept bytes
-share a bucket, where the best one stays; its bytes are carried along exactly, so what is found
-always fits.
+A dynamic programme over cuts and over the bytes that earlier windows keep. When a window's backward
+begins, what earlier windows keep is still in memory, and so is what the backward has written by
+then: together with the window's own peak they must fit. The same holds in its forward pass. States
+with nearly equal kept bytes share a bucket, and only the best one is kept. Its exact bytes are
+carried along, so every plan that is found fits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from autockpt_solvers.compiling import IS_COMPILED, compiled
+from autockpt_solvers.kernels.compiling import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from autockpt_solvers.methods.ilp.option import Option
-    from autockpt_solvers.methods.ilp.segments import Chain
+    from autockpt_solvers.methods.ilp.segments import Segments
     from autockpt_solvers.methods.ilp.window import Window, WindowKind
 
+# Of kept bytes, from none to the budget. Time grows with it; two states in one bucket differ by at
+# most this share of the budget.
 _BUCKETS = 768
 
 _Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-_Table = tuple[_Indices, _Floats, _Floats, _Floats, _Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Windows that cover the chain, first to last, and the option of each."""
+class WindowPlan:
+    """Windows that cover the segments, first to last, and the option of each."""
 
     parts: tuple[tuple[Window, Option], ...]
 
     @property
     def cost_ns(self) -> int:
-        """Time of what runs again."""
+        """Time of what it recomputes."""
         return sum(option.cost_ns for _, option in self.parts)
 
-    def order(self, chain: Chain) -> list[int]:
+    def order(self, segments: Segments) -> list[int]:
         """The compute order of the whole graph."""
         early = {window.ops[k] for window, option in self.parts for k in option.early}
-        required = chain.orders.graph.is_required
-        order = [op for op in chain.forward if required[op] or op in early]
+        required = segments.facts.graph.is_required
+        order = [op for op in segments.forward if required[op] or op in early]
         for window, option in reversed(self.parts):
             order.extend(
-                window.ops[step] if step >= 0 else window.stages[-1 - step] for step in option.tail
+                window.ops[step] if step >= 0 else window.backward[-1 - step]
+                for step in option.tail
             )
         return order
+
+
+class _Options(NamedTuple):
+    """The options of a window kind as columns.
+
+    Attributes:
+        shift: How many buckets an option leads on.
+        kept_bytes: Bytes it keeps.
+        cost: Its time; 0 if the leanest plan is looked for.
+        backward_bytes: Peak of its backward.
+        forward_bytes: Peak of its forward pass.
+    """
+
+    shift: _Indices
+    kept_bytes: _Floats
+    cost: _Floats
+    backward_bytes: _Floats
+    forward_bytes: _Floats
+
+
+class _States(NamedTuple):
+    """Per cut and bucket, the best state.
+
+    Attributes:
+        value: Time so far, or the highest peak so far if the leanest plan is looked for; infinite
+            if there is no state.
+        kept_bytes: Bytes kept.
+        origin: The window, option and bucket that the state came from.
+    """
+
+    value: _Floats
+    kept_bytes: _Floats
+    origin: _Indices
 
 
 def compose(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
-    room: int,
+    budget: int,
     end: int,
     *,
     first: int = 0,
-) -> Plan | None:
-    """The cheapest plan within `room` bytes, or None.
+) -> WindowPlan | None:
+    """The cheapest plan that fits a budget, or None.
 
     Args:
         windows: Windows that may be used.
         options: Per window kind, its options.
-        room: Bytes the graph may use.
-        end: Segment after the last to cover.
+        budget: Bytes that the graph may use.
+        end: Segment after the last one to cover.
         first: First segment to cover.
 
     Returns:
         The plan.
     """
-    if room < 0:
+    if budget < 0:
         return None
-    return _search(windows, options, room, first, end, is_leanest=False)
+    return _cover(windows, options, budget, first, end, is_leanest=False)
 
 
 def leanest(
@@ -85,55 +120,54 @@ def leanest(
     *,
     limit: int,
     first: int = 0,
-) -> Plan | None:
-    """The plan with the least peak, of those that keep `limit` bytes or less.
+) -> WindowPlan | None:
+    """The plan with the lowest peak, of those that keep `limit` bytes or less.
 
-    Like `compose`, but the value of a state is the highest peak so far instead of the time.
+    As in `compose`, but the value of a state is the highest peak so far instead of the time.
     """
-    return _search(windows, options, limit, first, end, is_leanest=True)
+    return _cover(windows, options, limit, first, end, is_leanest=True)
 
 
-def _search(
+def _cover(
     windows: Sequence[Window],
     options: Mapping[WindowKind, Sequence[Option]],
-    room: int,
+    budget: int,
     first: int,
     end: int,
     *,
     is_leanest: bool,
-) -> Plan | None:
-    quantum = max(1, -(-room // _BUCKETS))
-    count = room // quantum + 1
-    # Per cut and bucket: the value of the best state, its kept bytes, and the window, option and
-    # bucket it came from.
-    value = np.full((end + 1 - first, count), np.inf)
-    kept = np.zeros((end + 1 - first, count))
-    origin = np.full((end + 1 - first, count, 3), -1, dtype=np.int64)
-    value[0, 0] = 0.0
-    tables: dict[WindowKind, _Table] = {}
+) -> WindowPlan | None:
+    bucket_bytes = max(1, -(-budget // _BUCKETS))
+    shape = (end + 1 - first, budget // bucket_bytes + 1)
+    states = _States(
+        value=np.full(shape, np.inf),
+        kept_bytes=np.zeros(shape),
+        origin=np.full((*shape, 3), -1, dtype=np.int64),
+    )
+    states.value[0, 0] = 0.0
+    columns: dict[WindowKind, _Options] = {}
     for w in sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end)):
         window = windows[w]
-        if window.kind not in tables:
-            tables[window.kind] = _table(options[window.kind], quantum, is_leanest=is_leanest)
+        if window.kind not in columns:
+            columns[window.kind] = _columns(options[window.kind], bucket_bytes, is_leanest)
         start, target = window.start - first, window.end - first
-        table, base = tables[window.kind], window.base_bytes
-        _advance(value, kept, origin, start, target, w, table, base, room, is_leanest)
-    state = int(np.argmin(value[-1]))
-    if not np.isfinite(value[-1][state]):
+        base = window.base_bytes
+        _advance(states, start, target, w, columns[window.kind], base, budget, is_leanest)
+    state = int(np.argmin(states.value[-1]))
+    if not np.isfinite(states.value[-1][state]):
         return None
-    return _trace(windows, options, origin, first, end, state)
+    return _trace(windows, options, states.origin, first, end, state)
 
 
-def _table(options: Sequence[Option], quantum: int, *, is_leanest: bool) -> _Table:
-    """Per option how many buckets on it leads, its kept bytes, its time, and its two peaks."""
-    rows = [(o.kept_bytes, o.cost_ns, o.turn_peak_bytes, o.forward_peak_bytes) for o in options]
-    keeps, costs, turns, forwards = np.array(rows, dtype=np.float64).reshape(-1, 4).T.copy()
-    shift = (keeps // quantum).astype(np.int64)
-    return shift, keeps, np.zeros_like(costs) if is_leanest else costs, turns, forwards
+def _columns(options: Sequence[Option], bucket_bytes: int, is_leanest: bool) -> _Options:
+    rows = [(o.kept_bytes, o.cost_ns, o.backward_peak_bytes, o.forward_peak_bytes) for o in options]
+    kept, cost, backward, forward = np.array(rows, dtype=np.float64).reshape(-1, 4).T.copy()
+    shift = (kept // bucket_bytes).astype(np.int64)
+    return _Options(shift, kept, np.zeros_like(cost) if is_leanest else cost, backward, forward)
 
 
 @compiled
-def steps_one_by_one(
+def best_steps(
     value: _Floats,
     kept: _Floats,
     shift: _Indices,
@@ -143,20 +177,20 @@ def steps_one_by_one(
     low: int,
     high: int,
 ) -> tuple[_Floats, _Indices]:
-    """The best value that any option leads to, per bucket from low to high, and the option.
+    """Per bucket from low to high, the best value that any option leads to, and the option.
 
     Args:
-        value: Per bucket the value of the state before the window; infinite where there is none.
-        kept: Per bucket the bytes kept before it.
-        shift: Per option how many buckets on it leads.
-        peaks: Per option its peak beside what is kept before, which the value is at least.
-        costs: Per option what it adds to the value.
-        most_before: Per option the most that may be kept before it.
+        value: Per bucket, the value of the state before the window.
+        kept: Per bucket, the bytes kept before it.
+        shift: Per option, how many buckets it leads on.
+        peaks: Per option, its peak beside what is kept before; the new value is at least this.
+        costs: Per option, what it adds to the value.
+        most_before: Per option, the most bytes that may be kept before it.
         low: The first bucket.
         high: The bucket after the last.
 
     Returns:
-        The values, and the options: of equal ones the first.
+        The values, and the options: the first one of equals.
     """
     found = np.full(high - low, np.inf)
     picked = np.zeros(high - low, dtype=np.int64)
@@ -172,36 +206,9 @@ def steps_one_by_one(
     return found, picked
 
 
-def steps_at_once(
-    value: _Floats,
-    kept: _Floats,
-    shift: _Indices,
-    peaks: _Floats,
-    costs: _Floats,
-    most_before: _Floats,
-    low: int,
-    high: int,
-) -> tuple[_Floats, _Indices]:
-    """The same as `steps_one_by_one` by operations on whole arrays: faster where not compiled."""
-    rows = value.size - shift
-    before = _views(kept, 0.0)[:, low:high][rows]
-    candidates = _views(value, np.inf)[:, low:high][rows] + costs[:, None]
-    candidates = np.maximum(candidates, before + peaks[:, None])
-    candidates[before > most_before[:, None]] = np.inf
-    picked = np.argmin(candidates, axis=0)
-    return np.take_along_axis(candidates, picked[None, :], axis=0)[0], picked
-
-
-def _views(row: _Floats, fill: float) -> _Floats:
-    """Views of the row: number `count - k` is the row moved to the right by `k`."""
-    padded = np.concatenate([np.full(row.size, fill), row])
-    views: _Floats = np.lib.stride_tricks.sliding_window_view(padded, row.size)
-    return views
-
-
 @compiled
 def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
-    """Indices of options that none equals or beats in all three; of equal ones, the first."""
+    """Options that no other one equals or beats in all three respects; of equals, the first."""
     chosen = np.zeros(shift.size, dtype=np.int64)
     count = 0
     for k in range(shift.size):
@@ -219,56 +226,50 @@ def _undominated(shift: _Indices, peaks: _Floats, costs: _Floats) -> _Indices:
     return chosen[:count]
 
 
-_best_steps = steps_one_by_one if IS_COMPILED else steps_at_once
-
-
 @compiled
 def _advance(
-    value: _Floats,
-    kept: _Floats,
-    origin: _Indices,
+    states: _States,
     start: int,
     target: int,
     window: int,
-    table: _Table,
+    options: _Options,
     base: int,
-    room: int,
+    budget: int,
     is_leanest: bool,
 ) -> None:
-    """Goes on from every state at cut `start` by a window's options; the best stay at `target`."""
-    reached = np.flatnonzero(np.isfinite(value[start]))
+    """Go on from every state at cut `start` by a window's options; keep the best at `target`."""
+    value, kept = states.value[start], states.kept_bytes[start]
+    reached = np.flatnonzero(np.isfinite(value))
     if reached.size == 0:
         return
-    shift, keeps, costs, turns, forwards = table
-    peaks = np.maximum(turns + base, forwards)
+    peaks = np.maximum(options.backward_bytes + base, options.forward_bytes)
     # Peaks that fit beside the most that is kept before are as good as none.
-    floor = 0.0 if is_leanest else room - kept[start][reached].max()
-    chosen = _undominated(shift, np.maximum(peaks, floor), costs)
-    chosen = chosen[keeps[chosen] <= room]
+    floor = 0.0 if is_leanest else budget - kept[reached].max()
+    chosen = _undominated(options.shift, np.maximum(peaks, floor), options.cost)
+    chosen = chosen[options.kept_bytes[chosen] <= budget]
     if chosen.size == 0:
         return
-    shift, keeps, peaks, costs = shift[chosen], keeps[chosen], peaks[chosen], costs[chosen]
+    shift, keeps, costs = options.shift[chosen], options.kept_bytes[chosen], options.cost[chosen]
+    peaks = peaks[chosen]
     low = reached[0] + shift.min()
-    high = min(value.shape[1], reached[-1] + shift.max() + 1)
-    if high <= low:  # no option leads to a bucket within the room
+    high = min(value.size, reached[-1] + shift.max() + 1)
+    if high <= low:  # no option leads to a bucket within the budget
         return
-    # For the leanest plan times do not count; for the cheapest one peaks only have to fit.
+    # The leanest plan does not count times. For the cheapest one, peaks only have to fit.
     if is_leanest:
-        most_before = room - keeps
+        most_before = budget - keeps
     else:
-        most_before = room - np.maximum(keeps, peaks)
+        most_before = budget - np.maximum(keeps, peaks)
         peaks = np.full(peaks.size, -np.inf)
-    found, picked = _best_steps(
-        value[start], kept[start], shift, peaks, costs, most_before, low, high
-    )
-    for k in np.flatnonzero(found < value[target, low:high]):
+    found, picked = best_steps(value, kept, shift, peaks, costs, most_before, low, high)
+    for k in np.flatnonzero(found < states.value[target, low:high]):
         bucket, option = low + k, picked[k]
         before = bucket - shift[option]
-        value[target, bucket] = found[k]
-        kept[target, bucket] = kept[start, before] + keeps[option]
-        origin[target, bucket, 0] = window
-        origin[target, bucket, 1] = chosen[option]
-        origin[target, bucket, 2] = before
+        states.value[target, bucket] = found[k]
+        states.kept_bytes[target, bucket] = kept[before] + keeps[option]
+        states.origin[target, bucket, 0] = window
+        states.origin[target, bucket, 1] = chosen[option]
+        states.origin[target, bucket, 2] = before
 
 
 def _trace(
@@ -278,12 +279,12 @@ def _trace(
     first: int,
     end: int,
     state: int,
-) -> Plan:
-    """Follows the origins back from the last cut."""
+) -> WindowPlan:
+    """Follow the origins back from the last cut."""
     parts: list[tuple[Window, Option]] = []
     cut = end
     while cut > first:
         w, k, state = origin[cut - first, state].tolist()
         parts.append((windows[w], options[windows[w].kind][k]))
         cut = windows[w].start
-    return Plan(tuple(reversed(parts)))
+    return WindowPlan(tuple(reversed(parts)))

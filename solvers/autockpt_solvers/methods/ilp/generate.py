@@ -1,8 +1,7 @@
-"""Options of a window without an integer program: minimum cuts at every price, then single changes.
+"""Options of a window: minimum cuts at every price, then single changes.
 
-The cuts give every corner of the trade between kept bytes and time; keeping one storage more or
-less than an option found so far fills in what lies between, and finds options whose turn has a
-lower peak.
+The cuts give every corner of the curve of kept bytes and time. Keeping one storage more or less
+than an option found so far fills in what lies between, and finds options with a lower peak.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from autockpt_solvers.orders.network import KeepNetwork
 if TYPE_CHECKING:
     from autockpt_solvers.methods.ilp.window import WindowKind
 
-_ROUNDS = 2
-_MAX_FRONT = 24
-_MAX_OPTIONS = 120
+_ROUNDS = 2  # of single changes; the second starts from what the first found
+_MAX_FRONT = 24  # options that a round starts from, evenly taken from the best ones
+_MAX_OPTIONS = 120  # that a window keeps in the end; composition takes time for each
 _TINY = 64  # changing a storage this many times smaller than the largest one is not tried
+_LOWEST_PRICE, _HIGHEST_PRICE = 1e-6, 1e9  # in ns per byte: keep nearly all, keep nearly nothing
 
 
 def window_network(kind: WindowKind) -> KeepNetwork:
-    """The network of a window; forced storages are at hand and cost nothing more."""
+    """The network of a window; forced storages are in memory and cost nothing more."""
     return KeepNetwork(
         again_ns=[
             (0 if op.fresh else op.runtime_ns) if op.rerunnable or op.fresh else None
@@ -32,23 +32,23 @@ def window_network(kind: WindowKind) -> KeepNetwork:
         reads=[op.reads for op in kind.ops],
         producer=kind.producer,
         priced=[s for s in range(len(kind.sizes)) if s not in kind.forced],
-        needed={s for stage in kind.stages for s in stage.reads},
+        needed={s for op in kind.backward for s in op.reads},
         must_keep=(),
     )
 
 
 class Generator:
-    """Collects the options of one kind, within an effort counted in steps replayed."""
+    """Collects the options of one kind of window, within an effort counted in ops replayed."""
 
     def __init__(self, kind: WindowKind, effort: int, deadline: float) -> None:
         self.kind = kind
         self.deadline = deadline
         self.network = window_network(kind)
         self.tried: dict[frozenset[int], Option] = {}
-        self.tries_left = effort // (len(kind.stages) + 2 * len(kind.ops) + 1)
+        self.tries_left = effort // (len(kind.backward) + 2 * len(kind.ops) + 1)
 
     def spent(self) -> bool:
-        """Whether it is time to stop. The clock is the last resort: it is not deterministic."""
+        """Whether to stop. The clock is the last resort, because it is not deterministic."""
         return self.tries_left <= 0 or time.monotonic() > self.deadline
 
     def try_keeping(self, kept: frozenset[int]) -> Option:
@@ -63,11 +63,11 @@ class Generator:
         return frozenset(self.network.kept([price * size for size in self.kind.sizes]))
 
     def corners(self) -> None:
-        """Finds every corner of the trade between kept bytes and time."""
-        needed = frozenset(s for stage in self.kind.stages for s in stage.reads)
+        """Find every corner of the curve of kept bytes and time."""
+        needed = frozenset(s for op in self.kind.backward for s in op.reads)
         self.try_keeping(frozenset())
         self.try_keeping(needed)
-        pending = [(self.at_price(1e-6), self.at_price(1e9))]
+        pending = [(self.at_price(_LOWEST_PRICE), self.at_price(_HIGHEST_PRICE))]
         while pending:
             rich, lean = pending.pop()
             a, b = self.try_keeping(rich), self.try_keeping(lean)
@@ -80,9 +80,9 @@ class Generator:
                 pending += [(rich, middle), (middle, lean)]
 
     def neighbours(self) -> None:
-        """Tries every option of the front with one storage more and one less."""
+        """Try every option of the front with one storage more and with one less."""
         sizes = self.kind.sizes
-        reads = {s for stage in self.kind.stages for s in stage.reads}
+        reads = {s for op in self.kind.backward for s in op.reads}
         reads |= {s for op in self.kind.ops if op.rerunnable for s in op.reads}
         least = max((sizes[s] for s in reads), default=0) // _TINY
         useful = sorted(s for s in reads - self.kind.forced if sizes[s] >= least)

@@ -1,99 +1,121 @@
 """`ilp`: windows planned by minimum cuts and integer programs, composed by dynamic programming.
 
-The recipe, after Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Zhao et
-al. 2023):
+After Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Zhao et al. 2023):
 
-1. Cut the graph into a chain of segments (`chain`); windows are runs of segments (`window`).
-2. Windows that are the same problem are one kind. Per kind, make options: ways to run it, each with
-   the bytes it keeps, the peak of its turn and its time (`generate`, `option`).
-3. Compose: one option per window, windows covering the chain, cheapest in the room (`compose`).
-4. Where room is short, integer programs (CP-SAT) ask every kind for its least peak first (`model`).
-5. Polish: integer programs ask for less time in the room that a window of the plan has; what they
-   find joins the options, and the plan is composed anew (`polish`).
-6. Refine: where the lower bound leaves room, annealing over what is kept and held, on the whole
-   graph and across the windows' borders (`refine`).
+1. Cut the forward pass into segments (`segments`). A window is some consecutive segments, with
+   their part of the backward (`window`). Windows that are the same problem are one kind.
+2. Per kind, find options: ways to run it, each with the bytes it keeps, its peak and its time.
+   Minimum cuts at every price give the curve from most kept to least kept (`generate`, `option`).
+3. Compose: windows that cover all segments, one option each, cheapest within the budget
+   (`compose`).
+4. If the budget is short, integer programs (CP-SAT) find leaner options (`model`), and long windows
+   are nested from shorter ones (`nest`); both in `squeeze`.
+5. Refine: annealing over what the plan keeps, on the whole graph, across the windows' borders, from
+   the best plan of windows and heuristics (`refinement`).
 
-Every heuristic runs too, and the best answer of all is taken. A graph without a backward pass has
-no turns for windows to be planned by: `local` answers for it, and is named in the result.
+A graph without a backward pass has no windows: `local` answers, and the result says so.
 
-Guarantee: never worse than the heuristics; each integer program is exact for its window unless it
-runs into its limit. Complexity: grows with the number of *different* windows; only the composition
-grows with the number of segments, and refinement takes fewer steps the larger a large graph is.
-Weakness: on graphs of many thousand ops what crosses a window's border is kept; the backward ops
-run once each, in an order that is chosen before (see `moving`).
+Guarantee: never worse than `greedy` and `mincut`, which it starts from; each integer program is
+exact for its window unless it runs into its limit.
+Complexity: grows with the number of *different* windows. Only the composition grows with the number
+of segments. Refinement takes fewer steps the larger a large graph is.
+Weakness: on graphs of many thousand ops, what crosses a window's border is kept. Each backward op
+runs once, in an order that is chosen beforehand (see `search.backward`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.heuristics import solve_heuristics
-from autockpt_solvers.methods.ilp.polish import is_short, polish, squeeze
-from autockpt_solvers.methods.ilp.pool import Pool
-from autockpt_solvers.orders.facts import Orders, orders_of
-from autockpt_solvers.refinement.refine import can_touch_up, refine, touch_up
+from autockpt_solvers.methods.ilp.pool import OptionPool
+from autockpt_solvers.methods.ilp.squeeze import is_short, squeeze
+from autockpt_solvers.refinement.refine import can_improve, improve, refine
 from autockpt_solvers.schedule import with_frees
-from autockpt_solvers.session import once
 from autockpt_solvers.simulator import ScheduleError, simulate
 
 if TYPE_CHECKING:
+    from autockpt_solvers.methods.ilp.compose import WindowPlan
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 
-def solve_ilp(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the plan found from windows, and what every heuristic offers."""
-    if problem.graph.num_forward == len(problem.graph.ops):
+def solve_ilp(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the best plan of windows, refined, and what the heuristics offer."""
+    graph, facts = session.graph, session.facts
+    if graph.num_forward == len(graph.ops):
         from autockpt_solvers.methods.local import solve_local
 
-        answer = solve_local(problem, time_limit_s=time_limit_s, seed=seed)
+        answer = solve_local(problem, session, time_limit_s=time_limit_s)
         return Attempt(orders=answer.orders, method="local")
-    started = time.monotonic()
-    deadline = started + time_limit_s
-    graph = problem.graph
-    orders = orders_of(graph)
-
-    heuristics = solve_heuristics(problem, time_limit_s=time_limit_s, seed=seed)
+    deadline = time.monotonic() + time_limit_s
+    heuristics = solve_heuristics(problem, session, time_limit_s=time_limit_s)
     plans: list[list[int]] = []
     if any(graph.is_needed[: graph.num_forward]):
-        plans = _plans(orders, problem.room_bytes, deadline, seed)
-        plans = [plan for plan in plans if _runs(orders, plan)]
-        known = (*heuristics.fixed, *heuristics.offered, *plans)
-        start = orders.best(known, problem.room_bytes)[0]
-        plans += refine(problem, orders, start, seed=seed, deadline=deadline)
-    found = orders.best(plans, problem.room_bytes)
-    improve = partial(touch_up, seed=seed, deadline=deadline) if can_touch_up(orders) else None
-    return dataclasses.replace(heuristics, orders=tuple(found), improve=improve)
+        plans = [plan for plan in _window_plans(problem, session, deadline) if _runs(facts, plan)]
+        known = (*heuristics.offered, *plans)
+        start = facts.best(known, problem.available_bytes)[0]
+        plans += refine(problem, session, start, deadline=deadline)
+    return dataclasses.replace(
+        heuristics,
+        orders=tuple(facts.best(plans, problem.available_bytes)),
+        improve=partial(improve, session=session, deadline=deadline)
+        if can_improve(facts)
+        else None,
+    )
 
 
-def _runs(orders: Orders, order: list[int]) -> bool:
-    """Whether an order runs; a window may keep what its region can no longer make by then.
+@dataclass(slots=True, kw_only=True)
+class Windows:
+    """What `ilp` makes once per session.
 
-    That takes ops that only the backward needs, behind the last op that the forward pass needs, and
-    more than one region.
+    Attributes:
+        pool: Windows, with the options that minimum cuts find.
+        leanest: The leanest plan from them, if any.
+        squeezed: Pool and leanest plan after `squeeze`; made when a budget is short.
     """
-    if len(set(orders.region)) == 1:
+
+    pool: OptionPool
+    leanest: WindowPlan | None
+    squeezed: tuple[OptionPool, WindowPlan] | None = None
+
+
+def _window_plans(problem: Problem, session: Session, deadline: float) -> list[list[int]]:
+    """The cheapest plan of windows that fits, if there is one, and the leanest."""
+    facts, budget = session.facts, problem.available_bytes
+    limit = facts.evaluate(facts.baseline())[0]
+    if session.windows is None:
+        pool = OptionPool(facts, deadline)
+        session.windows = Windows(pool=pool, leanest=pool.leanest(limit))
+    made = session.windows
+    if made.leanest is None:
+        return []
+    pool, lean = made.pool, made.leanest
+    if is_short(budget, pool.evaluate(lean)[0]):
+        if made.squeezed is None:
+            leaner = pool.copy(deadline)
+            made.squeezed = (leaner, squeeze(leaner, lean, limit, session.seed))
+        pool, lean = made.squeezed
+    plan = pool.plan(budget)
+    return [p.order(pool.segments) for p in (plan, lean) if p is not None]
+
+
+def _runs(facts: GraphFacts, order: list[int]) -> bool:
+    """Whether an order can run.
+
+    A window may keep what its region can no longer make by then. That takes several regions, and
+    ops that only the backward needs behind the last op that the forward pass needs.
+    """
+    if len(set(facts.region)) == 1:
         return True
     try:
-        simulate(orders.graph, with_frees(orders.graph, order))
+        simulate(facts.graph, with_frees(facts.graph, order))
     except ScheduleError:
         return False
     return True
-
-
-def _plans(orders: Orders, room: int, deadline: float, seed: int) -> list[list[int]]:
-    """The plan for the room, if there is one, and the leanest."""
-    limit = orders.evaluate(orders.baseline())[0]
-    pool = once("pool", lambda: Pool(orders, deadline))
-    lean = once("lean", lambda: pool.leanest(limit))
-    if lean is None:
-        return []
-    if is_short(room, pool.replay(lean)[0]):
-        pool, lean = once("squeezed", partial(squeeze, pool.copy(deadline), lean, limit, seed))
-    pool = pool.copy(deadline)
-    plan = pool.plan(room)
-    plans = [lean] if plan is None else [polish(pool, plan, room, seed), lean]
-    return [plan.order(pool.chain) for plan in plans]

@@ -1,4 +1,4 @@
-"""A way to run a window: what it keeps, what it runs again and when, and what that costs."""
+"""An option: one way to run a window, with what it keeps, recomputes and costs."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ class Option:
     """A way to run a window.
 
     Attributes:
-        kept_bytes: What it keeps from its forward pass until its turn ends.
-        turn_peak_bytes: Most it uses during its turn, beyond what stands when the turn begins.
-        forward_peak_bytes: Most it uses during its forward pass, outputs made so far included.
-        cost_ns: Time of what runs again.
-        early: Ops that only the backward needs, run in the forward pass, ascending.
-        tail: The turn: window ops by index, and stage t as -1 - t.
+        kept_bytes: Bytes it keeps from its forward pass until its backward ends.
+        backward_peak_bytes: Peak of its backward, without what is in memory when that begins.
+        forward_peak_bytes: Peak of its forward pass, with the outputs written so far.
+        cost_ns: Time of what it recomputes.
+        early: Ops that only the backward needs and that run in the forward pass, ascending.
+        tail: What runs in its backward: window op k as k, backward op t as -1 - t.
     """
 
     kept_bytes: int
-    turn_peak_bytes: int
+    backward_peak_bytes: int
     forward_peak_bytes: int
     cost_ns: int
     early: tuple[int, ...]
     tail: tuple[int, ...]
 
 
-def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Option:
-    """Measures a way to run a window, counting as `with_frees` and `simulate` would.
+def measure(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Option:
+    """Measure a way to run a window, counting as `with_frees` and `simulate` do.
 
     Args:
         kind: The window.
         early: Ops that only the backward needs and that run in the forward pass.
-        tail: The turn, every read at hand when it comes.
+        tail: What runs in its backward, in an order that the reads allow.
 
     Returns:
         The option.
     """
-    ops, stages, sizes = kind.ops, kind.stages, kind.sizes
+    ops, backward, sizes = kind.ops, kind.backward, kind.sizes
     kept = bytearray(len(sizes))
     birth = [-1] * len(sizes)
     last = [-1] * len(sizes)
     change = [0] * (len(tail) + 2)
 
     for position, step in enumerate(tail):
-        for storage in stages[-1 - step].reads if step < 0 else ops[step].reads:
+        for storage in backward[-1 - step].reads if step < 0 else ops[step].reads:
             if birth[storage] < 0:
                 kept[storage] = 1
             last[storage] = position
         if step >= 0:
             for storage in ops[step].writes:
-                # An instance ends here: it counts from its birth to its last read.
+                # The value before ends here: it counts from its birth to its last read.
                 if last[storage] >= 0:
                     change[max(birth[storage], 0)] += sizes[storage]
                     change[last[storage] + 1] -= sizes[storage]
@@ -68,13 +68,13 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
 
     live = peak = 0
     around: list[int] = []
-    standing = 0
+    before = 0
     for step in reversed(tail):
         if step < 0:
-            standing = stages[-1 - step].before_bytes
-            around.append(stages[-1 - step].during_bytes)
+            before = backward[-1 - step].before_bytes
+            around.append(backward[-1 - step].during_bytes)
         else:
-            around.append(standing + ops[step].working_bytes)
+            around.append(before + ops[step].working_bytes)
     around.reverse()
     for position, beside in enumerate(around):
         live += change[position]
@@ -85,7 +85,7 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
     first = sum(op.runtime_ns for op in ops if op.fresh)
     return Option(
         kept_bytes=sum(size for size, k in zip(sizes, kept, strict=True) if k),
-        turn_peak_bytes=peak,
+        backward_peak_bytes=peak,
         forward_peak_bytes=_forward_peak(kind, early, kept),
         cost_ns=again - first + sum(ops[op].runtime_ns for op in early),
         early=tuple(sorted(early)),
@@ -94,7 +94,7 @@ def replay(kind: WindowKind, early: Collection[int], tail: Sequence[int]) -> Opt
 
 
 def _forward_peak(kind: WindowKind, early: Collection[int], kept: bytearray) -> int:
-    """Most bytes during the window's forward pass."""
+    """Peak of the window's forward pass."""
     running = [k for k, op in enumerate(kind.ops) if not op.fresh or k in early]
     last = [-1] * len(kind.sizes)
     for k in running:
@@ -116,21 +116,21 @@ def _forward_peak(kind: WindowKind, early: Collection[int], kept: bytearray) -> 
 
 
 def just_in_time(kind: WindowKind, kept: Iterable[int]) -> Option:
-    """The option that keeps `kept` and makes the rest again when it is first read."""
+    """The option that keeps `kept` and recomputes the rest when it is first read."""
     ops, producer = kind.ops, kind.producer
     keep = set(kept) | kind.forced
     while True:
         at_hand = set(keep)
         tail: list[int] = []
-        for index, stage in enumerate(kind.stages):
-            missing = [s for s in stage.reads if s not in at_hand]
+        for index, reader in enumerate(kind.backward):
+            missing = [s for s in reader.reads if s not in at_hand]
             again: set[int] = set()
             while missing:
                 storage = missing.pop()
                 op = producer[storage]
                 if storage in at_hand or op in again:
                     continue
-                if stage.open and (ops[op].rerunnable or ops[op].fresh):
+                if reader.may_recompute and (ops[op].rerunnable or ops[op].fresh):
                     again.add(op)
                     missing.extend(s for s in ops[op].reads if s not in at_hand)
                 else:
@@ -143,12 +143,12 @@ def just_in_time(kind: WindowKind, kept: Iterable[int]) -> Option:
         early = early_ops(kind, keep)
         twice = {op for op in tail if op >= 0 and not ops[op].rerunnable} & early
         if not twice:
-            return replay(kind, early, tail)
+            return measure(kind, early, tail)
         keep.update(s for op in twice for s in ops[op].writes)
 
 
 def early_ops(kind: WindowKind, kept: Iterable[int]) -> set[int]:
-    """The ops only the backward needs that must run in the forward pass to keep `kept`."""
+    """Ops that only the backward needs and that must run in the forward pass to keep `kept`."""
     producer = kind.producer
     found: set[int] = set()
     stack = [producer[s] for s in kept]
@@ -167,7 +167,7 @@ def pareto(options: Iterable[Option]) -> list[Option]:
         key=lambda o: (
             o.kept_bytes,
             o.cost_ns,
-            o.turn_peak_bytes,
+            o.backward_peak_bytes,
             o.forward_peak_bytes,
             o.early,
             o.tail,
@@ -176,7 +176,7 @@ def pareto(options: Iterable[Option]) -> list[Option]:
     front: list[Option] = []
     for option in ordered:
         if not any(
-            o.turn_peak_bytes <= option.turn_peak_bytes
+            o.backward_peak_bytes <= option.backward_peak_bytes
             and o.cost_ns <= option.cost_ns
             and o.forward_peak_bytes <= option.forward_peak_bytes
             for o in front

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from autockpt_solvers.methods.local.method import improve, solve_local
+from autockpt_solvers.methods.local.method import anneal_from, solve_local
 
-__all__ = ["improve", "solve_local"]
+__all__ = ["anneal_from", "solve_local"]

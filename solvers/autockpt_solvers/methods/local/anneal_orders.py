@@ -1,109 +1,185 @@
-"""The inner loop of `local`: simulated annealing over compute orders, on plain arrays.
-
-Everything here runs as it stands; where numba is installed it is compiled, and some hundred times
-faster. Random numbers come from a generator of its own, so both ways walk the same path.
-"""
+"""The inner loop of `local` on graphs with a backward pass: annealing over compute orders."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from autockpt_solvers.compiling import compiled, draw
+from autockpt_solvers.kernels.annealing import draw, is_taken, temperature_at, weight_at
+from autockpt_solvers.kernels.compiling import compiled, compiled_within
+from autockpt_solvers.orders.tally import access_of, numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from autockpt_solvers.kernels.annealing import Cooling, Steps
+    from autockpt_solvers.orders.facts import GraphFacts
+    from autockpt_solvers.orders.tally import Numbers
+
+_RECOOL = 64  # steps from one change of temperature to the next
+# Out of 16 kinds of changes, drawn evenly: recompute a value for one reader (3), drop a run (3),
+# move a run (10).
+KINDS, ADD_BELOW, DROP_BELOW = 16, 3, 6
+
+
+class OrderGraph(NamedTuple):
+    """A graph as arrays.
+
+    Attributes:
+        reads_at, reads, writes_at, writes: As in `Access`.
+        size_bytes: Per storage.
+        is_output: Per storage.
+        producer: Per storage, its op.
+        working_bytes: Per op; see `ComputeGraph`.
+        runtime_ns: Per op.
+        is_required: Per op.
+        is_rerunnable: Per op.
+        is_backward: Per op.
+        region: Per op.
+        backward_in: Per region, the number of its backward ops.
+    """
+
+    reads_at: Numbers
+    reads: Numbers
+    writes_at: Numbers
+    writes: Numbers
+    size_bytes: Numbers
+    is_output: Numbers
+    producer: Numbers
+    working_bytes: Numbers
+    runtime_ns: Numbers
+    is_required: Numbers
+    is_rerunnable: Numbers
+    is_backward: Numbers
+    region: Numbers
+    backward_in: Numbers
+
+
+class OrderScratch(NamedTuple):
+    """What evaluating an order needs.
+
+    Attributes:
+        last: Per storage, the place that touches it last.
+        born: Per storage, the place that writes it.
+        runs: Per op, how often it has run.
+        change: Per place, bytes that come or go.
+        backward_left: Per region, the number of its backward ops that are left to run.
+    """
+
+    last: Numbers
+    born: Numbers
+    runs: Numbers
+    change: Numbers
+    backward_left: Numbers
+
+
+def order_graph(facts: GraphFacts) -> OrderGraph:
+    """A graph as arrays."""
+    graph = facts.graph
+    backward_in = [0] * (1 + max((op.region for op in graph.ops), default=0))
+    for op in graph.ops:
+        backward_in[op.region] += op.is_backward
+    return OrderGraph(
+        *access_of(graph),
+        size_bytes=numbers(facts.sizes),
+        is_output=numbers(graph.is_output),
+        producer=numbers(graph.producer),
+        working_bytes=numbers(graph.working_bytes),
+        runtime_ns=numbers(facts.runtime),
+        is_required=numbers(graph.is_required),
+        is_rerunnable=numbers(facts.rerunnable),
+        is_backward=numbers(op.is_backward for op in graph.ops),
+        region=numbers(facts.region),
+        backward_in=numbers(backward_in),
+    )
+
+
+def order_scratch(graph: OrderGraph, most_runs: int) -> OrderScratch:
+    """Scratch for orders of at most so many runs."""
+    num_storages, num_ops = graph.producer.size, graph.region.size
+    sizes = (num_storages, num_storages, num_ops, most_runs + 2, graph.backward_in.size)
+    return OrderScratch(*(np.zeros(size, dtype=np.int64) for size in sizes))
+
 
 @compiled
 def evaluate(  # noqa: C901 - one pass over the order, with all the rules of the simulator
-    order: NDArray[np.int64],
-    length: int,
-    graph: tuple[NDArray[np.int64], ...],
-    work: tuple[NDArray[np.int64], ...],
-    room: int,
+    order: Numbers, length: int, graph: OrderGraph, scratch: OrderScratch, budget: int
 ) -> tuple[int, int, int]:
-    """Bytes over `room`, summed over the runs; the peak; the recompute time.
+    """Bytes over the budget, summed over the runs; the peak; the recompute time.
 
     Args:
         order: Ops in the order they run; the first `length` count.
         length: Number of runs.
-        graph: What `local` makes of the graph, in the order unpacked below.
-        work: Scratch: last use, birth, number of runs, change of bytes, backward ops per region.
-        room: Bytes to stay under.
+        graph: The graph.
+        scratch: Scratch.
+        budget: Bytes that the graph may use.
 
     Returns:
-        The three; -1 first when the order would not run.
+        The three; -1 first if the order cannot run.
     """
-    reads_at, reads, writes_at, writes, sizes, working, runtime = graph[:7]
-    is_output, required, is_backward, region, backward_in = graph[7:12]
-    last, born, runs, change, left = work
+    last, born, runs, change, left = scratch
     last[:] = -1
     born[:] = -1
     runs[:] = 0
     change[: length + 2] = 0
-    left[:] = backward_in
+    left[:] = graph.backward_in
     current = left.size - 1
-    waiting = 0
-    for op in range(required.size):
-        waiting += required[op]
+    waiting = graph.is_required.sum()
     reached = 0
     last_backward = -1
     recompute = 0
     for place in range(length):
         op = order[place]
-        if is_backward[op]:
+        region = graph.region[op]
+        if graph.is_backward[op]:
             if waiting > 0 or op <= last_backward:
                 return -1, 0, 0
             last_backward = op
-            left[region[op]] -= 1
+            left[region] -= 1
         elif waiting > 0:
-            if region[op] < reached:
+            if region < reached:
                 return -1, 0, 0
-            reached = region[op]
+            reached = region
         else:
             while current >= 0 and left[current] == 0:
                 current -= 1
-            if region[op] != current:
+            if region != current:
                 return -1, 0, 0
-        for k in range(reads_at[op], reads_at[op + 1]):
-            storage = reads[k]
+        for k in range(graph.reads_at[op], graph.reads_at[op + 1]):
+            storage = graph.reads[k]
             if born[storage] < 0:
                 return -1, 0, 0
             last[storage] = place
-        for k in range(writes_at[op], writes_at[op + 1]):
-            storage = writes[k]
+        for k in range(graph.writes_at[op], graph.writes_at[op + 1]):
+            storage = graph.writes[k]
             if born[storage] >= 0:
-                change[last[storage] + 1] -= sizes[storage]
+                change[last[storage] + 1] -= graph.size_bytes[storage]
             born[storage] = place
             last[storage] = place
-            change[place] += sizes[storage]
+            change[place] += graph.size_bytes[storage]
         if runs[op] > 0:
-            recompute += runtime[op]
-        elif required[op]:
+            recompute += graph.runtime_ns[op]
+        elif graph.is_required[op]:
             waiting -= 1
         runs[op] += 1
-    for storage in range(sizes.size):
-        if born[storage] >= 0 and not is_output[storage]:
-            change[last[storage] + 1] -= sizes[storage]
+    for storage in range(born.size):
+        if born[storage] >= 0 and not graph.is_output[storage]:
+            change[last[storage] + 1] -= graph.size_bytes[storage]
     live = 0
     peak = 0
     over = 0
     for place in range(length):
         live += change[place]
-        here = live + working[order[place]]
-        if here > peak:
-            peak = here
-        if here > room:
-            over += here - room
+        here = live + graph.working_bytes[order[place]]
+        peak = max(peak, here)
+        over += max(0, here - budget)
     return over, peak, recompute
 
 
-@compiled
-def _shift(order: NDArray[np.int64], length: int, removed: int, inserted: int, op: int) -> None:
-    """Takes the run at `removed` out (none below 0) and puts `op` in at `inserted` (likewise)."""
+@compiled_within
+def _shift(order: Numbers, length: int, removed: int, inserted: int, op: int) -> None:
+    """Take the run at `removed` out (none below 0) and put `op` in at `inserted` (likewise)."""
     end = length
     if removed >= 0:
         stop = inserted if inserted > removed else end - 1
@@ -120,121 +196,111 @@ def _shift(order: NDArray[np.int64], length: int, removed: int, inserted: int, o
         order[inserted] = op
 
 
-@compiled
-def anneal(  # noqa: C901 - one loop, so that it compiles to one
-    order: NDArray[np.int64],
+@compiled_within
+def _propose(
+    order: Numbers,
     length: int,
-    graph: tuple[NDArray[np.int64], ...],
-    work: tuple[NDArray[np.int64], ...],
-    state: NDArray[np.int64],
-    best: NDArray[np.int64],
-    lean: NDArray[np.int64],
-    found: NDArray[np.int64],
-    room: int,
-    steps: tuple[int, int, int],
-    scale: tuple[float, float, float, float, float, float],
-) -> int:
-    """Walks from `order` through changed orders, taking worse ones ever more rarely.
+    graph: OrderGraph,
+    copies: Numbers,
+    extra: int,
+    random: np.random.Generator,
+) -> tuple[int, int, int]:
+    """A random change: an op, the place it leaves and the one it takes; -1 for none."""
+    kind = draw(random, KINDS)
+    place = draw(random, length)
+    if kind < ADD_BELOW:
+        reader = order[place]
+        count = graph.reads_at[reader + 1] - graph.reads_at[reader]
+        if length == order.size or count == 0:
+            return 0, -1, -1
+        op = graph.producer[graph.reads[graph.reads_at[reader] + draw(random, count)]]
+        if not graph.is_rerunnable[op] or graph.is_backward[op]:
+            return 0, -1, -1
+        return op, -1, place
+    if kind < DROP_BELOW:
+        if extra == 0:
+            return 0, -1, -1
+        while copies[order[place]] < 2:
+            place = place + 1 if place + 1 < length else 0
+        return order[place], place, -1
+    reach = 1 + draw(random, 1 + draw(random, length))
+    target = place + reach if draw(random, 2) else place - reach
+    if target < 0 or target >= length:
+        return 0, -1, -1
+    return order[place], place, target
 
-    A change moves one run to another place, makes a value again right before one of its readers,
-    or drops a run that is not the only one.
+
+@compiled
+def anneal_orders(
+    order: Numbers,
+    length: int,
+    graph: OrderGraph,
+    scratch: OrderScratch,
+    random: np.random.Generator,
+    best: Numbers,
+    lean: Numbers,
+    found: NDArray[Any],
+    budget: int,
+    steps: Steps,
+    cooling: Cooling,
+) -> int:
+    """Go from `order` through changed orders, taking worse ones ever more rarely.
+
+    A change moves one run to another place, recomputes a value right before one of its readers, or
+    drops a run that is not the only one.
 
     Args:
-        order: Where to start; changed in place. Its size bounds the number of runs.
+        order: Where to start; changed in place. Its size limits the number of runs.
         length: Number of runs in it.
-        graph: As in `evaluate`.
-        work: As in `evaluate`.
-        state: State of the random numbers.
+        graph: The graph.
+        scratch: Scratch.
+        random: Random numbers.
         best: Gains the cheapest order that fits.
         lean: Gains the order with the lowest peak.
-        found: Recompute time and length of `best` (-1 when none), peak and length of `lean`.
-        room: Bytes to stay under.
-        steps: First step, step to stop before, and number of steps of the whole walk.
-        scale: Time and bytes that count as one, first and last temperature, first and last weight
-            of the bytes.
+        found: One record of `FOUND`.
+        budget: Bytes that the graph may use.
+        steps: The steps to take.
+        cooling: How the run cools.
 
     Returns:
         The length of `order`.
     """
-    reads_at, reads = graph[0], graph[1]
-    rerunnable, producer, is_backward = graph[12], graph[13], graph[9]
-    copies = np.zeros(rerunnable.size, dtype=np.int64)
+    copies = np.zeros(graph.region.size, dtype=np.int64)
     extra = length
     for k in range(length):
         extra -= copies[order[k]] == 0
         copies[order[k]] += 1
-    first, stop, total = steps
-    unit_time, unit_bytes, hot, cold, light, heavy = scale
-    over, peak, recompute = evaluate(order, length, graph, work, room)
-    temperature = hot
-    weight = light
-    for step in range(first, stop):
-        if step % 64 == 0 or step == first:
-            share = step / total
-            temperature = hot * (cold / hot) ** share
-            weight = light * (heavy / light) ** share
-            over, peak, recompute = evaluate(order, length, graph, work, room)
-        kind = draw(state, 16)
-        inserted = -1
-        removed = -1
-        op = 0
-        if kind < 3:  # make a value again for one reader
-            if length == order.size:
-                continue
-            place = draw(state, length)
-            reader = order[place]
-            count = reads_at[reader + 1] - reads_at[reader]
-            if count == 0:
-                continue
-            op = producer[reads[reads_at[reader] + draw(state, count)]]
-            if not rerunnable[op] or is_backward[op]:
-                continue
-            inserted = place
-        elif kind < 6:  # drop a run
-            if extra == 0:
-                continue
-            start = draw(state, length)
-            for k in range(length):
-                place = (start + k) % length
-                if copies[order[place]] > 1:
-                    removed = place
-                    break
-            if removed < 0:
-                continue
-            op = order[removed]
-        else:  # move a run
-            removed = draw(state, length)
-            op = order[removed]
-            reach = 1 + draw(state, 1 + draw(state, length))
-            inserted = removed + reach if draw(state, 2) else removed - reach
-            if inserted < 0 or inserted >= length:
-                continue
+    record = found[0]
+    over, _, recompute = evaluate(order, length, graph, scratch, budget)
+    temperature = cooling.first_temperature
+    weight = cooling.first_weight
+    for step in range(steps.first, steps.stop):
+        if step % _RECOOL == 0 or step == steps.first:
+            temperature = temperature_at(cooling, step / steps.total)
+            weight = weight_at(cooling, step / steps.total)
+        op, removed, inserted = _propose(order, length, graph, copies, extra, random)
+        if removed < 0 and inserted < 0:
+            continue
         _shift(order, length, removed, inserted, op)
-        new_length = length + (inserted >= 0) - (removed >= 0)
-        new_over, new_peak, new_recompute = evaluate(order, new_length, graph, work, room)
-        worse = (new_recompute - recompute) / unit_time + weight * (new_over - over) / unit_bytes
-        accepted = new_over >= 0 and (
-            worse <= 0
-            or (
-                worse < 20 * temperature
-                and draw(state, 1 << 30) < math.exp(-worse / temperature) * (1 << 30)
-            )
-        )
-        if not accepted:
+        change = (inserted >= 0) - (removed >= 0)
+        new_length = length + change
+        new_over, new_peak, new_ns = evaluate(order, new_length, graph, scratch, budget)
+        worse = (new_ns - recompute) / cooling.unit_ns
+        worse += weight * (new_over - over) / cooling.unit_bytes
+        if new_over < 0 or not is_taken(worse, temperature, random):
             _shift(order, new_length, inserted, removed, op)
             continue
-        change = (inserted >= 0) - (removed >= 0)
         copies[op] += change
         extra += change
-        length, over, peak, recompute = new_length, new_over, new_peak, new_recompute
-        if over == 0 and (found[0] < 0 or recompute < found[0]):
-            found[0] = recompute
-            found[1] = length
+        length, over, recompute = new_length, new_over, new_ns
+        if over == 0 and (record.best_ns < 0 or recompute < record.best_ns):
+            record.best_ns = recompute
+            record.best_length = length
             best[:length] = order[:length]
             if recompute == 0:
                 break
-        if peak < found[2]:
-            found[2] = peak
-            found[3] = length
+        if new_peak < record.lean_peak_bytes:
+            record.lean_peak_bytes = new_peak
+            record.lean_length = length
             lean[:length] = order[:length]
     return length

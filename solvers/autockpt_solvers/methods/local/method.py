@@ -1,17 +1,16 @@
-"""`local`: simulated annealing over compute orders, in which an op may stand several times.
+"""`local`: simulated annealing over compute orders, in which an op may occur several times.
 
-After FastSA, which anneals sequences of ops the same way, with another energy. A state is a
-compute order; a step moves one run, makes a value again right before one of its readers, or drops
-a run. The energy is the recompute time plus the bytes over the room summed over all runs, whose
-weight rises while the temperature falls. Short walks come first and longer ones after them, each
-from the best so far.
-On graphs without a backward pass the inner loop is that of `slots`.
-Guarantee: every order on the way is valid; nothing about the distance to the best plan.
-Complexity: linear in runs and reads per step, in `slots` in what the moved run touches; the
-number of steps is fixed by the size of the graph, and the time limit cuts it short. Without numba
-each step takes some hundred times longer.
-Weakness: on graphs of many thousand ops the steps do not suffice; backward ops stay in their
-order and run once; equal layers are not seen as such.
+After FastSA, which anneals sequences of ops in the same way, with another energy. A state is a
+compute order. A step moves one run, recomputes a value right before one of its readers, or drops a
+run. The energy is the recompute time plus the bytes over the budget, summed over all runs, whose
+weight rises while the temperature falls. Short runs come first and longer ones after them, each
+from the best order so far.
+On graphs without a backward pass the inner loop is `anneal_slots`, on others `anneal_orders`.
+Guarantee: every order on the way is valid. It does not guarantee how far the best plan is.
+Complexity: per step, linear in runs and reads; in slots, linear in what the moved run touches. The
+size of the graph sets the number of steps, and the time limit cuts it short.
+Weakness: on graphs of many thousand ops the steps do not suffice. Backward ops run once, in their
+order. Equal layers are not recognised.
 """
 
 from __future__ import annotations
@@ -23,256 +22,257 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.compiling import IS_COMPILED
-from autockpt_solvers.methods.local.anneal_orders import anneal, evaluate
-from autockpt_solvers.methods.local.slot_intervals import MOST_RUNS
-from autockpt_solvers.methods.local.slots import SPREAD, read, settle, walk
-from autockpt_solvers.orders.facts import Orders
-from autockpt_solvers.orders.tally import flat
+from autockpt_solvers.kernels.annealing import Cooling, Steps, nothing_found
+from autockpt_solvers.methods.local.anneal_orders import (
+    anneal_orders,
+    evaluate,
+    order_graph,
+    order_scratch,
+)
+from autockpt_solvers.methods.local.anneal_slots import anneal_slots
+from autockpt_solvers.methods.local.slots import (
+    empty_intervals,
+    empty_slots,
+    fill_slots,
+    read_slots,
+    slot_graph,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from autockpt_solvers.graph import ComputeGraph
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
-_CHUNK = 2048
-_WORK = 20_000_000_000  # reads and runs that all walks together look at
-_WORK_INTERPRETED = 50_000_000
-_STEPS_PER_OP = 20_000  # on graphs of up to 100 ops; beyond, they grow with the ops
-_SLOT_STEPS = 2_000_000
-_SLOT_STEPS_INTERPRETED = 20_000
-_REPEATS = 4  # runs per op, at most
-
-
-def solve_local(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the cheapest order found that fits, and the one with the lowest peak."""
-    return improve(problem, Orders(problem.graph).baseline(), time_limit_s=time_limit_s, seed=seed)
+_STEPS_PER_CALL = 2048  # from one look at the clock to the next
+# How many steps all runs take: so many per run of the first order, but no more runs and reads in
+# all than that (orders), or no more steps than that (slots).
+_STEPS_PER_RUN = 20_000
+_MOST_WORK = 20_000_000_000
+_MOST_SLOT_STEPS = 2_000_000
+# Orders may have so many times the runs of the first one, and so many more at most.
+_MOST_REPEATS, _MOST_MORE_RUNS, _LEAST_MORE_RUNS = 4, 4000, 8
 
 
-def improve(
+def solve_local(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the cheapest order found that fits, and the one with the lowest peak."""
+    return anneal_from(problem, session, session.facts.baseline(), time_limit_s=time_limit_s)
+
+
+def anneal_from(
     problem: Problem,
+    session: Session,
     start: Sequence[int],
     *,
     time_limit_s: float,
-    seed: int,
     goal_ns: int = 0,
     others: Sequence[Sequence[int]] = (),
     effort: float = 1.0,
 ) -> Attempt:
-    """Offers what annealing from a valid order finds; never worse than that order.
+    """Offer what annealing from a valid order finds; never worse than that order.
 
     Args:
         problem: The problem.
+        session: The session of its graph.
         start: A valid order.
         time_limit_s: Ends the search.
-        seed: Random seed.
         goal_ns: Recompute time that is good enough.
-        others: Valid orders to start from too, each with a short walk, before the long one.
+        others: Further valid orders to start from, each with a short run, before the long one.
         effort: Share of the usual number of steps.
 
     Returns:
         The cheapest order that fits and the one with the lowest peak.
     """
-    graph = problem.graph
+    graph = session.graph
     is_free = graph.num_forward == len(graph.ops) > 0 and len({op.region for op in graph.ops}) == 1
-    kind = SlotWalker if is_free else Walker
-    walker = kind(graph, start, problem.room_bytes, seed, others)
-    walker.goal = goal_ns
-    walker.steps = int(walker.steps * effort)
-    walker.run(time_limit_s)
-    found = [order for order in (walker.best_order, walker.lean_order) if order is not None]
+    kind = SlotAnnealer if is_free else OrderAnnealer
+    annealer = kind(session.facts, start, problem.available_bytes, session.seed, others)
+    annealer.goal_ns = goal_ns
+    annealer.steps = int(annealer.steps * effort)
+    annealer.run(time_limit_s)
+    found = [order for order in (annealer.best_order, annealer.lean_order) if order is not None]
     return Attempt(orders=tuple(without_idle_runs(graph, order) for order in found))
 
 
-class Walker:
-    """A graph as arrays, and the best orders met so far.
+class OrderAnnealer:
+    """A graph as arrays, and the best orders found so far.
 
     Attributes:
-        walks: Shares of the steps.
-        hot, cold: First and last temperature of a walk.
-        light, heavy: First and last weight of bytes over the room.
+        shares: Shares of the steps that the runs get.
+        temperatures: First and last temperature of a run, in times of an average op.
+        weights: First and last weight of the bytes of an average storage over the budget.
     """
 
-    walks: tuple[float, ...] = (0.04, 0.12, 0.3, 0.54)
-    hot, cold, light, heavy = 1.0, 0.02, 0.1, 3.0
+    shares: tuple[float, ...] = (0.04, 0.12, 0.3, 0.54)
+    temperatures = (1.0, 0.02)
+    weights = (0.1, 3.0)
 
     def __init__(
         self,
-        graph: ComputeGraph,
+        facts: GraphFacts,
         start: Sequence[int],
-        room_bytes: int,
+        budget: int,
         seed: int,
         others: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.arrays = graph_arrays(graph)
-        self.room = room_bytes
-        self.goal = 0
+        graph = facts.graph
+        self.graph = order_graph(facts)
+        self.budget = budget
+        self.goal_ns = 0
         self.others = others
         self.longest = max(map(len, (start, *others)))
-        size = self.longest + max(8, min(_REPEATS * len(start), 4000))
-        num_regions = 1 + max((op.region for op in graph.ops), default=0)
-        self.work = (
-            np.zeros(len(graph.storages), dtype=np.int64),
-            np.zeros(len(graph.storages), dtype=np.int64),
-            np.zeros(len(graph.ops), dtype=np.int64),
-            np.zeros(size + 2, dtype=np.int64),
-            np.zeros(num_regions, dtype=np.int64),
-        )
-        self.order = np.zeros(size, dtype=np.int64)
-        self.best = np.zeros(size, dtype=np.int64)
-        self.lean = np.zeros(size, dtype=np.int64)
-        self.found = np.array([-1, 0, 1 << 62, 0], dtype=np.int64)
-        self.state = np.array([1 + seed % 2147483646], dtype=np.int64)
+        more = max(_LEAST_MORE_RUNS, min(_MOST_REPEATS * len(start), _MOST_MORE_RUNS))
+        size = self.longest + more
+        self.scratch = order_scratch(self.graph, size)
+        self.order, self.best, self.lean = (np.zeros(size, dtype=np.int64) for _ in range(3))
+        self.found = nothing_found()
+        self.random = np.random.default_rng(seed)
         self.length = len(start)
         self.order[: self.length] = start
-        self._note()
+        self._record()
         num = max(1, len(graph.ops))
-        self.unit_time = max(1.0, sum(op.runtime_ns for op in graph.ops) / num)
-        self.unit_bytes = max(1.0, sum(s.size_bytes for s in graph.storages) / num)
-        self.scale = (self.unit_time, self.unit_bytes, self.hot, self.cold, self.light, self.heavy)
-        per_step = len(start) * 2 + sum(len(op.reads) for op in graph.ops) + 10
-        self.steps = min(
-            _STEPS_PER_OP * len(start), (_WORK if IS_COMPILED else _WORK_INTERPRETED) // per_step
+        self.cooling = Cooling(
+            max(1.0, sum(facts.runtime) / num),
+            max(1.0, sum(facts.sizes) / num),
+            *self.temperatures,
+            *self.weights,
         )
+        per_step = len(start) * 2 + sum(map(len, facts.reads)) + 10
+        self.steps = min(_STEPS_PER_RUN * len(start), _MOST_WORK // per_step)
+
+    @property
+    def best_ns(self) -> int:
+        """Recompute time of the cheapest order that fits; -1 if there is none."""
+        return int(self.found["best_ns"][0])
 
     @property
     def best_order(self) -> list[int] | None:
-        """The cheapest order that fits."""
-        if self.found[0] < 0:
+        """The cheapest order that fits, or None."""
+        if self.best_ns < 0:
             return None
-        return [int(op) for op in self.best[: int(self.found[1])]]
+        order: list[int] = self.best[: int(self.found["best_length"][0])].tolist()
+        return order
 
     @property
     def lean_order(self) -> list[int]:
         """The order with the lowest peak."""
-        return [int(op) for op in self.lean[: int(self.found[3])]]
+        order: list[int] = self.lean[: int(self.found["lean_length"][0])].tolist()
+        return order
 
     @property
     def _is_done(self) -> bool:
-        """Whether the best order is as good as the goal."""
-        return 0 <= int(self.found[0]) <= self.goal
+        """Whether the best order is good enough."""
+        return 0 <= self.best_ns <= self.goal_ns
 
-    def _note(self) -> None:
-        """Takes the current order for the best where it is."""
-        args = (self.order, self.length, self.arrays, self.work, self.room)
+    def _record(self) -> None:
+        """Record the current order if it is the best or the leanest."""
+        args = (self.order, self.length, self.graph, self.scratch, self.budget)
         over, peak, recompute = evaluate(*args)
-        assert over >= 0, "walks start from orders that run"
-        if over == 0 and (self.found[0] < 0 or recompute < self.found[0]):
-            self.found[:2] = recompute, self.length
+        assert over >= 0, "annealing starts from orders that can run"
+        record = self.found[0]
+        if over == 0 and (record["best_ns"] < 0 or recompute < record["best_ns"]):
+            record["best_ns"], record["best_length"] = recompute, self.length
             self.best[:] = self.order
-        if peak < self.found[2]:
-            self.found[2:4] = peak, self.length
+        if peak < record["lean_peak_bytes"]:
+            record["lean_peak_bytes"], record["lean_length"] = peak, self.length
             self.lean[:] = self.order
 
     def run(self, seconds: float) -> None:
-        """Walks until the steps or the seconds are used up, or nothing is left to gain."""
-        self._anneal((0, 0, 1))  # compiles, where that was never done here: no part of the search
+        """Anneal until the steps or the seconds are used up, or nothing is left to gain."""
+        self._anneal(Steps(0, 0, 1))  # compiles; that is no part of the search
         deadline = time.monotonic() + seconds
-        pace = 0.0
+        seconds_per_step = 0.0
         starts = list(self.others)
-        short, *rest = self.walks
+        short, *rest = self.shares
         for share in (*(short for _ in range(1 + len(starts))), *rest):
-            steps = max(_CHUNK, int(self.steps * share))
+            steps = max(_STEPS_PER_CALL, int(self.steps * share))
             left = deadline - time.monotonic()
-            if pace:
-                # A walk that is cut off ends hot: rather take all of a shorter one.
-                steps = min(steps, int(left / pace))
-            if left <= 0 or steps < _CHUNK or self._is_done:
+            if seconds_per_step:
+                # A run that is cut off ends hot, so take all of a shorter one instead.
+                steps = min(steps, int(left / seconds_per_step))
+            if left <= 0 or steps < _STEPS_PER_CALL or self._is_done:
                 return
-            if pace and starts:
+            if seconds_per_step and starts:
                 start = starts.pop(0)
                 self.length = len(start)
                 self.order[: self.length] = start
-            elif self.found[0] >= 0:
-                self.length = int(self.found[1])
+            elif self.best_ns >= 0:
+                self.length = int(self.found["best_length"][0])
                 self.order[:] = self.best
-            pace = self._walk(steps, deadline)
+            seconds_per_step = self._run_once(steps, deadline)
 
-    def _walk(self, steps: int, deadline: float) -> float:
-        """One walk from hot to cold; gives the seconds per step."""
+    def _run_once(self, steps: int, deadline: float) -> float:
+        """Take one run from hot to cold; returns the seconds per step."""
         first = 0
         started = time.monotonic()
         while first < steps:
-            stop = min(first + _CHUNK, steps)
-            self.length = self._anneal((first, stop, steps))
+            stop = min(first + _STEPS_PER_CALL, steps)
+            self.length = self._anneal(Steps(first, stop, steps))
             first = stop
             if self._is_done or time.monotonic() > deadline:
                 break
         return (time.monotonic() - started) / max(1, first)
 
-    def _anneal(self, steps: tuple[int, int, int]) -> int:
-        """Takes some steps of a walk; gives the order's length."""
-        return anneal(
+    def _anneal(self, steps: Steps) -> int:
+        """Take some steps of a run; returns the order's length."""
+        return anneal_orders(
             self.order,
             self.length,
-            self.arrays,
-            self.work,
-            self.state,
+            self.graph,
+            self.scratch,
+            self.random,
             self.best,
             self.lean,
             self.found,
-            self.room,
+            self.budget,
             steps,
-            self.scale,
+            self.cooling,
         )
 
 
-class SlotWalker(Walker):
-    """The same with the inner loop of `slots`: on graphs of one region without a backward pass."""
+class SlotAnnealer(OrderAnnealer):
+    """The same in slots, for graphs of one region without a backward pass."""
 
-    walks = (0.2, 0.7)
-    hot, cold, light, heavy = 1.0, 0.003, 0.005, 2.0
+    shares = (0.2, 0.7)
+    temperatures = (1.0, 0.003)
+    weights = (0.005, 2.0)
 
     def __init__(
         self,
-        graph: ComputeGraph,
+        facts: GraphFacts,
         start: Sequence[int],
-        room_bytes: int,
+        budget: int,
         seed: int,
         others: Sequence[Sequence[int]] = (),
     ) -> None:
-        super().__init__(graph, start, room_bytes, seed, others)
-        self.found = np.append(self.found, 1 << 62)
-        most = _SLOT_STEPS if IS_COMPILED else _SLOT_STEPS_INTERPRETED
-        self.steps = min(_STEPS_PER_OP * len(start), most)
-        arrays = self.arrays
-        readers = [np.array(column, dtype=np.int64) for column in flat(graph.readers)]
-        self.slot_arrays = (*arrays[:4], *readers, *arrays[4:8], *arrays[12:14])
-        num, touched = len(graph.ops), max(len(op.reads) + len(op.writes) for op in graph.ops)
+        super().__init__(facts, start, budget, seed, others)
+        self.steps = min(_STEPS_PER_RUN * len(start), _MOST_SLOT_STEPS)
+        self.slot_graph = slot_graph(facts)
+        self.slots = empty_slots(self.slot_graph, self.longest, budget)
+        self.old = empty_intervals(self.slot_graph)
+        self.new = empty_intervals(self.slot_graph)
 
-        def zeros(*sizes: int) -> tuple[NDArray[np.int64], ...]:
-            return tuple(np.zeros(max(1, size), dtype=np.int64) for size in sizes)
-
-        num_slots = SPREAD * self.longest + 8
-        self.slots = zeros(num_slots, num_slots, MOST_RUNS * num, num, 4)
-        self.slots[4][3] = room_bytes
-        self.before, self.after = (
-            zeros(MOST_RUNS * touched, MOST_RUNS * touched, touched) for _ in range(2)
-        )
-
-    def _anneal(self, steps: tuple[int, int, int]) -> int:
-        graph, slots = self.slot_arrays, self.slots
-        settle(self.order, self.length, graph, slots, self.before)
-        walk(
-            graph,
-            slots,
-            self.before,
-            self.after,
-            self.state,
+    def _anneal(self, steps: Steps) -> int:
+        fill_slots(self.order, self.length, self.slot_graph, self.slots, self.old)
+        anneal_slots(
+            self.slot_graph,
+            self.slots,
+            self.old,
+            self.new,
+            self.random,
             self.best,
             self.lean,
             self.found,
             steps,
-            self.scale,
+            self.cooling,
         )
-        return int(read(self.order, slots))
+        return int(read_slots(self.order, self.slots))
 
 
 def without_idle_runs(graph: ComputeGraph, order: Sequence[int]) -> list[int]:
-    """Drops runs of which nothing is read, where the op runs another time."""
+    """Drop runs of which nothing is read, if the op runs another time."""
     kept: list[int] = []
     wanted: set[int] = set()
     runs = Counter(order)
@@ -285,26 +285,3 @@ def without_idle_runs(graph: ComputeGraph, order: Sequence[int]) -> list[int]:
         wanted.difference_update(writes)
         wanted.update(graph.ops[op].reads)
     return kept[::-1]
-
-
-def graph_arrays(graph: ComputeGraph) -> tuple[NDArray[np.int64], ...]:
-    """The graph as `annealing` wants it."""
-    num_regions = 1 + max((op.region for op in graph.ops), default=0)
-    backward_in = [0] * num_regions
-    for op in graph.ops:
-        backward_in[op.region] += op.is_backward
-    lists: list[Sequence[int]] = [
-        *flat([op.reads for op in graph.ops]),
-        *flat([op.writes for op in graph.ops]),
-        [s.size_bytes for s in graph.storages],
-        graph.working_bytes,
-        [op.runtime_ns for op in graph.ops],
-        graph.is_output,
-        graph.is_required,
-        [op.is_backward for op in graph.ops],
-        [op.region for op in graph.ops],
-        backward_in,
-        Orders(graph).rerunnable,
-        graph.producer,
-    ]
-    return tuple(np.array(column, dtype=np.int64) for column in lists)

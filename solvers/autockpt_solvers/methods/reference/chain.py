@@ -2,15 +2,15 @@
 
 Also known as Rotor: Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova, "Optimal checkpointing for
 heterogeneous chains: how to train deep neural networks with limited memory" (INRIA research report
-RR-9302, 2019; ACM Transactions on Mathematical Software, 2024). A stretch of stages is turned back
-either by keeping all that its first stage saves and going on behind it, or by running to some
-stage, keeping only what enters there, turning back the far part and then the near one. The table
-holds the least time per stretch and number of memory slots.
-Guarantee: least time among such (memory-persistent) plans for the chain's model, memory rounded up
-to slots; without that restriction the problem is NP-hard, as they show.
-Complexity: stages^3 x slots, on vectors; stages are merged until there are at most 48.
-Weakness: a stage is kept whole or not at all; skips over stages, and gradients that pile up, are
-not in the model, so several smaller rooms are tried and the simulator has the last word.
+RR-9302, 2019; ACM Transactions on Mathematical Software, 2024). To reverse a row of segments, keep
+all that the first one saves and go on behind it; or run to some segment, keep only what enters
+there, and reverse the far part and then the near one. The table has the least time per row and
+number of memory units.
+Guarantee: least time among such (memory-persistent) plans in the chain's model, with memory rounded
+up to units. Without that restriction the problem is NP-hard, as they show.
+Complexity: segments^3 x units, on vectors; segments are joined until there are at most 48.
+Weakness: a segment is kept whole or not at all. The model has no skips over segments and no
+gradients that add up, so smaller budgets are tried too, and the simulator decides.
 """
 
 from __future__ import annotations
@@ -21,45 +21,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.methods.reference.stages import Stages
-from autockpt_solvers.orders.facts import orders_of
+from autockpt_solvers.methods.reference.segments import SegmentChain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from autockpt_solvers.methods.reference.stages import Move
+    from autockpt_solvers.methods.reference.segments import Move
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
-_MAX_STAGES = 48
-_SLOTS = 400
-_NEVER = 1 << 60
+_MAX_SEGMENTS = 48  # of the chain; more are joined
+_UNITS = 400  # of memory, from none to the budget
+_NEVER = 1 << 60  # ns; does not fit
+_TRY_EVERY = 4  # units from one budget that is tried to the next
 
 
 class Table:
-    """Least time to turn back every stretch of stages in every number of slots."""
+    """Least time to reverse every row of segments in every number of units."""
 
-    def __init__(self, stages: Stages, room_bytes: int) -> None:
-        self.num = len(stages.ops)
-        self.slot_bytes = max(1, -(-room_bytes // _SLOTS))
-        self.runtime = stages.runtime_ns
-        self.border = [self._slots(b) for b in stages.border_bytes]
-        self.saved = [self._slots(b) for b in stages.saved_bytes]
-        self.back = [self._slots(b) for b in stages.back_bytes]
+    def __init__(self, segments: SegmentChain, budget: int) -> None:
+        self.num = len(segments.ops)
+        self.unit_bytes = max(1, -(-budget // _UNITS))
+        self.runtime = segments.runtime_ns
+        self.border = [self._units(b) for b in segments.border_bytes]
+        self.saved = [self._units(b) for b in segments.saved_bytes]
+        self.back = [self._units(b) for b in segments.back_bytes]
         self.least: dict[tuple[int, int], NDArray[np.int64]] = {}
         self.choice: dict[tuple[int, int], NDArray[np.int64]] = {}
         for length in range(1, self.num + 1):
             for first in range(self.num - length + 1):
                 self._fill(first, first + length)
 
-    def _slots(self, size_bytes: int) -> int:
-        return -(-size_bytes // self.slot_bytes)
+    def _units(self, size_bytes: int) -> int:
+        return -(-size_bytes // self.unit_bytes)
 
     def _fill(self, first: int, last: int) -> None:
-        """One stretch; choice `first` means keeping the first stage, else where to split."""
-        slots = np.arange(_SLOTS + 1)
-        turn = self.saved[first] + self.back[first]
-        least = np.where(slots >= turn, self.runtime[first], _NEVER)
-        choice = np.full(_SLOTS + 1, first)
+        """One row; choice `first` means to keep the first segment, others where to split."""
+        units = np.arange(_UNITS + 1)
+        needed = self.saved[first] + self.back[first]
+        least = np.where(units >= needed, self.runtime[first], _NEVER)
+        choice = np.full(_UNITS + 1, first)
         if last - first > 1:
             rest = _less(self.least[first + 1, last], self.saved[first])
             least = np.maximum(least, np.minimum(_NEVER, rest + self.runtime[first]))
@@ -74,45 +75,44 @@ class Table:
         self.least[first, last] = least
         self.choice[first, last] = choice
 
-    def moves(self, first: int, last: int, slots: int) -> list[Move]:
-        """The plan for a stretch that can be turned back in `slots`."""
+    def moves(self, first: int, last: int, units: int) -> list[Move]:
+        """The plan for a row that can be reversed in `units`."""
         if first == last:
             return []
-        middle = int(self.choice[first, last][slots])
+        middle = int(self.choice[first, last][units])
         if middle == first:
-            behind = self.moves(first + 1, last, slots - self.saved[first])
+            behind = self.moves(first + 1, last, units - self.saved[first])
             return [("run", first), *behind, ("back", first)]
         return [
             *(("run", k) for k in range(first, middle)),
-            *self.moves(middle, last, slots - self.border[middle]),
-            *self.moves(first, middle, slots),
+            *self.moves(middle, last, units - self.border[middle]),
+            *self.moves(first, middle, units),
         ]
 
 
 def _less(column: NDArray[np.int64], taken: int) -> NDArray[np.int64]:
-    """A column seen with `taken` slots gone."""
+    """A column shifted by `taken` units."""
     shifted = np.full_like(column, _NEVER)
     if taken < column.size:
         shifted[taken:] = column[: column.size - taken]
     return shifted
 
 
-def solve_chain(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the plans of the table for the room and for smaller ones."""
-    del seed
+def solve_chain(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plans of the table for the budget and for smaller ones."""
     deadline = time.monotonic() + time_limit_s
-    stages = Stages(orders_of(problem.graph), _MAX_STAGES)
-    if not stages.is_chain or problem.room_bytes <= 0:
+    segments = SegmentChain(session.facts, _MAX_SEGMENTS)
+    if not segments.is_chain or problem.available_bytes <= 0:
         return Attempt(orders=())
-    table = Table(stages, problem.room_bytes)
+    table = Table(segments, problem.available_bytes)
     whole = (0, table.num)
     found = []
     seen: set[tuple[Move, ...]] = set()
-    for slots in range(_SLOTS, 0, -4):
-        if table.least[whole][slots] >= _NEVER or time.monotonic() > deadline:
+    for units in range(_UNITS, 0, -_TRY_EVERY):
+        if table.least[whole][units] >= _NEVER or time.monotonic() > deadline:
             break
-        plan = table.moves(*whole, slots)
+        plan = table.moves(*whole, units)
         if tuple(plan) not in seen:
             seen.add(tuple(plan))
-            found.append(stages.order(plan))
+            found.append(segments.order(plan))
     return Attempt(orders=tuple(found))

@@ -2,16 +2,16 @@
 
 Jain et al., "Checkmate: Breaking the Memory Wall with Optimal Tensor Rematerialization" (MLSys
 2020). Booleans say whether the op at place k runs in stage t (R) and whether a storage is kept into
-stage t (S). Checkmate's third kind, FREE, is stated by what is left: a storage is still needed from
-a place of a stage on, and is freed where that ends; so the bytes of every run are one sum. S is
-about storages, as an op may write several. CP-SAT solves it, started from the best heuristic.
-Guarantee: when it ends by itself, no plan in stages (see `staged`) recomputes less; where none
-fits, none has a lower peak. Cut short, its bound holds for that class.
+stage t (S). Checkmate's third kind, FREE, is expressed by its opposite: from which place of a stage
+on a storage is still needed. So the bytes of every run are one sum. S is about storages, as an op
+may write several. CP-SAT solves the program, started from the best heuristic.
+Guarantee: if it ends by itself, no plan in stages (see `staged`) recomputes less; if none fits,
+none has a lower peak. If it is cut short, its bound holds for that class.
 Complexity: n^2 booleans for R and S, n times the number of reads for what is needed, and n^2 sums
 of up to n terms; NP-hard.
-Weakness: some fifty ops take minutes, and programs of over 60,000 variables (some 150 ops) are
-refused. The order of first runs is the graph's, and no op runs twice in a stage, which small
-budgets can make worth it.
+Weakness: some fifty ops take minutes, and it refuses programs of over 60,000 variables (some 150
+ops). The order of first runs is the graph's, and no op runs twice in a stage, although that can be
+worth it at small budgets.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.any_order.program import minimise
-from autockpt_solvers.methods.any_order.staged import Staged, best_of, heuristic_orders
+from autockpt_solvers.methods.any_order.staged import StagedGraph, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from autockpt_solvers.methods.any_order.staged import Run
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 BOUND_CLASS = "first runs in the graph's order, and between two of them each op at most once more"
 _MAX_VARIABLES = 60_000
 
 
 class StageProgram:
-    """Variables and constraints, without the room and the objective."""
+    """Variables and constraints, without the budget and the objective."""
 
     linearization_level = 2
 
-    def __init__(self, staged: Staged) -> None:
+    def __init__(self, staged: StagedGraph) -> None:
         from ortools.sat.python import cp_model
 
         self.staged = staged
@@ -68,7 +69,7 @@ class StageProgram:
         return 1 if t == k else self.run.get((t, k), 0)
 
     def _link(self) -> None:
-        """A run finds its reads made in its stage or kept into it; what is kept was there."""
+        """What a run reads is made in its stage or kept into it; what is kept was in memory."""
         staged, model = self.staged, self.model
         for (t, s), keep in self.keep.items():
             if staged.is_output[s]:
@@ -78,7 +79,7 @@ class StageProgram:
             before = 1 if t - 1 == made else self.keep[t - 1, s] + self._runs(t - 1, made)
             model.add(keep <= before)
             if (t, made) in self.run:
-                # A storage that is made again need not be kept until then.
+                # A storage that is recomputed need not be kept until then.
                 model.add_bool_or(keep.negated(), self.run[t, made].negated())
         for t in range(staged.num):
             for k in self.in_stage(t):
@@ -110,7 +111,7 @@ class StageProgram:
     def _count(self, t: int, size: list[int]) -> None:
         """Bytes while each op of stage t runs."""
         staged, model = self.staged, self.model
-        # Per storage, what stands for it: kept into the stage, until its op's place has come.
+        # Per storage, the variable for it: kept into the stage, until its op's place has come.
         live = {s: self.keep[t, s] for s in staged.made_at if (t, s) in self.keep}
         later = {
             s: [k for k in staged.readers[s] if (t, s, k) in self.needed] for s in staged.made_at
@@ -144,7 +145,7 @@ class StageProgram:
         return {run for run, variable in self.run.items() if value(variable)}
 
     def hint(self, again: set[Run]) -> None:
-        """Starts the search from a plan."""
+        """Start the search from a plan."""
         staged, kept = self.staged, self.staged.kept(again)
         for run, variable in self.run.items():
             self.model.add_hint(variable, run in again)
@@ -155,7 +156,7 @@ class StageProgram:
             self.model.add_hint(variable, later or s in kept[t + 1])
 
 
-def num_variables(staged: Staged) -> int:
+def num_variables(staged: StagedGraph) -> int:
     """Size of the program, before it is made."""
     stages = [len(ts) for ts in staged.again]
     kept = sum(max(0, staged.use_until[s] - made) for s, made in staged.made_at.items())
@@ -163,14 +164,14 @@ def num_variables(staged: Staged) -> int:
     return sum(stages) + kept + sum(per_run)
 
 
-def solve_exact(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the plan of the program, and the heuristics it started from.
+def solve_exact(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plan of the program, and the heuristics that it started from.
 
     Raises:
-        ValueError: If the program would be too large to be of any use.
+        ValueError: The program would be too large to be of any use.
     """
     deadline = time.monotonic() + time_limit_s
-    staged = Staged(problem)
+    staged = StagedGraph(session.facts)
     count = num_variables(staged)
     if count > _MAX_VARIABLES:
         raise ValueError(
@@ -178,9 +179,9 @@ def solve_exact(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
             f"at most {_MAX_VARIABLES} (some 150 ops): use 'ilp'. 'intervals' takes more, though "
             "its proofs are rare beyond some hundred ops"
         )
-    found = heuristic_orders(problem, time_limit_s=time_limit_s / 4, seed=seed)
+    found = heuristic_orders(problem, session, time_limit_s=time_limit_s / 4)
     program = StageProgram(staged)
-    program.hint(staged.runs_again(best_of(problem, found)))
+    program.hint(staged.runs_again(best_of(problem, session.facts, found)))
     return minimise(
         problem,
         staged,
@@ -188,5 +189,5 @@ def solve_exact(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
         found,
         bound_class=BOUND_CLASS,
         deadline=deadline,
-        seed=seed,
+        seed=session.seed,
     )

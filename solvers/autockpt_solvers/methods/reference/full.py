@@ -1,11 +1,10 @@
-"""`full`: keep only what cannot be made again, and make the rest again just in time.
+"""`full`: keep only what cannot be recomputed, and recompute the rest just in time.
 
-Also known as full recomputation.
-Guarantee: the fewest bytes at the turn from forward to backward; every forward op runs at most
+Guarantee: the fewest bytes in memory at the end of the forward pass; no forward op runs more than
 twice.
 Complexity: linear.
-Weakness: what is made again for one backward op is kept to its last use, so in a deep model the
-backward starts by making nearly everything, and the peak is hardly lower than with `none`.
+Weakness: what is recomputed for one backward op stays in memory until its last use. In a deep model
+the backward begins by recomputing nearly everything, so the peak is hardly lower than with `none`.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.orders.facts import orders_of
 
 if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 
-def solve_full(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the schedule with the fewest saved bytes."""
-    del time_limit_s, seed
-    order = orders_of(problem.graph).just_in_time(())
-    return Attempt(orders=(order,))
+def solve_full(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plan that saves the fewest bytes."""
+    del problem, time_limit_s
+    return Attempt(orders=(session.facts.just_in_time(()),))

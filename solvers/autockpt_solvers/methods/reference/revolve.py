@@ -2,13 +2,14 @@
 
 Griewank and Walther, "Algorithm 799: revolve: an implementation of checkpointing for the reverse or
 adjoint mode of computational differentiation", ACM Transactions on Mathematical Software 26(1),
-2000. With s snapshots and every stage run again at most t times, a chain of C(s + t, s) stages can
-be turned back; the split that attains this is binomial. Here snapshots are the values that enter a
-stage, and every number of them is tried.
-Guarantee: for equal stages without skips, least stage runs for that number of snapshots.
-Complexity: quadratic in the stages per number of snapshots, at most 64 of which are tried.
-Weakness: it counts stages, not bytes or time; a stage is run again just to be turned back even
-where its values could have been kept; skips over stages cost memory that it does not see.
+2000. With s snapshots, and every segment recomputed at most t times, C(s + t, s) segments in a row
+can be reversed; the split that attains this is binomial. Here snapshots are the values that enter a
+segment, and every number of them is tried.
+Guarantee: for equal segments without skips, the fewest segment runs for that number of snapshots.
+Complexity: per number of snapshots, quadratic in the segments; it tries at most 64 of them.
+Weakness: it counts segments, not bytes or time. It recomputes every segment just before its
+backward, even if its values could have been kept. Skips over segments cost memory that it does not
+count.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.methods.reference.stages import Stages
-from autockpt_solvers.orders.facts import orders_of
+from autockpt_solvers.methods.reference.segments import SegmentChain
 
 if TYPE_CHECKING:
-    from autockpt_solvers.methods.reference.stages import Move
+    from autockpt_solvers.methods.reference.segments import Move
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
-_MAX_STAGES = 512
-_MAX_TRIED = 64
+_MAX_SEGMENTS = 512  # of the chain; more are joined
+_MAX_TRIED = 64  # numbers of snapshots; of longer chains, ever fewer of the smaller ones
 
 
 @cache
 def _runs(length: int, snapshots: int) -> int:
-    """Least number of stage runs that turn back `length` stages, the first one's input at hand."""
+    """Fewest segment runs that reverse `length` segments, with the first one's input in memory."""
     if length <= 1:
         return length
     if snapshots == 0:
         return length * (length + 1) // 2
     repeats, reach = 0, 1
-    while reach < length:  # C(snapshots + 1 + repeats, repeats) stages with `repeats` repeats
+    while reach < length:  # C(snapshots + 1 + repeats, repeats) segments with `repeats` repeats
         repeats += 1
         reach = reach * (snapshots + 1 + repeats) // repeats
-    # Griewank and Walther's closed form, in stage runs.
+    # Griewank and Walther's closed form, in segment runs.
     beyond = reach * repeats // (snapshots + 2)
     return (repeats + 1) * length - beyond
 
@@ -66,12 +67,12 @@ def _split(length: int, snapshots: int) -> int:
 
 
 def moves(first: int, last: int, snapshots: int) -> list[Move]:
-    """The plan that turns back the stages from `first` to `last` - 1.
+    """The plan that reverses the segments from `first` to `last` - 1.
 
     Args:
-        first: First stage; what enters it is at hand.
-        last: Stage to stop before.
-        snapshots: Further stage inputs that may be at hand at once.
+        first: First segment; its input is in memory.
+        last: Segment to stop before.
+        snapshots: Further segment inputs that may be in memory at once.
 
     Returns:
         Its moves.
@@ -80,9 +81,9 @@ def moves(first: int, last: int, snapshots: int) -> list[Move]:
         return [("run", first), ("back", first)]
     if snapshots == 0:
         plan: list[Move] = []
-        for stage in range(last - 1, first - 1, -1):
-            plan += [("run", k) for k in range(first, stage + 1)]
-            plan.append(("back", stage))
+        for segment in range(last - 1, first - 1, -1):
+            plan += [("run", k) for k in range(first, segment + 1)]
+            plan.append(("back", segment))
         return plan
     middle = first + _split(last - first, snapshots)
     return [
@@ -92,18 +93,17 @@ def moves(first: int, last: int, snapshots: int) -> list[Move]:
     ]
 
 
-def solve_revolve(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers one schedule per number of snapshots."""
-    del seed
+def solve_revolve(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer one plan per number of snapshots."""
     deadline = time.monotonic() + time_limit_s
-    stages = Stages(orders_of(problem.graph), _MAX_STAGES)
-    num = len(stages.ops)
-    if not stages.is_chain:
+    segments = SegmentChain(session.facts, _MAX_SEGMENTS)
+    num = len(segments.ops)
+    if not segments.is_chain:
         return Attempt(orders=())
     tried = range(num - 1, -1, -1) if num <= _MAX_TRIED else _ladder(num - 1)
     found = []
     for snapshots in tried:
-        found.append(stages.order(moves(0, num, snapshots)))
+        found.append(segments.order(moves(0, num, snapshots)))
         if time.monotonic() > deadline:
             break
     return Attempt(orders=tuple(found))

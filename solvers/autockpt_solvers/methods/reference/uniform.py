@@ -1,14 +1,14 @@
-"""`uniform` and `sqrt`: keep only what crosses some cuts of the forward pass, make the rest again.
+"""`uniform` and `sqrt`: keep only what crosses some cuts of the forward pass, recompute the rest.
 
 Also known as periodic or segment checkpointing. Chen et al., "Training Deep Nets with Sublinear
 Memory Cost" (2016): with n equal layers and sqrt(n) segments, memory falls to O(sqrt(n)) for one
-extra forward pass. The cuts are the narrow places of the forward pass; `uniform` tries every
-spacing between cuts and keeps the cheapest that fits, `sqrt` takes the square root of their
-number as spacing.
-Guarantee: every forward op runs at most twice.
+extra forward pass. The cuts are the narrow places of the forward pass. `uniform` tries every
+spacing between cuts and keeps the cheapest that fits. `sqrt` uses the square root of the number of
+cuts as spacing.
+Guarantee: no forward op runs more than twice.
 Complexity: linear per spacing.
 Weakness: all or nothing within a segment, cheap and expensive ops alike, and every segment is
-treated like any other whatever its size.
+treated like any other, whatever its size.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from autockpt_solvers.orders.cuts import (
     forward_spans,
     narrow_places,
 )
-from autockpt_solvers.orders.facts import orders_of
 
 if TYPE_CHECKING:
+    from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
 
 
 def spacings(num_cuts: int) -> list[int]:
-    """Spacings to try: all small ones, then growing by a quarter."""
+    """The spacings to try: all small ones, then each a quarter larger than the last."""
     tried = []
     spacing = 1
     while spacing <= num_cuts:
@@ -39,38 +40,32 @@ def spacings(num_cuts: int) -> list[int]:
     return tried
 
 
-class _Cutter:
-    def __init__(self, problem: Problem) -> None:
-        self.orders = orders_of(problem.graph)
-        self.forward = self.orders.forward_order()
-        self.spans = forward_spans(self.orders, self.forward)
-        self.cuts = narrow_places(crossing_bytes(self.orders, self.forward))
+class _Checkpoints:
+    """The narrow places of a forward pass, and plans that keep what crosses some of them."""
+
+    def __init__(self, facts: GraphFacts) -> None:
+        self.facts = facts
+        self.forward = facts.forward_order()
+        self.spans = forward_spans(facts, self.forward)
+        self.cuts = narrow_places(crossing_bytes(facts, self.forward))
 
     def order(self, spacing: int) -> list[int]:
-        """Keeps what crosses every `spacing`-th cut."""
+        """The plan that keeps what crosses every `spacing`-th cut."""
         kept = crossing_storages(self.spans, self.cuts[spacing - 1 :: spacing])
-        return self.orders.just_in_time(kept)
+        return self.facts.just_in_time(kept)
 
 
-def solve_uniform(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers the spacings of the cuts that no other one beats in both peak and time."""
-    del time_limit_s, seed
-    cutter = _Cutter(problem)
-    orders = [cutter.order(spacing) for spacing in spacings(len(cutter.cuts))]
-    best: list[list[int]] = []
-    least: int | None = None
-    for (_, peak), order in sorted(
-        ((cutter.orders.evaluate(order)[::-1], order) for order in orders), key=lambda e: e[0]
-    ):
-        if least is None or peak < least:
-            least = peak
-            best.append(order)
-    return Attempt(orders=tuple(best))
+def solve_uniform(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer the plans of all spacings that no other one beats in both peak and time."""
+    del problem, time_limit_s
+    checkpoints = _Checkpoints(session.facts)
+    orders = [checkpoints.order(spacing) for spacing in spacings(len(checkpoints.cuts))]
+    return Attempt(orders=tuple(session.facts.front(orders)))
 
 
-def solve_sqrt(problem: Problem, *, time_limit_s: float, seed: int) -> Attempt:
-    """Offers Chen's schedule: about as many segments as there are cuts in each."""
-    del time_limit_s, seed
-    cutter = _Cutter(problem)
-    spacing = max(1, math.isqrt(len(cutter.cuts)))
-    return Attempt(orders=(cutter.order(spacing),))
+def solve_sqrt(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
+    """Offer Chen's plan: about as many segments as there are cuts in each."""
+    del problem, time_limit_s
+    checkpoints = _Checkpoints(session.facts)
+    spacing = max(1, math.isqrt(len(checkpoints.cuts)))
+    return Attempt(orders=(checkpoints.order(spacing),))

@@ -1,104 +1,57 @@
-"""Proven lower bounds, for the class of plans named here.
+"""Proven lower bounds on recompute time, by minimum cuts.
 
-The class: every schedule that runs each backward op exactly once, in the order of the graph that
-is given. Forward ops may run any number of times, at any time the simulator allows. Nothing is
-claimed for plans with another order, or that repeat backward ops.
+`lower_bound_ns` holds for every schedule that runs each backward op once, in the graph's order.
+Forward ops may run at any time, any number of times.
 
-`least_op_bytes`: some op needs this much by itself. This holds for every schedule there is.
+It looks at a few time steps, each the run of one backward op. A storage that is needed after a time
+step is either in memory then, or its op runs again later, and so on with what that op reads. What
+is in memory must fit beside the forced bytes. An op that runs again after any of the time steps
+costs its time once. With a price on the bytes of every time step, this relaxation is one minimum
+cut, with a layer per time step and the ops' times shared (Lagrangian duality). Cutting planes find
+the prices that give the highest bound. Time steps are added where the relaxed plan needs most
+memory. Capacities are rounded down, so the bound holds exactly.
 
-`lower_bound_bytes`: while a backward op runs, what it reads and writes, its workspace, the
-outputs made so far and the backward storages that later backward ops read are live under any such
-schedule.
-
-`lower_bound_ns`: look at the moments when some backward ops run. A storage that is needed after
-such a moment is live then, or its op runs again later, and so on with what that op reads. What is
-live must fit beside the forced bytes; an op that runs again after any of the moments costs its
-time once. Pricing the bytes of every moment turns this relaxation into one minimum cut with a
-layer per moment and the ops' times shared (Lagrangian duality), and cutting planes find the
-prices that make the bound highest. Moments are added where the relaxed plan needs most.
-Capacities are rounded down, so the bound holds exactly.
-
-`turn_bound_ns`: the same with one moment only, the turn: after the last op that the forward pass
-must run and before the first backward op, whichever that is. What any backward op reads is live
-then, or its op runs after it. This holds for every schedule there is: ones that move or repeat
-backward ops, or run them in place of what they read, as well.
+`any_plan_bound_ns` uses one time step only: the end of the forward pass, after the last op that the
+forward pass must run and before the first backward op, whichever that is. What any backward op
+reads is in memory then, or its op runs again. So this bound also holds for schedules that reorder
+or repeat backward ops.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autockpt_solvers.session import once
+from autockpt_solvers.bounds.peak import forced_bytes
+from autockpt_solvers.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autockpt_solvers.graph import ComputeGraph
-    from autockpt_solvers.problem import Problem
-
-BOUND_CLASS = "each backward op once, in the graph's order; forward ops at will"
-MOVED_CLASS = "each backward op once, in an order chosen beforehand; forward ops at will"
+    from autockpt_solvers.session import Session
 
 _UNIT = 1 << 10  # capacities are in 1/1024 ns
 _INFINITE = 1 << 58
-_MAX_MOMENTS = 10
-_MAX_CUTS = 60
-_MAX_NODES = 150_000
-_HIGHEST_PRICE = 1e4
-_CLOSE = 1.0005
-_TURN = -1  # the moment before the first backward op
+_MAX_TIME_STEPS = 10  # zoo graphs, at f = 0.5 to 0.1, use at most 3
+_MAX_NODES = 150_000  # of the network; larger graphs get fewer time steps
+_MAX_CUTS = 60  # per set of time steps; zoo graphs take at most 14
+_HIGHEST_PRICE = 1e4  # in shares of all time per scale of bytes; keeps the linear program bounded
+_CLOSE_ENOUGH = 1.0005  # the planes promise no more than this times the bound: stop
+_FORWARD_END = -1  # the time step before the first backward op
 
-
-def forced_bytes(graph: ComputeGraph) -> list[int]:
-    """Per backward op, the bytes live while it runs under any schedule of the class."""
-    num_forward, num_ops = graph.num_forward, len(graph.ops)
-    change = [0] * (num_ops + 1)
-    for storage, born in enumerate(graph.producer):
-        size = graph.size(storage)
-        readers = [r for r in graph.readers[storage] if r >= num_forward]
-        if graph.is_output[storage]:
-            change[max(born, num_forward)] += size
-        elif born >= num_forward:
-            change[born] += size
-            change[max([born, *readers]) + 1] -= size
-        else:
-            for reader in readers:
-                change[reader] += size
-                change[reader + 1] -= size
-    live = 0
-    forced = []
-    for index in range(num_forward, num_ops):
-        live += change[index]
-        forced.append(live + graph.working_bytes[index])
-    return forced
-
-
-def lower_bound_bytes(graph: ComputeGraph) -> int:
-    """Bytes that no schedule of the class can stay under."""
-    return max([least_op_bytes(graph), *forced_bytes(graph)])
-
-
-def least_op_bytes(graph: ComputeGraph) -> int:
-    """Bytes that no schedule at all can stay under: what the largest op that must run needs."""
-    own = [
-        working + sum(graph.size(s) for s in (*op.reads, *op.writes))
-        for op, working, needed in zip(graph.ops, graph.working_bytes, graph.is_needed, strict=True)
-        if needed
-    ]
-    return max(own, default=0)
+_MIN_TIME_S = 0.05  # a bound that is asked for late still gets this much
 
 
 class _Relaxation:
-    """The graph's part in the bound: what is needed after a moment, and cuts at given prices."""
+    """What is needed after a time step, and the arcs of its layer in the network."""
 
-    def __init__(self, graph: ComputeGraph, room: int) -> None:
+    def __init__(self, graph: ComputeGraph, budget: int) -> None:
         self.graph = graph
-        self.room = room
-        # The last entry is the turn's: only what the caller will hold is forced there.
+        self.budget = budget
+        # The last entry is for the end of the forward pass: only outputs are forced there.
         made = [s for s in graph.outputs if graph.producer[s] < graph.num_forward]
         self.forced = [*forced_bytes(graph), sum(graph.size(s) for s in made)]
         self.num_forward = graph.num_forward
@@ -116,9 +69,9 @@ class _Relaxation:
         ]
 
     def excess(self, again: set[int]) -> tuple[int, int]:
-        """The moment at which a plan that runs `again` needs most beyond the room, and how much."""
+        """The time step at which a plan that runs `again` is most over the budget, and how far."""
         graph, offset = self.graph, self.num_forward
-        # Walking back from the end: when a storage is last needed, given what runs again.
+        # From the end backwards: until when a storage is needed, given what runs again.
         until = [self.last_reader[s] for s in range(len(graph.storages))]
         for op in range(offset - 1, -1, -1):
             if op in again:
@@ -137,18 +90,18 @@ class _Relaxation:
                     if offset <= reader < end:
                         change[reader] -= graph.size(s)
                         change[reader + 1] += graph.size(s)
-        over = np.cumsum(change)[offset:-1] + np.array(self.forced[:_TURN]) - self.room
-        moment = int(np.argmax(over))
-        return moment, int(over[moment])
+        over = np.cumsum(change)[offset:-1] + np.array(self.forced[:_FORWARD_END]) - self.budget
+        step = int(np.argmax(over))
+        return step, int(over[step])
 
-    def layer(self, moment: int) -> list[tuple[int, int, int]]:
-        """Arcs (tail, head, bytes) of a moment; -1 bytes stand for no limit.
+    def layer(self, step: int) -> list[tuple[int, int, int]]:
+        """Arcs (tail, head, bytes) of a time step; -1 bytes mean no limit.
 
-        Nodes: ops, then storages, then -1 for the source and -2 for the sink.
+        Nodes are ops, then storages, then -1 for the source and -2 for the sink.
         """
         graph, offset = self.graph, self.num_forward
-        now = offset + moment
-        at_hand = set(graph.ops[now].reads) if moment != _TURN else set()
+        now = offset + step
+        at_hand = set(graph.ops[now].reads) if step != _FORWARD_END else set()
         arcs = []
         seen: set[int] = set()
         stack = [
@@ -174,22 +127,22 @@ class _Relaxation:
         return [a for a in arcs if a[0] != -1 or a[1] - offset in seen]
 
 
-class _Cutter:
-    """Minimum cuts over several moments."""
+class _LayeredCuts:
+    """Minimum cuts of a network with a layer per time step."""
 
-    def __init__(self, relaxation: _Relaxation, moments: list[int]) -> None:
+    def __init__(self, relaxation: _Relaxation, steps: list[int]) -> None:
         offset = relaxation.num_forward
         per_layer = offset + len(relaxation.graph.storages)
         self.relaxation = relaxation
-        self.moments = moments
+        self.steps = steps
         self.num_ops = offset
-        self.source = offset + len(moments) * per_layer
+        self.source = offset + len(steps) * per_layer
         self.sink = self.source + 1
         rows: list[tuple[int, int, int, int]] = []
-        for k, moment in enumerate(moments):
+        for k, step in enumerate(steps):
             base = offset + k * per_layer
             ops = set()
-            for tail, head, size in relaxation.layer(moment):
+            for tail, head, size in relaxation.layer(step):
                 ends = []
                 for node in (tail, head):
                     if 0 <= node < offset:
@@ -207,9 +160,9 @@ class _Cutter:
         self.times = np.array(times, dtype=np.int64) * _UNIT
 
     def cut(self, prices: np.ndarray) -> tuple[float, np.ndarray, set[int]] | None:
-        """The bound at these prices, how it changes with them, and what runs again.
+        """The bound at these prices, its gradient, and what runs again.
 
-        None where the prices are too high for the flow to be added up.
+        None if the prices are too high for the flow to be added up.
         """
         from ortools.graph.python import max_flow
 
@@ -227,15 +180,16 @@ class _Cutter:
         side[flow.get_source_side_min_cut()] = True
         crossing = side[self.tails] & ~side[self.heads] & (self.sizes > 0)
         held = np.bincount(
-            self.layers[crossing], weights=self.sizes[crossing], minlength=len(self.moments)
+            self.layers[crossing], weights=self.sizes[crossing], minlength=len(self.steps)
         )
-        room = np.array([self.relaxation.room - self.relaxation.forced[m] for m in self.moments])
-        value = flow.optimal_flow() / _UNIT - float(prices @ room)
-        return value, held - room, {op for op in self.op_nodes.tolist() if side[op]}
+        forced = self.relaxation.forced
+        free = np.array([self.relaxation.budget - forced[step] for step in self.steps])
+        value = flow.optimal_flow() / _UNIT - float(prices @ free)
+        return value, held - free, {op for op in self.op_nodes.tolist() if side[op]}
 
 
 def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
-    """Recompute time that no schedule of the class can stay under.
+    """Recompute time of every schedule that runs each backward op once, in the graph's order.
 
     Args:
         problem: The problem; its budget may be one that nothing fits.
@@ -248,69 +202,72 @@ def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
     if graph.num_forward in (0, len(graph.ops)):
         return 0
     deadline = time.monotonic() + time_limit_s
-    relaxation = _Relaxation(graph, problem.room_bytes)
-    most = max(1, min(_MAX_MOMENTS, _MAX_NODES // (len(graph.storages) + graph.num_forward)))
-    moment, over = relaxation.excess(set())
-    moments: list[int] = []
+    relaxation = _Relaxation(graph, problem.available_bytes)
+    most = max(1, min(_MAX_TIME_STEPS, _MAX_NODES // (len(graph.storages) + graph.num_forward)))
+    step, over = relaxation.excess(set())
+    steps: list[int] = []
     prices = np.zeros(0)
     best = 0.0
-    while over > 0 and moment not in moments and len(moments) < most:
-        moments.append(moment)
+    while over > 0 and step not in steps and len(steps) < most:
+        steps.append(step)
         prices = np.append(prices, 0.0)
-        cutter = _Cutter(relaxation, moments)
-        value, prices, again = _ascend(cutter, prices, deadline)
+        value, prices, again = _ascend(_LayeredCuts(relaxation, steps), prices, deadline)
         best = max(best, value)
         if time.monotonic() > deadline:
             break
-        moment, over = relaxation.excess(again)
+        step, over = relaxation.excess(again)
     return max(0, int(best))
 
 
-def turn_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
-    """Recompute time that no schedule at all can stay under; see the head of this file.
+def any_plan_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
+    """Recompute time of every schedule, also one that reorders or repeats backward ops.
 
     Args:
         problem: The problem; its budget may be one that nothing fits.
         time_limit_s: Ends the search; the bound reached by then holds.
 
     Returns:
-        The bound, at most what `lower_bound_ns` gives with enough moments.
+        The bound, at most what `lower_bound_ns` gives with enough time steps.
     """
     graph = problem.graph
     if graph.num_forward in (0, len(graph.ops)):
         return 0
-    cutter = _Cutter(_Relaxation(graph, problem.room_bytes), [_TURN])
-    value, _, _ = _ascend(cutter, np.zeros(1), time.monotonic() + time_limit_s)
+    cuts = _LayeredCuts(_Relaxation(graph, problem.available_bytes), [_FORWARD_END])
+    value, _, _ = _ascend(cuts, np.zeros(1), time.monotonic() + time_limit_s)
     return max(0, int(value))
 
 
 def bound_below_ns(
-    problem: Problem, deadline: float, bound_ns: Callable[..., int] = lower_bound_ns
+    session: Session,
+    budget: int,
+    deadline: float,
+    bound_ns: Callable[..., int] = lower_bound_ns,
 ) -> int:
-    """What no plan for less than a problem's room recomputes less than.
-
-    It is made once where searches share what they make.
+    """Recompute time of every plan whose peak is below a budget; computed once per session.
 
     Args:
-        problem: The problem.
+        session: The session.
+        budget: Bytes that the graph may use.
         deadline: Ends the search for the bound.
         bound_ns: The bound.
     """
-    below = replace(problem, budget_bytes=max(0, problem.room_bytes - 1), fixed_bytes=0)
-    left = max(0.05, deadline - time.monotonic())
-    name = f"{bound_ns.__name__} of {below.budget_bytes} bytes"
-    return once(name, lambda: bound_ns(below, time_limit_s=left))
+    key = (bound_ns, budget)
+    if key not in session.bounds_ns:
+        below = Problem(graph=session.graph, budget_bytes=max(0, budget - 1))
+        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        session.bounds_ns[key] = bound_ns(below, time_limit_s=left)
+    return session.bounds_ns[key]
 
 
 def _ascend(
-    cutter: _Cutter, start: np.ndarray, deadline: float
+    cuts: _LayeredCuts, start: np.ndarray, deadline: float
 ) -> tuple[float, np.ndarray, set[int]]:
     """Kelley's cutting planes: the highest bound over all prices, the prices, what runs again."""
     from ortools.linear_solver import pywraplp
 
     # In the linear program times are shares of all time, and prices are per scale of bytes.
-    total = max(1.0, float(cutter.times.sum()) / _UNIT)
-    scale = max(1.0, float(max(cutter.sizes.max(initial=1), cutter.relaxation.room)))
+    total = max(1.0, float(cuts.times.sum()) / _UNIT)
+    scale = max(1.0, float(max(cuts.sizes.max(initial=1), cuts.relaxation.budget)))
     solver = pywraplp.Solver.CreateSolver("GLOP")
     top = solver.NumVar(0.0, 1.0, "")
     variables = [solver.NumVar(0.0, _HIGHEST_PRICE, "") for _ in range(start.size)]
@@ -318,7 +275,7 @@ def _ascend(
     best, best_prices, best_again = 0.0, start, set[int]()
     prices = start
     for _ in range(_MAX_CUTS):
-        cut = cutter.cut(prices)
+        cut = cuts.cut(prices)
         if cut is None:
             break
         value, slope, again = cut
@@ -332,9 +289,9 @@ def _ascend(
             row.SetCoefficient(variable, -coefficient / scale)
         if solver.Solve() != pywraplp.Solver.OPTIMAL:
             break
-        if top.solution_value() * total <= best * _CLOSE + 1:
+        if top.solution_value() * total <= best * _CLOSE_ENOUGH + 1:
             break
         target = np.array([v.solution_value() for v in variables]) * total / scale
-        # Halfway to where the planes point: steadier than going there at once.
+        # Going halfway to where the planes point is steadier than going there at once.
         prices = target if best == 0 else (target + best_prices) / 2
     return best, best_prices, best_again

@@ -1,0 +1,71 @@
+"""Compiling with numba, with a cache that no change of the code can make stale.
+
+numba keeps compiled code as long as the file of the function itself stays the same. It does not
+notice that a function which that one calls, in another file, has changed. So the engine keeps its
+code in a folder whose name depends on all of its sources.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numba
+import platformdirs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_Function = TypeVar("_Function", bound="Callable[..., object]")
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile a function with numba when it is first called."""
+    return _compile(function, {})
+
+
+def compiled_within(function: _Function) -> _Function:
+    """The same for a function that only compiled code calls; it compiles faster."""
+    return _compile(function, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+
+def _compile(function: _Function, options: dict[str, bool]) -> _Function:
+    folder = cache_folder()
+    with _cache_in(folder):
+        njit = numba.njit(cache=folder is not None, **options)
+        return cast("_Function", njit(function))
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where compiled code is kept; None if nothing can be written there.
+
+    It is below `NUMBA_CACHE_DIR` if you set that, and otherwise in your cache folder.
+    """
+    digest = hashlib.sha256(numba.__version__.encode())
+    package = Path(__file__).parent.parent
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.relative_to(package).as_posix().encode())
+        digest.update(source.read_bytes())
+    base: Any = numba.config.CACHE_DIR or platformdirs.user_cache_path("autockpt") / "numba"
+    folder = Path(base) / f"autockpt-engine-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path | None) -> Iterator[None]:
+    """Let numba keep what is decorated within in a folder, and restore your own setting after."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder or before)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
