@@ -17,6 +17,10 @@ from typing import Any
 
 import torch
 
+# Before 2.13 Dynamo traces `add_` with `alpha` as a product and a sum, which round differently.
+_ROUNDS_TWICE = torch.torch_version.TorchVersion(torch.__version__) < "2.13"
+_EXACT_ARITHMETIC: dict[str, Any] = {"enable_dynamo_decompositions": False} if _ROUNDS_TWICE else {}
+
 
 @contextlib.contextmanager
 def tracing_config(
@@ -42,8 +46,11 @@ def tracing_config(
             optimize_ddp=False,
             recompile_limit=1_000_000,
             accumulated_recompile_limit=1_000_000,
+            **_EXACT_ARITHMETIC,
         ),
         _for_all_threads("not exporting", _not_exporting),
+        # torch 2.11 cannot write these settings into its metrics, and logs a traceback each time.
+        _for_all_threads("quiet metrics", _no_logs_of("torch._dynamo.metrics_context")),
         contextlib.ExitStack() as stack,
     ):
         for original, stand_in in substitutes.items():
@@ -55,7 +62,7 @@ def tracing_config(
 @contextlib.contextmanager
 def quiet_fakes() -> Iterator[None]:
     """Keep fake tensors from logging a traceback for an error that autockpt reports itself."""
-    with _for_all_threads("quiet fakes", _no_logs_of_fakes):
+    with _for_all_threads("quiet fakes", _no_logs_of("torch._subclasses.fake_tensor")):
         yield
 
 
@@ -94,15 +101,18 @@ def quiet_warnings() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _no_logs_of_fakes() -> Iterator[None]:
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def _no_logs_of(name: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def quiet() -> Iterator[None]:
+        logger = logging.getLogger(name)
+        before = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+
+    return quiet
 
 
 @contextlib.contextmanager
