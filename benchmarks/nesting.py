@@ -23,8 +23,8 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.reference.revolve import moves
-from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.methods.revolve import moves
+from autockpt_solvers.methods.segment_chain import SegmentChain
 from autockpt_solvers.orders.facts import GraphFacts
 
 _BLOCK = 1000

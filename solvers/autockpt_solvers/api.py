@@ -33,7 +33,7 @@ _METHODS = {
     "full": ("reference.full", "solve_full"),
     "sqrt": ("reference.uniform", "solve_sqrt"),
     "uniform": ("reference.uniform", "solve_uniform"),
-    "revolve": ("reference.revolve", "solve_revolve"),
+    "revolve": ("revolve", "solve_revolve"),
     "chain": ("reference.chain", "solve_chain"),
     "greedy": ("greedy", "solve_greedy"),
     "mincut": ("mincut", "solve_mincut"),

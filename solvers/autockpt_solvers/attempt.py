@@ -20,6 +20,7 @@ class Attempt:
 
     Attributes:
         orders: The plans. `solve` takes the cheapest one that fits.
+        fixed: Further plans, which do not depend on the budget.
         others: Attempts of other methods that this method asked. `solve` treats each as if it had
             asked that method itself, so the answer is never worse than theirs.
         improve: Returns a cheaper plan for a problem with a larger budget, given one of `orders`,
@@ -32,6 +33,7 @@ class Attempt:
     """
 
     orders: tuple[Sequence[int], ...]
+    fixed: tuple[Sequence[int], ...] = ()
     others: tuple[Attempt, ...] = ()
     improve: Callable[[Problem, Sequence[int]], Sequence[int]] | None = None
     method: str = ""
@@ -42,7 +44,8 @@ class Attempt:
     @property
     def offered(self) -> tuple[Sequence[int], ...]:
         """All plans, those of `others` included."""
-        return (*self.orders, *(order for other in self.others for order in other.offered))
+        others = (order for other in self.others for order in other.offered)
+        return (*self.fixed, *self.orders, *others)
 
 
 class Method(Protocol):

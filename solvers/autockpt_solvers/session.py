@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from autockpt_solvers.orders.facts import GraphFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from autockpt_solvers.attempt import Attempt
     from autockpt_solvers.graph import ComputeGraph
@@ -35,6 +35,7 @@ class Session:
         drops: What `greedy` drops, step by step.
         prices: The plans of `mincut`, by price.
         windows: The windows of `ilp`, and the options to run each.
+        revolved: The plans of `revolve` that no other one of them beats.
     """
 
     graph: ComputeGraph
@@ -44,6 +45,7 @@ class Session:
     drops: DropCurve | None = None
     prices: PriceCurve | None = None
     windows: Windows | None = None
+    revolved: tuple[Sequence[int], ...] | None = None
 
     def __post_init__(self) -> None:
         self.facts = GraphFacts(self.graph)

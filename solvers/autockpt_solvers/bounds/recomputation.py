@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 _UNIT = 1 << 10  # capacities are in 1/1024 ns
-_INFINITE = 1 << 58
+_INFINITE = 1 << 58  # a capacity that no cut may cross
 _MAX_TIME_STEPS = 10  # zoo graphs, at f = 0.5 to 0.1, use at most 3
 _MAX_NODES = 150_000  # of the network; larger graphs get fewer time steps
 _MAX_CUTS = 60  # per set of time steps; zoo graphs take at most 14

@@ -15,7 +15,7 @@ from ortools.graph.python import max_flow
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-_INFINITE = 1 << 58
+_INFINITE = 1 << 58  # a capacity that no cut may cross
 _PRICE_UNIT = 1 << 10  # capacities are times and prices in 1/1024 ns
 
 

@@ -142,6 +142,9 @@ class _BestPlans:
         """Take the plans found for a level, each also filled up to the budget."""
         for other in attempt.others:
             self.take(dataclasses.replace(other, method=attempt.method), level)
+        for peak, cost, order in self._evaluated(attempt.fixed):
+            if peak <= self.budget:
+                self._offer(cost, peak, order, attempt.method)
         # Below the lowest level there is none to search: there, a plan over its level counts too.
         most = self.budget if level == 0 else min(self.budget, self.levels[level])
         for peak, cost, order in self._evaluated(attempt.orders):

@@ -14,8 +14,8 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
-from autockpt_solvers.methods.reference.revolve import _runs, moves
-from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.methods.revolve import _runs, moves
+from autockpt_solvers.methods.segment_chain import SegmentChain
 from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.graphs import blocks, chain
 
@@ -84,3 +84,16 @@ def test_equal_blocks_train_in_logarithmic_memory(power):
 def test_nested_windows_train_equal_blocks_in_logarithmic_memory(length):
     found = minimum_budget(chain(length, size=1000), method="ilp", time_limit_s=60)
     assert found.peak_bytes < 1000 * (math.log2(length) + 1)
+
+
+def test_on_equal_blocks_nothing_runs_more_often_than_in_revolve():
+    """Without revolve's plans to start from, `ilp` needed more memory on 64 blocks, or more runs
+    in the same memory."""
+    graph = chain(64, size=1000)
+    segments = SegmentChain(GraphFacts(graph), 65)
+    order = segments.order(moves(0, len(segments.ops), 3))
+    revolve = simulate(graph, with_frees(graph, order))
+    problem = Problem(graph=graph, budget_bytes=revolve.peak_bytes)
+    assert solve(problem, method="ilp", time_limit_s=5).recompute_ns <= revolve.recompute_ns
+    least = minimum_budget(graph, method="revolve").peak_bytes
+    assert minimum_budget(graph, method="ilp", time_limit_s=5).peak_bytes <= least

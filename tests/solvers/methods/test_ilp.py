@@ -20,7 +20,7 @@ from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.orders.network import KeepNetwork
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
-HEURISTICS = ("mincut", "greedy")
+HEURISTICS = ("mincut", "greedy", "revolve")
 UNLIMITED = 1 << 60
 
 

@@ -29,7 +29,7 @@ from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 HEURISTICS = ("none", "full", "uniform", "sqrt", "revolve", "chain", "greedy", "mincut")
 # `ilp` and `auto` start from these.
-NEVER_BETTER = ("none", "greedy", "mincut")
+NEVER_BETTER = ("none", "greedy", "mincut", "revolve")
 PROVING = ("exact", "intervals")
 EVERY = (*HEURISTICS, "local", "moments", "ilp", "auto", *PROVING)
 # A graph without a backward pass has no bound to stop a search by, and no promise.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SMALL = 160  # ops; above, `intervals` finds nothing that annealing has not found
 _SHARE = 0.3  # of the time for `moments`, at most
 _PROOF_EFFORT = 10.0  # of `intervals`: deterministic time, in about seconds
-_MIN_TIME_S = 0.05
+_MIN_TIME_S = 0.05  # what is asked late still answers
 
 
 def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:

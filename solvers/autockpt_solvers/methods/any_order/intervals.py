@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 BOUND_CLASS = "first runs in the graph's order, and each op at most twice"
-_MAX_OPS = 2_000
+_MAX_OPS = 2_000  # larger programs take too long to be of use
 
 
 def event(stage: int, place: int) -> int:

@@ -15,8 +15,8 @@ After Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Z
 
 A graph without a backward pass has no windows: `local` answers, and the result says so.
 
-Guarantee: never worse than `greedy` and `mincut`, which it starts from; each integer program is
-exact for its window unless it runs into its limit.
+Guarantee: never worse than `greedy`, `mincut` and `revolve`, which it starts from. Each integer
+program is exact for its window unless it runs into its limit.
 Complexity: grows with the number of *different* windows. Only the composition grows with the number
 of segments. Refinement takes fewer steps the larger a large graph is.
 Weakness: on graphs of many thousand ops, what crosses a window's border is kept. Each backward op

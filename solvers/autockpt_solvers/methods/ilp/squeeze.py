@@ -23,7 +23,7 @@ _EFFORT = 1.2
 # A budget below this many times the leanest plan's peak is short.
 _SHORT = 1.25
 _UNLIMITED = 1 << 60  # bytes; more than any graph may have
-_MIN_TIME_S = 0.05
+_MIN_TIME_S = 0.05  # what is asked late still answers
 
 
 def is_short(budget: int, least: int) -> bool:

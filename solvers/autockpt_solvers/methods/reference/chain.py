@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.methods.segment_chain import SegmentChain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from autockpt_solvers.methods.reference.segments import Move
+    from autockpt_solvers.methods.segment_chain import Move
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
 

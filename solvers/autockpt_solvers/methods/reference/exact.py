@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 BOUND_CLASS = "first runs in the graph's order, and between two of them each op at most once more"
-_MAX_VARIABLES = 60_000
+_MAX_VARIABLES = 60_000  # some 150 ops; larger programs take too long to be of use
 
 
 class StageProgram:

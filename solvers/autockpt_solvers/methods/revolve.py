@@ -19,10 +19,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.methods.reference.segments import SegmentChain
+from autockpt_solvers.methods.segment_chain import SegmentChain
 
 if TYPE_CHECKING:
-    from autockpt_solvers.methods.reference.segments import Move
+    from autockpt_solvers.methods.segment_chain import Move
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
 
