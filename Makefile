@@ -34,10 +34,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m autockpt demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=20
 
 matrix: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "full or not full"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=20 -m "full or not full"
 
 # Downloads several GB: pip's builds of torch other than the pinned one are CUDA builds.
 versions: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -29,8 +30,13 @@ if importlib.util.find_spec("torch") is not None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keeps measured operator times out of the user's cache, and the user's out of the tests."""
-    folder = tmp_path_factory.mktemp("autockpt-cache")
+    """Keep measured operator times out of the user's cache, and the user's out of the tests.
+
+    All workers of a run share one folder, so that each operator is measured once.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "autockpt-cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("AUTOCKPT_CACHE_DIR")
     os.environ["AUTOCKPT_CACHE_DIR"] = str(folder)
     yield folder
@@ -38,3 +44,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["AUTOCKPT_CACHE_DIR"]
     else:
         os.environ["AUTOCKPT_CACHE_DIR"] = before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_collected() -> Iterator[None]:
+    """Collect what the module leaves behind, see `_older_objects_frozen`."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _older_objects_frozen() -> None:
+    """Keep everything made before the test out of garbage collections.
+
+    Every measurement of a peak collects garbage, and half a million objects of torch and other
+    libraries would make that the slowest part of many tests.
+    """
+    gc.freeze()

@@ -1,19 +1,24 @@
-"""Run a function on several ranks of torch.distributed, with an end to every wait."""
+"""Processes beside a test's own, and functions that run on several ranks of them."""
 
 from __future__ import annotations
 
 import datetime as dt
-import time
+import multiprocessing
+import traceback
 import uuid
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 LIMIT_S = 300
+
+# One server imports the libraries; processes are forked from it in no time.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["autockpt", "torch.distributed.fsdp", "pytest"])
 
 
 def _work(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: Any) -> None:
@@ -27,23 +32,36 @@ def _work(rank: int, world_size: int, folder: str, function: Callable[..., Any],
     )
     try:
         torch.save(function(rank, *args), Path(folder) / f"{rank}.pt")
+    except BaseException:
+        (Path(folder) / f"{rank}.txt").write_text(traceback.format_exc())
+        raise
     finally:
         dist.destroy_process_group()
 
 
 def run_ranks(world_size: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What ``function(rank, *args)`` returns on each rank; whoever hangs is ended and fails."""
+    """What ``function(rank, *args)`` returns on each rank; a rank that hangs or fails raises."""
     folder = folder / uuid.uuid4().hex
     folder.mkdir()
-    work = (world_size, str(folder), function, args)
-    context = mp.spawn(_work, args=work, nprocs=world_size, join=False)
-    end = time.monotonic() + LIMIT_S
+    ranks = [
+        context.Process(target=_work, args=(rank, world_size, str(folder), function, args))
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    running = {process.sentinel: (rank, process) for rank, process in enumerate(ranks)}
     try:
-        while not context.join(timeout=1):
-            if time.monotonic() > end:
+        while running:
+            ended = connection.wait(running, timeout=LIMIT_S)
+            if not ended:
                 raise TimeoutError(f"ranks still run after {LIMIT_S} s")
+            for rank, process in (running.pop(sentinel) for sentinel in ended):
+                process.join()
+                if process.exitcode:
+                    reason = folder / f"{rank}.txt"
+                    told = reason.read_text() if reason.exists() else f"it gave {process.exitcode}"
+                    raise RuntimeError(f"rank {rank} failed: {told}")
     finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+        for process in ranks:
+            process.kill()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]

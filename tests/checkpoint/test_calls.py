@@ -7,12 +7,12 @@ import copy
 
 import pytest
 import torch
-from ladder_models import WIDTH, Block, Stack, assert_same, built, optimized
+from ladder_models import WIDTH, Block, Stack, built, optimized
 from torch import nn
+from training import assert_same_training, peak_bytes
 
 import autockpt
 from autockpt.checkpoint.calls import observe
-from autockpt.verify.peak import measure_peak_bytes
 from autockpt.verify.step import Step
 
 
@@ -75,7 +75,7 @@ def test_a_call_that_leaves_a_trace_does_not_run_twice(
     again = {row.module.partition(".")[2].partition(".")[2] for row in rows if row.recompute_ns}
     assert again
     assert all(name.startswith("mlp") for name in again)
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))
 
 
 class _Log:
@@ -131,9 +131,7 @@ def test_calls_of_one_module_are_told_apart(
     assert plan.rung == "checkpoint"
     model(x).backward()
     assert model.log.count == sum(logged)
-    model.zero_grad(set_to_none=True)
-    peak_bytes = plan.fixed.total_bytes + measure_peak_bytes(lambda: model(x).backward())
-    assert peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
+    assert peak_bytes(model, (x,)) <= plan.budget_bytes < plan.baseline_peak_bytes
     model.load_state_dict(eager.state_dict())
     model.zero_grad(set_to_none=True)
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))

@@ -56,7 +56,7 @@ def test_plan_takes_a_file_with_its_own_loss_and_optimizer(tmp_path: Path) -> No
     )
     result = _run(
         *("plan", f"{script}:make", "--budget", "80%", "--loss", f"{script}:loss"),
-        *("--optimizer", "sgd", "--json", "-", *_QUICK),
+        *("--optimizer", "sgd", "--json", "-", "--method", "greedy"),
     )
     assert result.exit_code == 0, result.output
     plan = Plan.from_json(result.stdout)
@@ -68,7 +68,7 @@ def test_plan_takes_a_file_with_its_own_loss_and_optimizer(tmp_path: Path) -> No
 def test_plan_needs_no_memory_for_a_full_model() -> None:
     result = _run(
         *("plan", "zoo:vit", "--size", "full", "--device", "meta", "--budget", "70%"),
-        *("--json", "-", "--method", "greedy", *_QUICK),
+        *("--json", "-", "--method", "greedy"),
     )
     assert result.exit_code == 0, result.output
     plan = Plan.from_json(result.stdout)
@@ -77,7 +77,7 @@ def test_plan_needs_no_memory_for_a_full_model() -> None:
 
 
 def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
-    result = _run("plan", "zoo:sequential", "--budget", "1MB", *_QUICK)
+    result = _run("plan", "zoo:sequential", "--budget", "1MB", "--method", "greedy")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: budget 976.56 KiB is too small: ")
     assert "Raise budget to" in result.stderr
@@ -140,7 +140,10 @@ def test_an_error_of_the_users_code_keeps_its_traceback(tmp_path: Path) -> None:
 
 
 def test_demo_shows_both_sides_and_that_they_are_equal() -> None:
-    result = _run("demo", "--model", "sequential", "--budget", "70%", "--steps", "2", *_QUICK)
+    result = _run(
+        *("demo", "--model", "sequential", "--budget", "70%", "--steps", "2"),
+        *("--method", "greedy"),
+    )
     assert result.exit_code == 0, result.output
     assert "bit-equal: yes" in result.output
     assert "within the budget" in result.output

@@ -8,15 +8,11 @@ import io
 import pytest
 import torch
 from tiny_models import build
-from training import train
+from training import assert_same_gradients, assert_same_training
 
 import autockpt
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.verify.bits import same_bits
-
-
-def _differing(expected, got):
-    return [name for name in expected if not same_bits(expected[name], got[name])]
 
 
 @pytest.mark.row("deepcopy, pickle, torch.save", "module with a graph break")
@@ -29,9 +25,7 @@ def test_a_deep_copy_follows_the_plan_on_its_own_parameters(monkeypatch) -> None
     monkeypatch.setattr(GraphPlanner, "plan", None)  # whoever plans again fails
     twin = copy.deepcopy(tiny.model)
     assert autockpt.get_plan(twin) == autockpt.get_plan(tiny.model)
-    assert (
-        _differing(train(eager, tiny.args, tiny.kwargs), train(twin, tiny.args, tiny.kwargs)) == []
-    )
+    assert_same_training(eager, twin, tiny.args, tiny.kwargs)
     # The first model's parameters did not move.
     fresh = build("control_flow").model
     for ours, theirs in zip(tiny.model.parameters(), fresh.parameters(), strict=True):
@@ -51,10 +45,7 @@ def test_a_saved_module_comes_back_with_its_plan(monkeypatch) -> None:
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert autockpt.get_plan(loaded) == autockpt.get_plan(tiny.model)
-    assert (
-        _differing(train(eager, tiny.args, tiny.kwargs), train(loaded, tiny.args, tiny.kwargs))
-        == []
-    )
+    assert_same_training(eager, loaded, tiny.args, tiny.kwargs)
 
 
 def test_a_module_whose_loss_cannot_be_pickled_is_saved_as_it_was() -> None:
@@ -96,5 +87,4 @@ def test_resumed_training_is_the_training_that_was_not_interrupted() -> None:
     resumed.load_state_dict(optimizer_state)
     torch.set_rng_state(rng_state)
     steps(model, resumed, 2)
-    for ours, theirs in zip(model.parameters(), tiny.model.parameters(), strict=True):
-        assert same_bits(ours, theirs)
+    assert_same_gradients(tiny.model, model)

@@ -18,12 +18,12 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
-from training import differing
+from training import Record, copied, differing, state_of
 
 import autockpt
 from autockpt.ladder import graphs
 
-OPTIONS: dict[str, Any] = {"optimizer": "adamw", "time_limit_s": 0.5}
+OPTIONS: dict[str, Any] = {"optimizer": "adamw", "method": "greedy"}
 WIDTH = 64
 
 
@@ -62,11 +62,11 @@ def batch(rank: int, step: int, size: int = 512, *, requires_grad: bool = False)
 
 def train(
     model: nn.Module, rank: int, *, num_steps: int = 3, accumulate: int = 1, size: int = 512
-) -> dict[str, torch.Tensor | None]:
+) -> Record:
     """Train and say what came of it: losses, gradients, parameters, buffers, optimizer state."""
     torch.manual_seed(rank)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    record: dict[str, torch.Tensor | None] = {}
+    record: Record = {}
     for step in range(num_steps):
         optimizer.zero_grad()
         for micro in range(accumulate):
@@ -76,25 +76,11 @@ def train(
                 loss.backward()
             record[f"loss {step} {micro}"] = loss.detach().clone()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        record[f"norm {step}"] = whole(norm)
+        record[f"norm {step}"] = copied(norm)
         for name, parameter in model.named_parameters():
-            record[f"gradient {name} {step}"] = whole(parameter.grad)
+            record[f"gradient {name} {step}"] = copied(parameter.grad)
         optimizer.step()
-    for name, parameter in model.named_parameters():
-        record[f"parameter {name}"] = whole(parameter)
-        for key, value in optimizer.state[parameter].items():
-            record[f"{key} of {name}"] = whole(value)
-    for name, buffer in model.named_buffers():
-        record[f"buffer {name}"] = buffer.clone()
-    record["random state"] = torch.get_rng_state()
-    return record
-
-
-def whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A copy of what this rank holds of a tensor."""
-    if tensor is None:
-        return None
-    return getattr(tensor, "to_local", tensor.detach)().detach().clone()
+    return record | state_of(model, optimizer)
 
 
 def _data_parallel(
@@ -107,13 +93,13 @@ def _data_parallel(
     expected = train(wrapped(blocks()), rank, accumulate=accumulate)
     model = blocks()
     if order == "wrap an optimized model":
-        model = wrapped(autockpt.optimize(model, "75%", **OPTIONS))
+        model = wrapped(autockpt.optimize(model, "85%", **OPTIONS))
     elif order == "optimize a wrapped model":
-        model = autockpt.optimize(wrapped(model), "75%", **OPTIONS)
+        model = autockpt.optimize(wrapped(model), "85%", **OPTIONS)
     else:
         samples = (batch(rank, 0),)
         model = autockpt.optimize(
-            wrapped(model), "75%", sample_args=samples,
+            wrapped(model), "85%", sample_args=samples,
             loss_fn=_mean_of_squares, **OPTIONS,
         )  # fmt: skip
     got = train(model, rank, accumulate=accumulate)
@@ -146,10 +132,10 @@ def test_data_parallel(order: str, as_view: bool, accumulate: int, tmp_path: Pat
 def _lengths(rank: int) -> list[str]:
     """Batches whose sizes differ between the ranks, and turn up at different times."""
 
-    def run(model: nn.Module) -> dict[str, torch.Tensor | None]:
+    def run(model: nn.Module) -> Record:
         torch.manual_seed(rank)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        record: dict[str, torch.Tensor | None] = {}
+        record: Record = {}
         for step, size in enumerate([(512, 512), (256, 512), (512, 256), (128, 128)]):
             optimizer.zero_grad()
             loss = model(batch(rank, step, size[rank])).square().mean()
@@ -157,11 +143,11 @@ def _lengths(rank: int) -> list[str]:
             optimizer.step()
             record[f"loss {step}"] = loss.detach()
             for name, parameter in model.named_parameters():
-                record[f"gradient {name} {step}"] = whole(parameter.grad)
+                record[f"gradient {name} {step}"] = copied(parameter.grad)
         return record
 
     expected = run(DistributedDataParallel(blocks()))
-    model = autockpt.optimize(blocks(), "75%", **OPTIONS)
+    model = autockpt.optimize(blocks(), "85%", **OPTIONS)
     return differing(expected, run(DistributedDataParallel(model)))
 
 
@@ -191,9 +177,9 @@ def _failing(rank: int) -> dict[str, Any]:
     attempt("budget", 3_000_000, (64, 4096)[rank])
     for who in range(2):
         graphs.region_orders = broken if rank == who else lowered
-        attempt(f"bug on rank {who}", "75%", (256, 512)[rank])
+        attempt(f"bug on rank {who}", "85%", (256, 512)[rank])
     graphs.region_orders = broken if rank == 0 else lowered
-    attempt("bug on the rank that plans", "75%", 512)
+    attempt("bug on the rank that plans", "85%", 512)
     return found
 
 
@@ -219,7 +205,7 @@ def test_a_rank_that_cannot_plan_brings_all_down_with_one_error(tmp_path: Path) 
 def _overlapping(rank: int, optimized: bool) -> list[str]:
     model: nn.Module = blocks()
     if optimized:
-        model = autockpt.optimize(model, "75%", **OPTIONS)
+        model = autockpt.optimize(model, "85%", **OPTIONS)
     model = DistributedDataParallel(model, bucket_cap_mb=0.05, gradient_as_bucket_view=True)
     events: list[str] = []
 
@@ -277,7 +263,9 @@ def _sharded(rank: int, order: str) -> tuple[list[str], list[str], list[int], li
 
     def optimize(model: nn.Module) -> nn.Module:
         for block in model.blocks:
-            autockpt.optimize(block, "75%", loss_fn=_mean_of_squares, **OPTIONS)
+            # The greedy method finds no plan within the budget of so small a block.
+            options = {**OPTIONS, "method": "auto", "time_limit_s": 0.5}
+            autockpt.optimize(block, "75%", loss_fn=_mean_of_squares, **options)
         return model
 
     expected = train(shard(blocks()), rank)
@@ -322,7 +310,7 @@ def _spread(rank: int) -> list[str]:
     plan = {"1": ColwiseParallel(), "4": RowwiseParallel()}
     tensor_parallel = parallelize_module(blocks().blocks[0], mesh, plan)
     for model in (whole_model, tensor_parallel):
-        autockpt.optimize(model, "75%", **OPTIONS)
+        autockpt.optimize(model, "85%", **OPTIONS)
         try:
             model(batch(rank, 0))
         except autockpt.CaptureError as error:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import Tiny
 from torch import nn
+from training import assert_same_gradients, assert_same_program, peak_bytes, train_on
 
 import autockpt
 from autockpt.dispatch.buckets import Buckets
@@ -18,9 +20,6 @@ from autockpt.dispatch.layout import layout_of, resized, round_up
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.ladder.step import StepToPlan
 from autockpt.verify.bits import same_bits
-from autockpt.verify.loss import backward_roots, find_loss
-from autockpt.verify.peak import measure_peak_bytes
-from tests.tiny_models import Tiny
 
 
 class Reader(nn.Module):
@@ -64,57 +63,37 @@ def text_batches(lengths: Iterable[int], batch: int = 4) -> list[dict[str, torch
     return batches
 
 
-def differing(
-    eager: nn.Module, ours: nn.Module, batches: list[dict[str, torch.Tensor]]
-) -> list[str]:
-    """Where a training of both on these batches is not bit-equal."""
-    gradients: list[list[torch.Tensor | None]] = []
-    states = []
-    for model in (eager, ours):
-        torch.manual_seed(3)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        seen: list[torch.Tensor | None] = []
-        for batch in batches:
-            optimizer.zero_grad()
-            loss = find_loss(model(**batch), None)
-            torch.autograd.backward(*backward_roots(loss))
-            seen += [loss[0].detach(), *(p.grad for p in model.parameters())]
-            optimizer.step()
-        gradients.append(seen)
-        states.append(torch.get_rng_state())
-    pairs = zip(*gradients, strict=True)
-    found = [str(number) for number, (a, b) in enumerate(pairs) if not same_bits(a, b)]
-    return found + ([] if torch.equal(*states) else ["random state"])
-
-
 @pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
 def test_a_hundred_lengths_take_a_handful_of_captures(captures: list[Any]) -> None:
     """Every new length was captured, profiled and solved anew: a training on text of natural
     lengths did little else."""
     tiny = Tiny(model=Reader())
     eager = copy.deepcopy(tiny.model)
-    lengths = [random.Random(5).randint(2, 32) for _ in range(100)]
-    budget = autockpt.plan(tiny.model, "75%", sample_kwargs=text_batches([32])[0]).budget_bytes
+    draw = random.Random(5)
+    lengths = [draw.randint(2, 32) for _ in range(100)]
+    longest = text_batches([32])[0]
+    plan = autockpt.plan(tiny.model, "85%", sample_kwargs=longest, method="greedy")
+    budget = plan.budget_bytes
     captures.clear()
-    autockpt.optimize(tiny.model, budget)
+    autockpt.optimize(tiny.model, budget, method="greedy")
     batches = text_batches(lengths)
-    assert differing(eager, tiny.model, batches) == []
+    steps = [((), batch) for batch in batches]
+    assert_same_program(eager, tiny.model, lambda model: train_on(model, steps))
     assert len(captures) <= 5
     largest = max(batches, key=lambda batch: batch["input_ids"].shape[1])
     plan = autockpt.get_plan(tiny.model)
     assert plan is not None
-    tiny.model.zero_grad()
-    peak = measure_peak_bytes(lambda: tiny.model(**largest)["loss"].backward(), torch.device("cpu"))
-    assert plan.fixed.total_bytes + peak <= budget
+    assert peak_bytes(tiny.model, (), largest) <= budget
 
 
 @pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
 def test_the_last_small_batch_is_served_without_a_plan_for_each_size(captures: list[Any]) -> None:
     tiny = Tiny(model=Reader())
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(tiny.model, "80%", sample_kwargs=text_batches([32])[0])
+    autockpt.optimize(tiny.model, "80%", sample_kwargs=text_batches([32])[0], method="greedy")
     batches = [text_batches([32], batch=batch)[0] for batch in (4, 3, 2, 4, 3)]
-    assert differing(eager, tiny.model, batches) == []
+    steps = [((), batch) for batch in batches]
+    assert_same_program(eager, tiny.model, lambda model: train_on(model, steps))
     assert len(captures) <= 3
 
 
@@ -123,21 +102,22 @@ def test_the_last_small_batch_is_served_without_a_plan_for_each_size(captures: l
 def test_lengths_may_vary_while_gradients_accumulate(captures: list[Any]) -> None:
     tiny = Tiny(model=Reader())
     eager = copy.deepcopy(tiny.model)
-    budget = autockpt.plan(tiny.model, "85%", sample_kwargs=text_batches([32])[0]).budget_bytes
-    autockpt.optimize(tiny.model, budget)
+    longest = text_batches([32])[0]
+    plan = autockpt.plan(tiny.model, "85%", sample_kwargs=longest, method="greedy")
+    budget = plan.budget_bytes
+    autockpt.optimize(tiny.model, budget, method="greedy")
     batches = text_batches([32, 30, 27, 31, 29, 32])
     for model in (eager, tiny.model):
         torch.manual_seed(3)
         for batch in batches:
             model(**batch)["loss"].backward()
-    for ours, theirs in zip(tiny.model.parameters(), eager.parameters(), strict=True):
-        assert same_bits(ours.grad, theirs.grad)
+    assert_same_gradients(eager, tiny.model)
     assert len(captures) <= 6
 
 
 def test_plans_for_open_sizes_go_with_copies(captures: list[Any]) -> None:
     tiny = Tiny(model=Reader())
-    autockpt.optimize(tiny.model, "75%", sample_kwargs=text_batches([32])[0])
+    autockpt.optimize(tiny.model, "85%", sample_kwargs=text_batches([32])[0], method="greedy")
     tiny.model(**text_batches([30])[0])["loss"].backward()
     tiny.model.zero_grad()
     captures.clear()
@@ -166,14 +146,13 @@ def test_sizes_that_the_code_decides_on_are_planned_exactly() -> None:
 
     torch.manual_seed(0)
     eager = Decides()
-    ours = autockpt.optimize(copy.deepcopy(eager), "80%")
+    ours = autockpt.optimize(copy.deepcopy(eager), "80%", method="greedy")
     for size in (64, 56, 40, 64, 48):
         x = torch.randn(size, 32)
         for model in (eager, ours):
             model.zero_grad()
             model(x).backward()
-        for mine, theirs in zip(ours.parameters(), eager.parameters(), strict=True):
-            assert same_bits(mine.grad, theirs.grad)
+        assert_same_gradients(eager, ours)
 
 
 def test_buckets_are_a_factor_of_less_than_one_and_a_half_apart() -> None:

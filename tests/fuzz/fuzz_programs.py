@@ -10,8 +10,11 @@ import dataclasses
 import random
 from typing import Any
 
+import fuzz_handwritten  # noqa: F401 - enters its layers
+import fuzz_images  # noqa: F401
+import fuzz_modules  # noqa: F401
 import torch
-from fuzz_modules import LAYERS, Shared, Sizes
+from fuzz_layers import LAYERS, Shared, Sizes
 from torch import nn
 
 _RARE = {"recurrent": 0.15, "checkpointed": 0.3, "loop_over_time": 0.5, "tied_head": 0.5}

@@ -11,13 +11,9 @@ from typing import Any
 
 import torch
 from fuzz_programs import Program, batch, build, loss_of
-from torch.utils._pytree import tree_leaves
+from training import Record, differing, gradient_bytes, peak_bytes, resting_bytes, train_on
 
 import autockpt
-from autockpt.verify.bits import same_bits
-from autockpt.verify.live_bytes import distinct_bytes
-from autockpt.verify.peak import measure_peak_bytes
-from autockpt.verify.random_state import random_states, same_states
 
 _TIME_LIMIT_S = 0.2
 # An unverified plan promises what it predicts; verified ones are held to the byte.
@@ -56,7 +52,8 @@ def run_trial(program: Program) -> Verdict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = copy.deepcopy(eager)
-            eager_peak_bytes = _Training(program, copy.deepcopy(eager)).peak_bytes(0)
+            fresh = _Training(program, copy.deepcopy(eager))
+            eager_peak_bytes = fresh.peak_bytes(0, steps=False)
             expected = _Training(program, eager).run()
     except Exception as error:  # noqa: BLE001 - any program that eager cannot train
         return Verdict(kind="invalid", detail=f"{type(error).__name__}: {error}")
@@ -83,13 +80,12 @@ def _is_unexpected(warning: warnings.WarningMessage) -> bool:
 
 
 def _optimized(
-    program: Program, model: torch.nn.Module, eager_peak_bytes: int, expected: dict[str, Any]
+    program: Program, model: torch.nn.Module, eager_peak_bytes: int, expected: Record
 ) -> str:
     """Train optimized; an empty text, or the error by which the program was refused."""
     training = _Training(program, model)
     fixed_bytes = training.resting_bytes() + training.gradient_bytes()
-    beyond_bytes = eager_peak_bytes - training.gradient_bytes()
-    budget = max(1, fixed_bytes + int(program.share * beyond_bytes))
+    budget = max(1, fixed_bytes + int(program.share * (eager_peak_bytes - fixed_bytes)))
     if program.share == 0:
         budget = 1
     refusal, got = "", None
@@ -115,30 +111,28 @@ def _optimized(
                 raise TrialError("after error", "the model was not restored") from error
             got = training.run()
         break
-    differing = _differing(expected, got)
-    if differing:
+    names = differing(expected, got)
+    if names:
         kind = "after error" if refusal else "difference"
-        raise TrialError(kind, f"{len(differing)} of {len(expected)}: {', '.join(differing[:4])}")
+        raise TrialError(kind, f"{len(names)} of {len(expected)}: {', '.join(names[:4])}")
     if not refusal:
         training.check_budget(budget)
     return refusal
 
 
 class _Training:
-    """A model and its training run."""
+    """A model and how its program trains it."""
 
     def __init__(self, program: Program, model: torch.nn.Module) -> None:
         self._program = program
         self._model = model
-        self._optimizer: torch.optim.Optimizer | None = None
 
     def context(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self._program.autocast)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        if self._program.optimizer == "adamw":
-            return torch.optim.AdamW(self._model.parameters(), lr=1e-3)
-        return torch.optim.SGD(self._model.parameters(), lr=1e-2)
+    def _make(self, parameters: Any, **options: Any) -> torch.optim.Optimizer:
+        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        return kinds[self._program.optimizer](parameters, **options)
 
     def optimize(self, budget: int) -> None:
         program = self._program
@@ -155,69 +149,31 @@ class _Training:
             verify=program.verify,
         )
 
-    def _step(self, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-        args, kwargs = inputs
-        with self.context():
-            output = self._model(*args, **kwargs)
-            loss = loss_of(output)
-        loss.backward()
-        return output, loss
-
-    def run(self) -> dict[str, Any]:
-        """All that a few steps give."""
-        torch.manual_seed(self._program.seed + 1)
-        self._optimizer = optimizer = self._new_optimizer()
-        record: dict[str, Any] = {}
-        for number in range(self._program.num_steps):
-            inputs = batch(self._program, number)
-            optimizer.zero_grad(set_to_none=True)
-            output, loss = self._step(inputs)
-            leaves = [output.__dict__ if hasattr(output, "hidden") else output, loss, inputs]
-            for index, leaf in enumerate(tree_leaves(leaves)):
-                if isinstance(leaf, torch.Tensor):
-                    record[f"step {number} output {index}"] = leaf.detach().clone()
-                    if leaf.is_leaf and leaf.grad is not None:
-                        record[f"step {number} gradient of input {index}"] = leaf.grad.clone()
-            for name, parameter in self._model.named_parameters():
-                gradient = parameter.grad
-                record[f"step {number} gradient {name}"] = (
-                    None if gradient is None else gradient.clone()
-                )
-            optimizer.step()
-        for name, tensor in self._model.state_dict().items():
-            record[f"state {name}"] = tensor.detach().clone()
-        for index, state in enumerate(optimizer.state.values()):
-            for key, value in state.items():
-                record[f"optimizer {key} {index}"] = value.clone()
-        record["random states"] = random_states(torch.device("cpu"))
-        return record
+    def run(self) -> Record:
+        """Everything that a few steps give."""
+        batches = (batch(self._program, number) for number in range(self._program.num_steps))
+        return train_on(
+            self._model, batches, loss_fn=loss_of, make=self._make, context=self.context
+        )
 
     def gradient_bytes(self) -> int:
-        return distinct_bytes([p for p in self._model.parameters() if p.requires_grad])
+        return gradient_bytes(self._model)
 
     def resting_bytes(self) -> int:
-        """Parameters, buffers, a batch, and an optimizer's state as a plan counts it."""
-        state = 0
-        if self._program.optimizer == "adamw":
-            trained = [p for p in self._model.parameters() if p.requires_grad]
-            state = sum(2 * p.numel() * p.element_size() + 4 for p in trained)
-        resting = [*self._model.parameters(), *self._model.buffers(), batch(self._program, 0)]
-        return distinct_bytes(tree_leaves(resting)) + state
+        """Parameters, buffers, a batch, and the optimizer's state."""
+        optimizer = self._program.optimizer
+        return resting_bytes(self._model, *batch(self._program, 0), optimizer=optimizer)
 
-    def peak_bytes(self, number: int) -> int:
-        """Measured peak of a step above what rests; leaves no gradients."""
-        inputs = batch(self._program, number)
-        self._model.zero_grad(set_to_none=True)
-        kept: list[Any] = []
-
-        def step() -> None:
-            kept.append(self._step(inputs))
-            if self._optimizer is not None:
-                self._optimizer.step()
-
-        peak = measure_peak_bytes(step)
-        self._model.zero_grad(set_to_none=True)
-        return peak
+    def peak_bytes(self, number: int, *, steps: bool) -> int:
+        """Measured peak of a step on a batch, with the optimizer's step or without."""
+        return peak_bytes(
+            self._model,
+            *batch(self._program, number),
+            loss_fn=loss_of,
+            context=self.context,
+            optimizer=self._program.optimizer,
+            make=self._make if steps else None,
+        )
 
     def check_budget(self, budget: int) -> None:
         """Hold the plan's own measurement, and one of ours, against the budget."""
@@ -230,7 +186,7 @@ class _Training:
         is_outside = self._program.output in ("values", "value")
         if is_outside and not self._program.names_loss:
             return  # What the loss outside needs cannot be known.
-        total_bytes = self.resting_bytes() + self.peak_bytes(1)
+        total_bytes = self.peak_bytes(1, steps=True)
         tolerance_bytes = 0 if self._program.verify else int(_PREDICTION_TOLERANCE * budget)
         if total_bytes > budget + tolerance_bytes:
             raise TrialError(
@@ -238,20 +194,6 @@ class _Training:
                 f"a step was measured at {total_bytes}, {total_bytes - budget} over {budget} "
                 f"(predicted {plan.predicted_peak_bytes}, measured {plan.measured_peak_bytes})",
             )
-
-
-def _differing(expected: dict[str, Any], got: dict[str, Any]) -> list[str]:
-    return [
-        name
-        for name in expected.keys() | got.keys()
-        if name not in expected or name not in got or not _same(expected[name], got[name])
-    ]
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, tuple):
-        return same_states(left, right)
-    return same_bits(left, right)
 
 
 def shrunk(program: Program, verdict: Verdict) -> Iterator[Program]:

@@ -22,17 +22,20 @@ from ladder_models import (
     Shared,
     Stack,
     Yielding,
-    assert_same,
     built,
     optimized,
 )
 from torch import nn
-from training import train
+from training import (
+    assert_same_gradients,
+    assert_same_training,
+    differing,
+    peak_bytes,
+    train,
+)
 
 import autockpt
-from autockpt.profile.optimizer import optimizer_memory
 from autockpt.verify.bits import same_bits
-from autockpt.verify.peak import measure_peak_bytes
 
 BLOCKS = (Printing, Yielding, Breaking)
 KINDS = (Stack, Recurrent, Foreign, Averaging, Handed, Shared, Disabled)
@@ -56,7 +59,7 @@ def test_a_model_that_cannot_be_captured_checkpoints_calls(kind: type[nn.Module]
     assert "fell back because of whole: cannot capture" in plan.notes[-1]
     assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
     assert list(model.state_dict()) == keys
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))
     # No trace of the calls that were made while it trained.
     assert all("forward" not in m.__dict__ for m in model.modules() if m is not model)
 
@@ -76,8 +79,8 @@ def test_blocks_are_captured_where_the_loop_around_them_cannot_be(kind: type[nn.
     assert '"blocks" because the rungs above it failed. whole: cannot capture' in messages[0]
     assert plan.recompute_ns > 0
     assert plan.measured_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
-    assert_same(pickle.loads(pickle.dumps(model)), copy.deepcopy(eager), x)
-    assert_same(model, eager, x)
+    assert_same_training(copy.deepcopy(eager), pickle.loads(pickle.dumps(model)), (x,))
+    assert_same_training(eager, model, (x,))
 
 
 @pytest.mark.parametrize("kind", [Stack, Printing])
@@ -85,13 +88,8 @@ def test_the_budget_binds_and_is_kept(kind: type[nn.Module]) -> None:
     model, x = built(kind)
     eager = copy.deepcopy(model)
     optimized(model, "65%", x)
-    plan = autockpt.get_plan(model)
-    beside_bytes = plan.fixed.total_bytes - optimizer_memory(None, []).state_bytes
-
-    def peak_bytes(trained: nn.Module) -> int:
-        return beside_bytes + measure_peak_bytes(lambda: trained(x).backward())
-
-    assert peak_bytes(eager) > plan.budget_bytes >= peak_bytes(model)
+    budget_bytes = autockpt.get_plan(model).budget_bytes
+    assert peak_bytes(eager, (x,)) > budget_bytes >= peak_bytes(model, (x,))
 
 
 def test_smaller_modules_are_checkpointed_where_larger_ones_do_not_fit() -> None:
@@ -116,7 +114,7 @@ def test_smaller_modules_are_checkpointed_where_larger_ones_do_not_fit() -> None
     again = {row.module for row in plan.rows if row.recompute_ns}
     assert again
     assert not again & {"halves.0", "halves.1"}
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))
 
 
 def test_autocast_is_what_it_was() -> None:
@@ -132,8 +130,7 @@ def test_autocast_is_what_it_was() -> None:
         losses[-1].backward()
     assert autockpt.get_plan(model).rung == "checkpoint"
     assert same_bits(*losses)
-    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-        assert same_bits(ours.grad, theirs.grad)
+    assert_same_gradients(eager, model)
 
 
 def test_errors_name_every_rung_and_leave_the_model_alone() -> None:
@@ -146,7 +143,7 @@ def test_errors_name_every_rung_and_leave_the_model_alone() -> None:
     assert last.startswith("The rung 'eager' was tried as well: budget ")
     assert caught.value.minimum_peak_bytes > caught.value.budget_bytes
     assert all("forward" not in m.__dict__ for m in model.modules())
-    assert_same(model, before, x)
+    assert_same_training(before, model, (x,))
 
 
 def test_eager_is_the_last_rung() -> None:
@@ -196,7 +193,7 @@ def test_a_model_whose_bits_change_when_captured() -> None:
     messages = optimized(model, "65%", x)
     assert "whole: verification failed: a step is not bit-equal" in messages[0]
     assert autockpt.get_plan(model).rung == "checkpoint"
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))
 
 
 @pytest.mark.full
@@ -216,10 +213,10 @@ def test_a_model_that_wanders_checkpoints_calls_in_the_end() -> None:
     eager = copy.deepcopy(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        autockpt.optimize(model, "65%", optimizer="adamw", time_limit_s=2)
+        autockpt.optimize(model, "65%", optimizer="adamw", method="greedy")
         expected = train(eager, (x,), num_steps=11)
         got = train(model, (x,), num_steps=11)
-    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+    assert differing(expected, got) == []
     assert autockpt.get_plan(model).rung == "checkpoint"
     fell = [str(w.message) for w in caught if "falls back" in str(w.message)]
     assert len(fell) == 1
@@ -234,13 +231,13 @@ def test_without_verification_the_plan_says_so() -> None:
     assert plan.rung == "checkpoint"
     assert "not compared with eager: verify=False" in plan.notes
     assert plan.measured_peak_bytes <= plan.budget_bytes
-    assert_same(model, eager, x)
+    assert_same_training(eager, model, (x,))
 
 
 def test_plan_goes_down_the_ladder_too() -> None:
     model, x = built(Stack)
     before = copy.deepcopy(model)
-    plan = autockpt.plan(model, "65%", sample_args=(x,), time_limit_s=2)
+    plan = autockpt.plan(model, "65%", sample_args=(x,), method="greedy")
     assert plan.rung == "checkpoint"
     assert "checkpoint: nothing is captured; calls of modules are checkpointed" in str(plan)
     assert "whole: cannot capture Stack" in plan.notes[-1]
@@ -266,7 +263,7 @@ def test_copies_follow_the_plan(how: str) -> None:
         file.seek(0)
         other = torch.load(file, weights_only=False)
     assert autockpt.get_plan(other) == autockpt.get_plan(model)
-    assert_same(other, eager, x)
+    assert_same_training(eager, other, (x,))
 
 
 @pytest.mark.row("gradient accumulation", "checkpointed calls")
@@ -279,8 +276,7 @@ def test_gradients_that_accumulate(kind: type[nn.Module]) -> None:
         torch.manual_seed(3)
         for _ in range(3):
             trained(x).backward()
-    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-        assert same_bits(ours.grad, theirs.grad)
+    assert_same_gradients(eager, model)
 
 
 @pytest.mark.row("retain_graph=True", "checkpointed calls")
@@ -324,7 +320,7 @@ def test_the_least_that_is_named_was_measured() -> None:
     """It was a prediction: who raised the budget to it was told a higher one, twice."""
     torch.manual_seed(0)
     model, x = _Recurring().train(), torch.randn(64, WIDTH)
-    options = {"sample_args": (x,), "optimizer": "adamw", "time_limit_s": 0.5, "method": "greedy"}
+    options = {"sample_args": (x,), "optimizer": "adamw", "method": "greedy"}
     with pytest.raises(autockpt.BudgetError) as caught:
         autockpt.optimize(model, 1, **options)
     assert caught.value.budget_bytes == 1

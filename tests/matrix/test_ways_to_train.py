@@ -7,12 +7,16 @@ import dataclasses
 
 import pytest
 import torch
-from both import Body, check, differing, least_budget, steps
+from both import Body, check
 from tiny_models import build
 from torch import nn
+from training import (
+    assert_same_gradients,
+    assert_same_training,
+    least_budget,
+)
 
 import autockpt
-from autockpt.verify.bits import same_bits
 
 X = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
 
@@ -112,15 +116,10 @@ def test_losses_outside() -> None:
 def _pair(model: nn.Module, budget: str = "") -> tuple[nn.Module, nn.Module]:
     """A model and its optimized twin, by itself near the least budget."""
     twin = copy.deepcopy(model)
-    options = {"sample_args": (X,), "optimizer": "adamw", "time_limit_s": 0.5, "method": "greedy"}
+    options = {"sample_args": (X,), "optimizer": "adamw", "method": "greedy"}
     autockpt.optimize(twin, budget or int(1.02 * least_budget(model, **options)), **options)
     assert autockpt.get_plan(twin).recompute_ns > 0
     return model, twin
-
-
-def _same_gradients(left: nn.Module, right: nn.Module) -> bool:
-    pairs = zip(left.parameters(), right.parameters(), strict=True)
-    return all(same_bits(a.grad, b.grad) for a, b in pairs)
 
 
 @pytest.mark.row("loss outside of the model, several losses", "two backwards through one graph")
@@ -131,7 +130,7 @@ def test_several_losses() -> None:
         outputs = each(X)
         outputs["loss"].backward(retain_graph=True)
         outputs["hidden"][0].abs().mean().backward()
-    assert _same_gradients(eager, model)
+    assert_same_gradients(eager, model)
 
 
 class Branches(Body):
@@ -163,11 +162,11 @@ def test_control_flow() -> None:
 def test_a_layer_on_both_sides_of_a_break() -> None:
     """Eager adds its three gradients one by one; two graphs add the sum of two to the third."""
     model, kwargs = Branches(1), {"times": 2, "names": ["first", "second"]}
-    expected = steps(copy.deepcopy(model), (X,), kwargs, lambda o: o)
+    eager = copy.deepcopy(model)
     options = {"sample_args": (X,), "sample_kwargs": kwargs, "method": "greedy"}
     with pytest.raises(autockpt.VerificationError, match=r"not bit-equal .*layers\.1\.weight"):
         autockpt.optimize(model, "80%", optimizer="adamw", **options)
-    assert differing(expected, steps(model, (X,), kwargs, lambda o: o)) == []
+    assert_same_training(eager, model, (X,), kwargs)
 
 
 @pytest.mark.row("two forwards before one backward", "MLP")
@@ -178,7 +177,7 @@ def test_siamese() -> None:
         for _ in range(2):
             each.zero_grad()
             (each(X) - each(X.flip(0))).square().mean().backward()
-    assert _same_gradients(eager, model)
+    assert_same_gradients(eager, model)
 
 
 @pytest.mark.row("the model called twice in a step", "siamese, and a GAN's two players")
@@ -197,10 +196,8 @@ def test_gan() -> None:
             optimizers[0].zero_grad()
             (-judge(made).mean()).backward()
             optimizers[0].step()
-    for left, right in (generators, judges):
-        pairs = zip(left.parameters(), right.parameters(), strict=True)
-        assert all(same_bits(a, b) for a, b in pairs)
-        assert _same_gradients(left, right)
+    assert_same_gradients(*generators)
+    assert_same_gradients(*judges)
 
 
 @pytest.mark.row("two optimized models with different budgets", "one class, one process")
@@ -208,21 +205,17 @@ def test_two_models_in_one_step() -> None:
     first, second = _pair(Head(), "90%"), _pair(Head())
     for one, other in zip(first, second, strict=True):
         other(one(X)).square().mean().backward()
-    assert _same_gradients(*first)
-    assert _same_gradients(*second)
+    assert_same_gradients(*first)
+    assert_same_gradients(*second)
 
 
 @pytest.mark.row("a model optimized twice", "the second plan replaces the first")
 def test_optimized_twice() -> None:
     model = Returns("loss")
-    expected = steps(copy.deepcopy(model), (X,), {}, lambda o: o)
-    autockpt.optimize(
-        model, "90%", sample_args=(X,), optimizer="adamw", time_limit_s=0.5, method="greedy"
-    )
-    autockpt.optimize(
-        model, "80%", sample_args=(X,), optimizer="adamw", time_limit_s=0.5, method="greedy"
-    )
-    assert differing(expected, steps(model, (X,), {}, lambda o: o)) == []
+    eager = copy.deepcopy(model)
+    autockpt.optimize(model, "90%", sample_args=(X,), optimizer="adamw", method="greedy")
+    autockpt.optimize(model, "80%", sample_args=(X,), optimizer="adamw", method="greedy")
+    assert_same_training(eager, model, (X,))
 
 
 @pytest.mark.row("eval, no_grad, inference_mode, and training again", "MLP, CNN with BatchNorm")
@@ -236,16 +229,14 @@ def test_modes() -> None:
     eager.train(), model.train()
     for each in (eager, model):
         each(X).square().mean().backward()
-    assert _same_gradients(eager, model)
+    assert_same_gradients(eager, model)
 
 
 @pytest.mark.row("Hugging Face generate, and training again", "GPT-2")
 def test_generate() -> None:
     tiny = build("gpt2")
     eager = copy.deepcopy(tiny.model)
-    autockpt.optimize(
-        tiny.model, "85%", sample_kwargs=tiny.kwargs, time_limit_s=0.5, method="greedy"
-    )
+    autockpt.optimize(tiny.model, "85%", sample_kwargs=tiny.kwargs, method="greedy")
     tokens = []
     for model in (eager, tiny.model):
         torch.manual_seed(1)
@@ -261,4 +252,4 @@ def test_generate() -> None:
         model.train().zero_grad()
         model(**tiny.kwargs).loss.backward()
     assert torch.equal(*tokens)
-    assert _same_gradients(eager, tiny.model)
+    assert_same_gradients(eager, tiny.model)

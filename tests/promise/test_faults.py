@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
-import signal
+import random
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from ranks import context
 from torch import nn
 from torch._dynamo.variables.torch import tracing_state_functions
 
@@ -30,23 +32,16 @@ from autockpt.torch_private.dynamo_settings import tracing_config
 X = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
 _COST = NodeCost(runtime_ns=5, workspace_bytes=3, output_bytes=(8,))
 
-_PLANS = """
-import sys, torch, autockpt
-torch.manual_seed(0)
-model = torch.nn.Sequential(*[torch.nn.Linear(32, 32) for _ in range(4)])
-print("planning", flush=True)
-while True:
-    plan = autockpt.plan(model, "100%", sample_args=(torch.randn(64, 32),))
-    print(plan.predicted_peak_bytes, flush=True)
-    if "once" in sys.argv:
-        break
-"""
-
 
 def planned() -> autockpt.Plan:
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(32, 32) for _ in range(4)])
     return autockpt.plan(model, "100%", sample_args=(X,))
+
+
+@functools.cache
+def planned_text() -> str:
+    return planned().to_json()
 
 
 @pytest.fixture
@@ -56,20 +51,44 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return ProfileCache.open_default(torch.device("cpu"))._path
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "AUTOCKPT_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _PLANS, *args]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+def _plan(folder: Path, stops: str, link: Connection) -> None:
+    """Plan in a process of its own, which stays where it is to stop."""
+    os.environ["AUTOCKPT_CACHE_DIR"] = str(folder)
+    torch.set_num_threads(1)
+
+    def stop(*_: object) -> None:
+        link.send("stopped")
+        link.recv()
+
+    class Stopping(sqlite3.Connection):
+        def executemany(self, *args: Any) -> sqlite3.Cursor:
+            cursor = super().executemany(*args)
+            stop()
+            return cursor
+
+    if stops == "before it measures":
+        ProfileCache.load = stop  # type: ignore[method-assign,assignment]
+    elif stops == "in mid transaction":
+        sqlite3.connect = functools.partial(sqlite3.connect, factory=Stopping)
+    link.send(planned().predicted_peak_bytes)
+
+
+def start(folder: Path, stops: str = "") -> tuple[BaseProcess, Connection]:
+    """A process that plans with its cache in a folder, and what it sends."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_plan, args=(folder, stops, theirs))
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 @pytest.mark.row("killed in mid planning", "a process ended by SIGKILL while it plans")
-@pytest.mark.parametrize("after_s", [0.3, 2.0])
-def test_killed_in_mid_planning(cache: Path, after_s: float) -> None:
-    with start(cache.parent) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "planning\n"
-        time.sleep(after_s)
-        process.send_signal(signal.SIGKILL)
+@pytest.mark.parametrize("stops", ["before it measures", "in mid transaction"])
+def test_killed_in_mid_planning(cache: Path, stops: str) -> None:
+    process, link = start(cache.parent, stops)
+    assert link.recv() == "stopped"
+    process.kill()
+    process.join()
     assert planned().predicted_peak_bytes > 0  # no warning: they are errors here
     with sqlite3.connect(cache) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -77,23 +96,39 @@ def test_killed_in_mid_planning(cache: Path, after_s: float) -> None:
 
 @pytest.mark.row("two processes on one cache", "both plan the same model at once")
 def test_two_processes_on_one_cache(cache: Path) -> None:
-    processes = [start(cache.parent, "once") for _ in range(2)]
-    outputs = [process.communicate()[0].split() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1]
+    processes = [start(cache.parent) for _ in range(2)]
+    peaks = [link.recv() for _, link in processes]
+    for process, _ in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert peaks[0] == peaks[1]
     assert planned().predicted_peak_bytes > 0
 
 
-def test_two_writers_wait_for_each_other(cache: Path) -> None:
+def test_two_writers_wait_for_each_other(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process writes, a store waits instead of losing what was measured."""
     first, second = ProfileCache(cache, "a"), ProfileCache(cache, "b")
     first.store({"op": _COST})
     holder = sqlite3.connect(cache, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
-    release = threading.Timer(0.3, holder.rollback)
-    release.start()
+    writes = threading.Event()
+
+    class Announcing(sqlite3.Connection):
+        def executemany(self, *args: Any) -> sqlite3.Cursor:
+            writes.set()
+            return super().executemany(*args)
+
+    connect = functools.partial(sqlite3.connect, factory=Announcing)
+    monkeypatch.setattr(profile_cache.sqlite3, "connect", connect)
+
+    def release() -> None:
+        writes.wait()
+        holder.rollback()
+
+    thread = threading.Thread(target=release)
+    thread.start()
     second.store({"op": _COST})
-    release.join()
+    thread.join()
     holder.close()
     assert second.load(["op"]) == {"op": _COST}
 
@@ -140,8 +175,15 @@ def test_a_disk_that_fills_up_while_a_file_is_written_loses_nothing(cache: Path)
     assert store.load(["after"]) == {"after": _COST}
 
 
+_DAMAGED = {
+    "text": b"this is no database",
+    "random bytes": random.Random(0).randbytes(8192),
+    "only a header": b"SQLite format 3",
+}
+
+
 @pytest.mark.row("a corrupt or foreign cache", "random bytes, another program's tables, odd rows")
-@pytest.mark.parametrize("content", [b"this is no database", os.urandom(8192), b"SQLite format 3"])
+@pytest.mark.parametrize("content", _DAMAGED.values(), ids=_DAMAGED)
 def test_a_corrupt_cache(cache: Path, content: bytes) -> None:
     cache.write_bytes(content)
     with pytest.warns(UserWarning, match="Delete the file or set AUTOCKPT_CACHE_DIR"):
@@ -238,7 +280,7 @@ def test_reading_a_plan_or_a_graph_executes_nothing(tmp_path: Path, protocol: in
     pickle.loads(payload)
     assert trap.exists()  # the payload works
     trap.unlink()
-    document = json.loads(planned().to_json())
+    document = json.loads(planned_text())
     texts = [
         payload.decode("latin-1"),
         json.dumps({**document, "graph": payload.decode("latin-1")}),
@@ -255,7 +297,7 @@ def test_reading_a_plan_or_a_graph_executes_nothing(tmp_path: Path, protocol: in
 
 @pytest.mark.row("untrusted plan and graph files", "pickles, odd types, deep nesting, cut files")
 def test_a_plan_that_was_cut_off_is_refused_wherever_it_was_cut() -> None:
-    text = planned().to_json().rstrip()
+    text = planned_text().rstrip()
     for end in range(0, len(text), max(1, len(text) // 60)):
         with pytest.raises(ValueError, match="not a plan"):
             autockpt.Plan.from_json(text[:end])
@@ -268,7 +310,7 @@ def test_a_plan_that_was_cut_off_is_refused_wherever_it_was_cut() -> None:
     ids=lambda value: repr(value)[:20],
 )
 def test_a_plan_with_any_field_replaced_is_read_or_refused(value: object) -> None:
-    document = json.loads(planned().to_json())
+    document = json.loads(planned_text())
     for key in document:
         text = json.dumps({**document, key: value})
         try:
@@ -280,7 +322,7 @@ def test_a_plan_with_any_field_replaced_is_read_or_refused(value: object) -> Non
 
 @pytest.mark.row("untrusted plan and graph files", "pickles, odd types, deep nesting, cut files")
 def test_a_plan_with_any_number_of_400_digits_is_refused() -> None:
-    document = json.loads(planned().to_json())
+    document = json.loads(planned_text())
     document.pop("version")
     num_tried = 0
     stack: list[dict | list] = [document]
@@ -306,7 +348,7 @@ def test_deep_nesting_is_refused(opening: str) -> None:
         autockpt.Plan.from_json(text)
     with warnings.catch_warnings(), pytest.raises(ValueError, match=r".+"):
         solve_file(text, "50%", method="auto", time_limit_s=1)
-    document = json.loads(planned().to_json())
+    document = json.loads(planned_text())
     document["graph"] = 0
     nested = json.dumps(document).replace('"graph": 0', f'"graph": {"[" * 900}{"]" * 900}')
     with pytest.raises(ValueError, match="plan"):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from training import at_the_minimum, differing, measured_bytes, train
+from training import at_the_minimum, differing, peak_bytes, train
 
 import autockpt
 from autockpt.profile.optimizer import optimizer_memory
@@ -134,14 +134,13 @@ def test_what_is_let_go_and_computed_again_within_the_forward() -> None:
     torch.manual_seed(0)
     model, x = NoisyChannels(), torch.randn(8, 16, 8, 8)
     expected = train(copy.deepcopy(model), (x,))
-    at_the_minimum(model, x, optimizer="adamw")
+    at_the_minimum(model, x, optimizer="adamw", method="auto")
     plan = autockpt.get_plan(model)
     order = [step.op for step in plan.schedule.steps if hasattr(step, "op")]
     first_backward = next(at for at, op in enumerate(order) if plan.graph.ops[op].is_backward)
     assert len(set(order[:first_backward])) < first_backward
     assert differing(expected, train(model, (x,))) == []
-    model.zero_grad(set_to_none=True)
-    assert measured_bytes(model, x) <= plan.predicted_peak_bytes
+    assert peak_bytes(model, (x,)) <= plan.predicted_peak_bytes
 
 
 class Pooled(Channels):
@@ -185,7 +184,9 @@ def test_what_is_saved_before_it_is_filled() -> None:
     torch.manual_seed(0)
     model, x = Randomized(), torch.randn(64, 64)
     expected = train(copy.deepcopy(model), (x,))
-    autockpt.optimize(model, "92%", sample_args=(x,), optimizer="adamw", verify=False)
+    autockpt.optimize(
+        model, "92%", sample_args=(x,), optimizer="adamw", verify=False, method="greedy"
+    )
     assert autockpt.get_plan(model).rung == "checkpoint"
     assert differing(expected, train(model, (x,))) == []
 
@@ -216,11 +217,13 @@ def test_a_lower_rung_is_measured_even_if_it_is_not_compared() -> None:
         budget = 2 * 4 * sum(p.numel() for p in model.parameters()) + int(share * eager_bytes)
         tried = copy.deepcopy(model)
         try:
-            autockpt.optimize(tried, budget, sample_args=(x,), optimizer="sgd", verify=False)
+            autockpt.optimize(
+                tried, budget, sample_args=(x,), optimizer="sgd", verify=False, method="greedy"
+            )
         except autockpt.AutockptError:
             continue
         assert autockpt.get_plan(tried).measured_peak_bytes <= budget
-        assert measured_bytes(tried, x) <= budget
+        assert peak_bytes(tried, (x,), optimizer="sgd") <= budget
 
 
 def test_a_loss_outside_leaves_a_model_whole() -> None:
@@ -229,7 +232,12 @@ def test_a_loss_outside_leaves_a_model_whole() -> None:
     model, x = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64)), torch.randn(64, 16)
     with pytest.raises(autockpt.BudgetError) as caught:
         autockpt.optimize(
-            model, 1000, sample_args=(x,), loss_fn=lambda y: y.square().mean(), verify=False
+            model,
+            1000,
+            sample_args=(x,),
+            loss_fn=lambda y: y.square().mean(),
+            verify=False,
+            method="greedy",
         )
     assert not hasattr(caught.value, "__notes__")  # nothing else was tried
 
@@ -285,8 +293,8 @@ def test_a_loss_outside_keeps_what_its_formulas_read() -> None:
     autockpt.optimize(
         model, "1GB", sample_args=(x,), loss_fn=loss_fn, optimizer="sgd", verify=False
     )
-    measured = measured_bytes(model, x, loss_fn=loss_fn)
-    assert measured <= autockpt.get_plan(model).predicted_peak_bytes
+    measured_bytes = peak_bytes(model, (x,), loss_fn=loss_fn, optimizer="sgd")
+    assert measured_bytes <= autockpt.get_plan(model).predicted_peak_bytes
 
 
 def test_what_is_kept_through_an_optimizers_step_counts() -> None:

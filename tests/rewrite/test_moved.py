@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training import differing, measured_bytes, train
+from training import differing, peak_bytes, train
 
 import autockpt
 
@@ -67,7 +67,7 @@ def test_a_step_follows_the_plans_order_to_the_bit(budget: str) -> None:
     torch.manual_seed(0)
     model, x = _Model(), torch.randn(8, 48, _DIM)
     plan = _train_moved(model, x, budget)
-    assert measured_bytes(model, x) <= plan.budget_bytes
+    assert peak_bytes(model, (x,)) <= plan.budget_bytes
 
 
 class _Noisy(torch.autograd.Function):

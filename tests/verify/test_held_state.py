@@ -91,7 +91,7 @@ def losses_and_state(kind: str, budget: str | None) -> list[Any]:
     model = Model(kind)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     if budget is not None:
-        autockpt.optimize(model, budget, optimizer=optimizer)
+        autockpt.optimize(model, budget, optimizer=optimizer, method="greedy")
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
@@ -131,7 +131,7 @@ def test_planning_alone_leaves_no_trace(kind: str) -> None:
     model = Model(kind)
     before = copy.deepcopy(model.state())
     try:
-        autockpt.plan(model, "85%", sample_args=(X,), optimizer="sgd")
+        autockpt.plan(model, "85%", sample_args=(X,), optimizer="sgd", method="greedy")
     except autockpt.AutockptError:
         assert kind in ("numpy", "random")
     assert are_same(before, model.state())
@@ -142,7 +142,7 @@ def test_a_model_on_the_meta_device_with_a_plain_tensor() -> None:
     """Tensors without data were compared with their copies, and a raw error of torch came out."""
     with torch.device("meta"):
         model, x = Model("held but not read"), torch.randn(64, 32)
-    plan = autockpt.plan(model, "90%", sample_args=(x,), optimizer="sgd")
+    plan = autockpt.plan(model, "90%", sample_args=(x,), optimizer="sgd", method="greedy")
     assert plan.predicted_peak_bytes <= plan.budget_bytes
 
 
@@ -214,7 +214,7 @@ def test_a_model_frozen_for_a_step() -> None:
         return [p.grad.clone() for p in parameters if p.grad is not None]
 
     expected = both_steps()
-    autockpt.optimize(judge, "85%", optimizer="sgd", loss_fn=lambda y: y.mean())
+    autockpt.optimize(judge, "85%", optimizer="sgd", loss_fn=lambda y: y.mean(), method="greedy")
     with pytest.warns(UserWarning, match="no parameter of Sequential requires grad now"):
         got = both_steps()
     assert are_same(expected, got)
@@ -244,7 +244,7 @@ def test_two_blocks_of_autocast() -> None:
     model = TwoBlocks()
     expected = gradients(model, X)
     model.zero_grad(set_to_none=True)
-    autockpt.optimize(model, "95%", optimizer="sgd", sample_args=(X,))
+    autockpt.optimize(model, "95%", optimizer="sgd", sample_args=(X,), method="greedy")
     plan = autockpt.get_plan(model)
     assert plan is not None
     assert plan.rung == "whole"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_models import build
 from torch import nn
-from training import train
+from training import assert_same_gradients, assert_same_training
 
 import autockpt
 from autockpt.verify.bits import same_bits
@@ -90,8 +90,7 @@ def test_verification_leaves_no_trace_and_finds_no_difference(kind: type[nn.Modu
     for name in ("h", "ema"):
         if hasattr(eager, name):
             assert same_bits(getattr(model, name), getattr(eager, name))
-    expected, got = train(eager, (x.clone(),)), train(model, (x.clone(),))
-    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+    assert_same_training(eager, model, (x,))
 
 
 def test_a_model_that_builds_something_at_its_first_forward() -> None:
@@ -103,12 +102,10 @@ def test_a_model_that_builds_something_at_its_first_forward() -> None:
     )
     assert not model.built
     assert not hasattr(model, "table")
-    expected = train(eager, (x,))
     with warnings.catch_warnings():
         # The first call takes another path than all that follow.
         warnings.filterwarnings("ignore", message=".*is not in its plan")
-        got = train(model, (x,))
-    assert [name for name in expected if not same_bits(expected[name], got[name])] == []
+        assert_same_training(eager, model, (x,))
 
 
 def test_planning_keeps_what_python_keeps() -> None:
@@ -173,8 +170,7 @@ def test_a_layer_used_twice_under_autocast(uncast_use: int | None) -> None:
         losses = [eager(x), model(x)]
     for loss in losses:
         loss.backward()
-    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-        assert same_bits(ours.grad, theirs.grad)
+    assert_same_gradients(eager, model)
 
 
 def test_packed_sequences_are_seen_inside_of_a_batch() -> None:
@@ -224,8 +220,7 @@ def test_another_float_follows_the_same_plan() -> None:
         eager.zero_grad()
         model(x, scale).backward()
         eager(x, scale).backward()
-        for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-            assert same_bits(ours.grad, theirs.grad)
+        assert_same_gradients(eager, model)
     assert autockpt.get_plan(model) is first
 
 
@@ -254,8 +249,7 @@ def test_another_path_is_said_and_planned_at_the_next_call() -> None:
         loss = model(x)
     loss.backward()
     eager(x).backward()
-    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
-        assert same_bits(ours.grad, theirs.grad)
+    assert_same_gradients(eager, model)
     model.zero_grad()
     model(x)
     assert autockpt.get_plan(model) is not first
