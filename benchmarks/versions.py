@@ -96,7 +96,7 @@ def page(rows: list[Row], *, today: dt.date) -> str:
         "# Versions\n\n"
         "`make versions` runs the core tests (capture, bits, peaks, ladder, engine) in a fresh\n"
         "environment for the oldest and the newest torch and transformers that autockpt supports.\n"
-        f"It wrote this page on {today:%Y-%m-%d}, with Python {platform.python_version()} on\n"
+        f"These results are of {today:%Y-%m-%d}, with Python {platform.python_version()} on\n"
         f"{platform.system()} {platform.machine()}, on the CPU.\n\n"
         "| torch | transformers | core tests |\n|---|---|---|\n"
         f"{table}\n{failures}"
