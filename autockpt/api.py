@@ -60,7 +60,8 @@ def optimize(
             model. It becomes part of the plan.
         optimizer: The optimizer, or its name ("adamw", "sgd", ...), whose state counts. Without one
             autockpt assumes AdamW.
-        method: The name of a solver method, or a callable with the same signature.
+        method: The name of a solver method, or a callable with the signature of
+            :class:`autockpt_solvers.Method`.
         time_limit_s: When to end the search for a better plan, in seconds.
         verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
             compare the measured peak with the budget.

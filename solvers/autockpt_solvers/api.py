@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
 from autockpt_solvers.bounds.proof import bounds_of, least_bytes
+from autockpt_solvers.methods.registry import METHODS
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
-from autockpt_solvers.search.ask import ask, ask_least, is_search
+from autockpt_solvers.search.ask import ask, ask_least, is_asked_by_levels
 from autockpt_solvers.session import Session
 from autockpt_solvers.simulator import simulate
 
@@ -23,28 +23,6 @@ if TYPE_CHECKING:
 
     from autockpt_solvers.attempt import Method
     from autockpt_solvers.graph import ComputeGraph
-    from autockpt_solvers.session import BuiltIn
-
-# Per name, the module below `methods` and its function. A method is imported when it is chosen,
-# because importing OR-Tools alone takes a third of a second.
-_METHODS = {
-    "auto": ("auto", "solve_auto"),
-    "none": ("none", "solve_none"),
-    "full": ("reference.full", "solve_full"),
-    "sqrt": ("reference.uniform", "solve_sqrt"),
-    "uniform": ("reference.uniform", "solve_uniform"),
-    "revolve": ("revolve", "solve_revolve"),
-    "chain": ("reference.chain", "solve_chain"),
-    "greedy": ("greedy", "solve_greedy"),
-    "mincut": ("mincut", "solve_mincut"),
-    "exact": ("reference.exact", "solve_exact"),
-    "intervals": ("any_order.intervals", "solve_intervals"),
-    "ilp": ("ilp", "solve_ilp"),
-    "local": ("local", "solve_local"),
-    "moments": ("any_order.moments", "solve_moments"),
-}
-# If nothing fits, these minimise the peak themselves, and they may run backward ops again.
-_PROGRAMS = ("exact", "intervals")
 
 
 class MethodError(RuntimeError):
@@ -53,13 +31,13 @@ class MethodError(RuntimeError):
 
 def method_names() -> tuple[str, ...]:
     """The names that `solve` accepts as `method`, `auto` first."""
-    return tuple(_METHODS)
+    return tuple(METHODS)
 
 
 def check_method(method: str | Method) -> None:
     """Raise ValueError if `method` is a name that `solve` does not know."""
-    if isinstance(method, str) and method not in _METHODS:
-        known = ", ".join(map(repr, _METHODS))
+    if isinstance(method, str) and method not in METHODS:
+        known = ", ".join(map(repr, METHODS))
         raise ValueError(f"unknown method {method!r}; use one of {known}, or a callable")
 
 
@@ -104,10 +82,10 @@ def solve(
         name = "none" if name == "auto" else name
     elif not isinstance(method, str):
         attempt = _ask_callable(method, problem, time_limit_s, seed)
-    elif is_search(method, problem.graph):
-        attempt = ask(problem, session, method, _built_in(method), time_limit_s=time_limit_s)
+    elif is_asked_by_levels(METHODS[method], problem.graph):
+        attempt = ask(problem, session, METHODS[method], time_limit_s=time_limit_s)
     else:
-        attempt = _built_in(method)(problem, session, time_limit_s=time_limit_s)
+        attempt = METHODS[method].load()(problem, session, time_limit_s=time_limit_s)
     offered = attempt.offered or (baseline,)
     best = session.facts.best(offered, problem.available_bytes)
     schedules = [with_frees(problem.graph, order) for order in best]
@@ -158,16 +136,19 @@ def minimum_budget(
     attempt = Attempt(orders=())
     if session.facts.evaluate(found[0])[0] <= least_op_bytes(graph):
         pass  # no method can do better
-    elif isinstance(method, str) and is_search(method, graph):
-        floor, order = ask_least(session, method, _built_in(method), time_limit_s=time_limit_s)
+    elif isinstance(method, str) and is_asked_by_levels(METHODS[method], graph):
+        floor, order = ask_least(session, METHODS[method], time_limit_s=time_limit_s)
         found += [order] if order is not None else []
     else:
-        # The programs may run backward ops again, so the other bound does not hold for them.
-        budget = 0 if method in _PROGRAMS else lower_bound_bytes(graph)
-        problem = Problem(graph=graph, budget_bytes=budget)
+        least = lower_bound_bytes(graph)
         if isinstance(method, str):
-            attempt = _built_in(method)(problem, session, time_limit_s=time_limit_s)
+            record = METHODS[method]
+            # Its plans may run backward ops again, so this bound does not hold for them.
+            budget = 0 if record.minimises_peak else least
+            problem = Problem(graph=graph, budget_bytes=budget)
+            attempt = record.load()(problem, session, time_limit_s=time_limit_s)
         else:
+            problem = Problem(graph=graph, budget_bytes=least)
             attempt = _ask_callable(method, problem, time_limit_s, seed)
         found += attempt.offered
     leanest = min(found, key=lambda order: session.facts.evaluate(order)[0])
@@ -178,13 +159,6 @@ def minimum_budget(
     return MinimumBudget(
         peak_bytes=least, lower_bound_bytes=bound, bound_class=bound_class, schedule=schedule
     )
-
-
-def _built_in(name: str) -> BuiltIn:
-    """The method of a name that `check_method` accepts."""
-    module, function = _METHODS[name]
-    found = import_module(f"autockpt_solvers.methods.{module}")
-    return cast("BuiltIn", getattr(found, function))
 
 
 def _name_of(method: Method) -> str:

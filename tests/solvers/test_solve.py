@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import types
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,14 @@ def check(problem, result):
     assert result.recompute_ns == timeline.recompute_ns >= result.lower_bound_ns
     assert result.minimum_peak_bytes <= result.peak_bytes
     assert 0 <= result.gap <= 1
+
+
+def test_every_method_has_a_page() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    pages = {page.stem for page in (docs / "methods").glob("*.md")}
+    assert pages == {*NAMES, "callable"}
+    contents = (docs / "methods.md").read_text(encoding="utf-8").splitlines()
+    assert pages <= {line.removeprefix("methods/") for line in contents}
 
 
 @pytest.mark.parametrize("method", NAMES)

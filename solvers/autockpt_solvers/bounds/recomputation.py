@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autockpt_solvers.bounds.peak import forced_bytes
+from autockpt_solvers.deadline import seconds_left
+from autockpt_solvers.orders.capacities import PER_NS, UNCUT
 from autockpt_solvers.problem import Problem
 
 if TYPE_CHECKING:
@@ -33,16 +35,12 @@ if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.session import Session
 
-_UNIT = 1 << 10  # capacities are in 1/1024 ns
-_INFINITE = 1 << 58  # a capacity that no cut may cross
 _MAX_TIME_STEPS = 10  # zoo graphs, at f = 0.5 to 0.1, use at most 3
 _MAX_NODES = 150_000  # of the network; larger graphs get fewer time steps
 _MAX_CUTS = 60  # per set of time steps; zoo graphs take at most 14
 _HIGHEST_PRICE = 1e4  # in shares of all time per scale of bytes; keeps the linear program bounded
 _CLOSE_ENOUGH = 1.0005  # the planes promise no more than this times the bound: stop
 _FORWARD_END = -1  # the time step before the first backward op
-
-_MIN_TIME_S = 0.05  # a bound that is asked for late still gets this much
 
 
 class _Relaxation:
@@ -157,7 +155,7 @@ class _LayeredCuts:
         used = sorted({op for op in self.heads.tolist() if op < offset})
         self.op_nodes = np.array(used, dtype=np.int64)
         times = [relaxation.again[op] or 0 for op in used]
-        self.times = np.array(times, dtype=np.int64) * _UNIT
+        self.times = np.array(times, dtype=np.int64) * PER_NS
 
     def cut(self, prices: np.ndarray) -> tuple[float, np.ndarray, set[int]] | None:
         """The bound at these prices, its gradient, and what runs again.
@@ -166,8 +164,8 @@ class _LayeredCuts:
         """
         from ortools.graph.python import max_flow
 
-        exact = np.floor(prices[self.layers] * self.sizes * _UNIT)
-        capacity = np.where(self.sizes < 0, _INFINITE, np.minimum(exact, _INFINITE))
+        exact = np.floor(prices[self.layers] * self.sizes * PER_NS)
+        capacity = np.where(self.sizes < 0, UNCUT, np.minimum(exact, UNCUT))
         flow = max_flow.SimpleMaxFlow()
         flow.add_arcs_with_capacity(
             np.concatenate([self.tails, self.op_nodes]),
@@ -184,7 +182,7 @@ class _LayeredCuts:
         )
         forced = self.relaxation.forced
         free = np.array([self.relaxation.budget - forced[step] for step in self.steps])
-        value = flow.optimal_flow() / _UNIT - float(prices @ free)
+        value = flow.optimal_flow() / PER_NS - float(prices @ free)
         return value, held - free, {op for op in self.op_nodes.tolist() if side[op]}
 
 
@@ -254,7 +252,7 @@ def bound_below_ns(
     key = (bound_ns, budget)
     if key not in session.bounds_ns:
         below = Problem(graph=session.graph, budget_bytes=max(0, budget - 1))
-        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        left = seconds_left(deadline)
         session.bounds_ns[key] = bound_ns(below, time_limit_s=left)
     return session.bounds_ns[key]
 
@@ -266,7 +264,7 @@ def _ascend(
     from ortools.linear_solver import pywraplp
 
     # In the linear program times are shares of all time, and prices are per scale of bytes.
-    total = max(1.0, float(cuts.times.sum()) / _UNIT)
+    total = max(1.0, float(cuts.times.sum()) / PER_NS)
     scale = max(1.0, float(max(cuts.sizes.max(initial=1), cuts.relaxation.budget)))
     solver = pywraplp.Solver.CreateSolver("GLOP")
     top = solver.NumVar(0.0, 1.0, "")

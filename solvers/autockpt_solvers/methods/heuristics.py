@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.revolve import solve_revolve
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import BuiltIn, Session
 
 _HEURISTICS: tuple[BuiltIn, ...] = (solve_mincut, solve_greedy)
-_MIN_TIME_S = 0.1  # one that is asked late still answers
-_SHARE = 5  # each gets at most this fraction of the time left
+_SHARE = 0.2  # of the time left: each gets at most this
+_LEAST_S = 0.1  # but never less than this
 
 
 def solve_heuristics(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
@@ -28,7 +29,7 @@ def solve_heuristics(problem: Problem, session: Session, *, time_limit_s: float)
     deadline = time.monotonic() + time_limit_s
 
     def asked(heuristic: BuiltIn) -> Attempt:
-        left = max(_MIN_TIME_S, (deadline - time.monotonic()) / _SHARE)
+        left = seconds_left(deadline, share=_SHARE, least_s=_LEAST_S)
         return heuristic(problem, session, time_limit_s=left)
 
     if session.revolved is None:

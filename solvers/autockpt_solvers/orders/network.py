@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ortools.graph.python import max_flow
 
+from autockpt_solvers.orders.capacities import PER_NS, UNCUT
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-_INFINITE = 1 << 58  # a capacity that no cut may cross
-_PRICE_UNIT = 1 << 10  # capacities are times and prices in 1/1024 ns
 
 
 class KeepNetwork:
@@ -50,9 +49,9 @@ class KeepNetwork:
         arcs: list[tuple[int, int, int]] = []
         for op, again in enumerate(again_ns):
             if again is not None:
-                arcs.append((op, self.sink, again * _PRICE_UNIT))
-                arcs.extend((op, self.num_ops + s, _INFINITE) for s in reads[op] if s in known)
-        arcs.extend((self.source, self.num_ops + s, _INFINITE) for s in priced if s in needed)
+                arcs.append((op, self.sink, again * PER_NS))
+                arcs.extend((op, self.num_ops + s, UNCUT) for s in reads[op] if s in known)
+        arcs.extend((self.source, self.num_ops + s, UNCUT) for s in priced if s in needed)
         self.fixed = np.array(arcs, dtype=np.int64).reshape(-1, 3)
         keep = set(must_keep)
         self.heads = np.array(
@@ -68,9 +67,9 @@ class KeepNetwork:
         """The storages to keep if keeping storage `s` costs `prices[s]` ns."""
         if not self.priced.size:
             return set()
-        exact = np.rint(np.asarray(prices, dtype=np.float64)[self.priced] * _PRICE_UNIT)
+        exact = np.rint(np.asarray(prices, dtype=np.float64)[self.priced] * PER_NS)
         # If the storages that must be kept cost more than 64 bits hold, cap every price lower.
-        for most in (_INFINITE, _INFINITE // self.priced.size):
+        for most in (UNCUT, UNCUT // self.priced.size):
             flow = max_flow.SimpleMaxFlow()
             capacities = np.minimum(exact, most).astype(np.int64)
             flow.add_arcs_with_capacity(

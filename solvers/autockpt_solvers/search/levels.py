@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.bounds.recomputation import bound_below_ns, lower_bound_ns
+from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.search.fill import fill
 
@@ -35,7 +36,6 @@ _LEVELS = 40
 _BETWEEN = 4  # budgets from a level to the next at which its plan is improved
 _CLOSE = 2e-3  # a plan this close to the bound, in training steps, is not worth improving
 _WORTH_FILLING = 1.5  # a plan this much dearer than the cheapest one is not filled up
-_MIN_TIME_S = 0.05  # a method that is asked late still answers
 
 
 def level_budgets(facts: GraphFacts) -> list[int]:
@@ -70,7 +70,7 @@ def solve_by_levels(
     best = _BestPlans(problem, session, levels, bound_ns, deadline)
     for level in range(top, -1, -1):
         asked = Problem(graph=problem.graph, budget_bytes=levels[level])
-        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        left = seconds_left(deadline)
         try:
             attempt = method(asked, session, time_limit_s=left)
         except Exception as error:
@@ -100,7 +100,7 @@ def least_by_levels(
         if level >= least or (number and time.monotonic() > deadline):
             break
         asked = Problem(graph=session.graph, budget_bytes=level)
-        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        left = seconds_left(deadline)
         attempt = method(asked, session, time_limit_s=left)
         peaks = [(session.facts.evaluate(order)[0], k) for k, order in enumerate(attempt.offered)]
         peak, k = min(peaks, default=(least, 0))

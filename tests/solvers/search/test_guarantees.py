@@ -14,6 +14,7 @@ from autockpt_solvers import (
     Problem,
     SolveStatus,
     graph_from_json,
+    method_names,
     minimum_budget,
     simulate,
     solve,
@@ -27,11 +28,11 @@ from autockpt_solvers.search.levels import level_budgets, solve_by_levels
 from autockpt_solvers.session import Session
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
-HEURISTICS = ("none", "full", "uniform", "sqrt", "revolve", "chain", "greedy", "mincut")
+EVERY = method_names()
+SLOW = ("auto", "ilp", "local", "moments", "exact", "intervals")
+HEURISTICS = tuple(name for name in EVERY if name not in SLOW)
 # `ilp` and `auto` start from these.
 NEVER_BETTER = ("none", "greedy", "mincut", "revolve")
-PROVING = ("exact", "intervals")
-EVERY = (*HEURISTICS, "local", "moments", "ilp", "auto", *PROVING)
 # A graph without a backward pass has no bound to stop a search by, and no promise.
 TRAINING = graphs(max_forward=6, max_backward=5).filter(
     lambda g: 0 < g.num_forward < len(g.ops) and baseline_peak(g) > lower_bound_bytes(g)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt
 from autockpt_solvers.bounds.moments import solve_relaxations
+from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.local import anneal_from
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _SMALL = 160  # ops; above, `intervals` finds nothing that annealing has not found
 _SHARE = 0.3  # of the time for `moments`, at most
 _PROOF_EFFORT = 10.0  # of `intervals`: deterministic time, in about seconds
-_MIN_TIME_S = 0.05  # what is asked late still answers
 
 
 def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
@@ -55,7 +55,7 @@ def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> At
     if not is_done() and not found.is_infeasible and len(session.graph.ops) <= _SMALL:
         from autockpt_solvers.methods.any_order.intervals import solve_intervals
 
-        left = max(_MIN_TIME_S, deadline - time.monotonic())
+        left = seconds_left(deadline)
         more = solve_intervals(problem, session, time_limit_s=left, effort=_PROOF_EFFORT)
         offers += [("intervals", order) for order in more.orders]
         if best()[:2] <= (0, more.lower_bound_ns):

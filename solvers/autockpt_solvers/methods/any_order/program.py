@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.deadline import seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def minimise(
         problem: The problem.
         staged: Its graph in stages.
         program: The program.
-        found: GraphFacts to offer besides.
+        found: Compute orders to offer besides.
         bound_class: The plans that the program's bounds hold for.
         deadline: Time at which the search ends.
         seed: Random seed.
@@ -106,5 +106,5 @@ def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
     solver.parameters.linearization_level = program.linearization_level
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = effort
-    solver.parameters.max_time_in_seconds = max(0.05, deadline - time.monotonic())
+    solver.parameters.max_time_in_seconds = seconds_left(deadline)
     return solver

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 Run = tuple[int, int]  # stage, place
-_MIN_TIME_S = 0.05  # a heuristic that is asked late still answers
 
 
 class StagedGraph:
@@ -120,7 +120,7 @@ def heuristic_orders(
     facts = session.facts
     found: list[Sequence[int]] = [facts.baseline(), facts.just_in_time(())]
     for heuristic in (solve_mincut, solve_greedy):
-        left = max(_MIN_TIME_S, (deadline - time.monotonic()) / 2)
+        left = seconds_left(deadline, share=0.5)
         found.extend(heuristic(problem, session, time_limit_s=left).orders)
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.ilp.nest import nest
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ _EFFORT = 1.2
 # A budget below this many times the leanest plan's peak is short.
 _SHORT = 1.25
 _UNLIMITED = 1 << 60  # bytes; more than any graph may have
-_MIN_TIME_S = 0.05  # what is asked late still answers
 
 
 def is_short(budget: int, least: int) -> bool:
@@ -90,7 +90,7 @@ def _lean_options(pool: OptionPool, kind: WindowKind, seed: int) -> float:
         hint=leanest,
         minimise_peak=True,
         effort=_EFFORT_OF_EACH,
-        seconds=max(_MIN_TIME_S, pool.deadline - time.monotonic()),
+        seconds=seconds_left(pool.deadline),
         seed=seed,
     )
     effort = answer.effort
@@ -104,7 +104,7 @@ def _lean_options(pool: OptionPool, kind: WindowKind, seed: int) -> float:
             forward_limit=_UNLIMITED,
             hint=answer.option,
             effort=_EFFORT_OF_EACH,
-            seconds=max(_MIN_TIME_S, pool.deadline - time.monotonic()),
+            seconds=seconds_left(pool.deadline),
             seed=seed,
         )
         effort += cheap.effort
