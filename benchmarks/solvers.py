@@ -185,7 +185,7 @@ _ZOO_TABLE = (
     "backward ops in the graph's order. Figures "
     "are recomputation in % of a step's time. Two bounds: for any plan at all, ones that move or "
     "repeat backward ops included, and for plans that run each backward op once, in the order in "
-    "which `ilp` does. Gap: `ilp` less the second. - where a method has no plan that fits.",
+    "which `ilp` does. Gap: `ilp` less the second. - if a method has no plan that fits.",
     ("model", "ops", "f", "any plan", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
 )
 
@@ -285,9 +285,9 @@ def _cheapest(facts: GraphFacts, found: Iterable[Iterable[int]], budget: int) ->
 
 _MOVED_TABLE = (
     "What moving backward ops brings",
-    "`ilp` with every backward op where the graph has it, and with another order of the backward "
-    "where that promises more. Recomputation in % of a step's time. Moved: backward ops that stand "
-    "elsewhere; where there are none, the columns are of one plan.",
+    "`ilp` with the backward ops in the graph's order, and in another order if that promises more. "
+    "Recomputation in % of a step's time. Moved: backward ops at another place; if there are none, "
+    "both columns show one plan.",
     (
         *("model", "moved", "f = 0.5, in order", "f = 0.5", "f = 0.25, in order", "f = 0.25"),
         *("f = 0.1, in order", "f = 0.1"),

@@ -28,7 +28,7 @@ _OP_FIELDS: dict[str, type] = {
     "segment": str,
     "region": int,
 }
-_OPTIONAL_FIELDS = {"overwrites": list, "is_fence": bool}  # left out where empty or false
+_OPTIONAL_FIELDS = {"overwrites": list, "is_fence": bool}  # left out if empty or false
 
 _KINDS = {str: "text", int: "an integer", list: "a list", bool: "true or false"}
 

@@ -2,9 +2,9 @@
 
 The relaxation (see `relaxation`) counts memory at a few moments only. Its solution says what runs
 again and after which moment, and becomes a compute order: stage by stage, every repeated run right
-before the first op that reads it. Where that order fits, it is the best of all plans, whatever
-their order and however often they run an op. Where it does not, the moment at which it needs most
-joins the others, and the relaxation is solved again.
+before the first op that reads it. If that order fits, it is the best of all plans, whatever
+their order and however often they run an op. If it does not, the moment at which it needs the most
+memory joins the others, and the relaxation is solved again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Moments:
     Attributes:
         is_infeasible: Whether it proved that no plan fits.
         bound_ns: No plan that fits recomputes less.
-        facts: GraphFacts made on the way, the last ones from the tightest relaxations.
+        orders: Compute orders made on the way, the last ones from the tightest relaxations.
     """
 
     is_infeasible: bool = False

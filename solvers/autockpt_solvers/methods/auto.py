@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
 
-_SMALL = 48  # ops; below, annealing costs next to nothing
-_LARGE = 160  # ops; above, annealing finds nothing that `ilp` has not found
+_SMALL = 48  # ops; up to here, annealing always follows: it costs next to nothing
+_LARGE = 160  # ops; up to here, annealing follows if no plan of `ilp` fits
 _EFFORT = 0.2  # of the usual number of steps, since it starts from a good plan, at every level
 
 

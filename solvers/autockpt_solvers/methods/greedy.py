@@ -2,8 +2,8 @@
 
 It starts with everything kept that the backward reads. To drop a storage, its op runs again, and
 with it whatever has to run before, from what is still kept. The cost is the time of what would run
-that does not run again yet. Once the plan fits, dropped storages are kept again, dearest per byte
-first, as long as the plan still fits.
+that does not run again yet. Once the plan fits, dropped storages are kept again, those that
+cost the most time per byte first, as long as the plan still fits.
 Guarantee: none; no forward op runs more than twice.
 Complexity: one heap over the storages, O(n log n) closures, and about 200 evaluations.
 Weakness: it looks at one storage at a time, so it never trades several kept storages for one
@@ -167,7 +167,7 @@ def solve_greedy(problem: Problem, session: Session, *, time_limit_s: float) -> 
 
 
 def _keep_again(curve: DropCurve, count: int, budget: int, deadline: float) -> set[int]:
-    """Keep dropped storages again, the last (dearest) first, while the plan still fits."""
+    """Keep dropped storages again, the last dropped first, while the plan still fits."""
     facts, kept = curve.facts, curve.kept_after(count)
     cost = facts.evaluate(facts.just_in_time(kept))[1]
     most = min(_MAX_EVALUATIONS, _MAX_OPS_EVALUATED // len(facts.reads))

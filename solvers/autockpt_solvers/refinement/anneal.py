@@ -261,7 +261,7 @@ def anneal_tables(
         if step % _RECOOL == 0 or step == steps.first:
             temperature = temperature_at(cooling, step / steps.total)
             weight = weight_at(cooling, step / steps.total)
-        # At every step, because the other half has room for one change, and no more.
+        # At every step, because the other half can hold one change, and no more.
         if totals.again_end > plan.again.size // 2:
             _tidy(plan, buffers.again)
         kind = draw(random, _KINDS)
@@ -284,7 +284,7 @@ def anneal_tables(
                 kept = (s, -1)
         over, recompute = totals.over_bytes, totals.recompute_ns
         _switch(plan, kept, after, readers)
-        # A plan dearer than this would not be taken whatever it spares.
+        # A plan that costs more than this is never taken, however many bytes it saves.
         bearable = 20 * temperature + weight * over / cooling.unit_bytes
         most_ns = recompute + cooling.unit_ns * bearable + 1
         taken = apply_change(graph, plan, work, kept, readers, budget, most_ns)

@@ -55,7 +55,7 @@ TOTALS = np.dtype(
     ]
 )
 
-# How much room the tables have. A change that needs more is refused.
+# Entries that a change may add to the tables. A change that adds more is refused.
 _NOTES_PER_READER, _NOTES_PER_STORAGE = 40, 16
 
 

@@ -2,7 +2,7 @@
 
 Autograd runs a backward pass in the reverse order of the forward. Another order often needs less
 memory: a gradient that is complete early waits for its reader, and an op that frees more than it
-writes runs late. Recomputation has to make up for memory that is used in vain.
+writes runs late. Memory that is used in vain has to be won back by recomputation.
 
 List scheduling (after Graham 1969) makes a few orders, by rules that look at bytes only, so equal
 layers stay equal. Each order stands for a class of plans: those that run each backward op once, in
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # The budget at which orders are compared, as a share of the way from the least possible peak to the
 # baseline's: in the middle of the zoo table's shares.
 _REFERENCE = 0.25
-_WORTH = 0.99  # an order whose bound is above this times the graph's own is not used
+_WORTH = 0.99  # another order is used if its bound is below this times that of the own order
 
 
 def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:

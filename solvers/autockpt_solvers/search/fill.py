@@ -88,7 +88,7 @@ class Filler:
         self.tightest = [0] * len(order)
         self.kept_bytes = [0] * len(order)
         self.live = facts.live_bytes(order)
-        # The dearest per byte first, equal ones in the order they run.
+        # The most time per byte first, ties in the order they run.
         self.repeats.sort(key=lambda place: (-self._worth(place), place))
 
     def _runs(self, op: int) -> list[int]:
@@ -130,7 +130,7 @@ class Filler:
         return [op for op, gone in zip(self.order, self.gone, strict=True) if not gone]
 
     def take_out(self, limit: int) -> None:
-        """Take out the runs that can go within `limit`, in one pass, the dearest first."""
+        """Take out the runs that can go within `limit`, in one pass, most time per byte first."""
         for place in self.repeats:
             # Nearly every run that did not fit before still does not fit at the same place.
             if self.gone[place] or self.live[self.tightest[place]] + self.kept_bytes[place] > limit:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LEVELS = 40
 _BETWEEN = 4  # budgets from a level to the next at which its plan is improved
 _CLOSE = 2e-3  # a plan this close to the bound, in training steps, is not worth improving
-_WORTH_FILLING = 1.5  # a plan this much dearer than the cheapest one is not filled up
+_WORTH_FILLING = 1.5  # a plan that costs more than this times the cheapest is not filled up
 
 
 def level_budgets(facts: GraphFacts) -> list[int]:

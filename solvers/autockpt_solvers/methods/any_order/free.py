@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
 
-_SMALL = 160  # ops; above, `intervals` finds nothing that annealing has not found
+_SMALL = 160  # ops; `intervals` is asked for graphs up to here
 _SHARE = 0.3  # of the time for `moments`, at most
 _PROOF_EFFORT = 10.0  # of `intervals`: deterministic time, in about seconds
 

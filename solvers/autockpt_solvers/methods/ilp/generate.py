@@ -71,10 +71,10 @@ class Generator:
         while pending:
             rich, lean = pending.pop()
             a, b = self.try_keeping(rich), self.try_keeping(lean)
-            spared = a.kept_bytes - b.kept_bytes
-            if spared <= 0 or b.cost_ns <= a.cost_ns or time.monotonic() > self.deadline:
+            saved_bytes = a.kept_bytes - b.kept_bytes
+            if saved_bytes <= 0 or b.cost_ns <= a.cost_ns or time.monotonic() > self.deadline:
                 continue
-            middle = self.at_price((b.cost_ns - a.cost_ns) / spared)
+            middle = self.at_price((b.cost_ns - a.cost_ns) / saved_bytes)
             found = self.try_keeping(middle)
             if found.kept_bytes not in (a.kept_bytes, b.kept_bytes):
                 pending += [(rich, middle), (middle, lean)]

@@ -2,16 +2,19 @@
 
 After Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Zhao et al. 2023):
 
-1. Cut the forward pass into segments (`segments`). A window is some consecutive segments, with
-   their part of the backward (`window`). Windows that are the same problem are one kind.
-2. Per kind, find options: ways to run it, each with the bytes it keeps, its peak and its time.
-   Minimum cuts at every price give the curve from most kept to least kept (`generate`, `option`).
-3. Compose: windows that cover all segments, one option each, cheapest within the budget
-   (`compose`).
-4. If the budget is short, integer programs (CP-SAT) find leaner options (`model`), and long windows
-   are nested from shorter ones (`nest`); both in `squeeze`.
-5. Refine: annealing over what the plan keeps, on the whole graph, across the windows' borders, from
-   the best plan of windows and heuristics (`refinement`).
+The steps are named as in docs/engine.md, where they are parts of step 3:
+
+a. Heuristics: `mincut`, `greedy` and `revolve` offer plans (`methods.heuristics`).
+b. Windows: cut the forward pass into segments (`segments`). A window is some consecutive segments,
+   with their part of the backward (`window`). Windows that are the same problem are one kind. Per
+   kind, find options: ways to run it, each with the bytes it keeps, its peak and its time. Minimum
+   cuts at every price give the curve from most kept to least kept (`generate`, `option`).
+c. Composition: windows that cover all segments, one option each, at the least time that fits the
+   budget (`compose`).
+d. Nesting, if the budget is short: integer programs (CP-SAT) find leaner options (`model`), and
+   long windows are nested from shorter ones (`nest`); both in `squeeze`.
+e. Refinement: annealing over what the plan keeps, on the whole graph, across the windows' borders,
+   from the best plan of windows and heuristics (`refinement`).
 
 A graph without a backward pass has no windows: `local` answers, and the result says so.
 

@@ -24,7 +24,7 @@ _MAX_WIDTH_OF_SMALL, _MAX_OPS_OF_SMALL = 6, 40
 # The composition counts what a window reads of earlier ones until its backward ends, which is too
 # long. So it is asked for up to this share more than the budget, as long as the plan truly fits.
 _OVERASK = 0.06
-_ASKS = 3
+_ASKS = 3  # shares to try; each halves the range for the next
 # Ops that are replayed to find options, for all kinds together: two to three seconds.
 _MAX_OPS_REPLAYED = 1_500_000
 _SHARE_OF_TIME = 3  # the search for options takes at most a third of the time left

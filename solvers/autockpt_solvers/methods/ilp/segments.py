@@ -30,7 +30,7 @@ class Segments:
     """Segments of a graph, and the facts that windows are made from.
 
     Attributes:
-        orders: The graph and its facts.
+        facts: Facts about the graph.
         forward: The needed forward ops in the order they run.
         starts: Per segment, its first place in `forward`; one more entry for the end.
         segment: Per op, its segment; -1 if the op is not needed.

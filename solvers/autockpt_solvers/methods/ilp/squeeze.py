@@ -1,6 +1,6 @@
 """Looking for a leaner plan: leaner options by integer programs, and nested windows.
 
-The options that minimum cuts find trade kept bytes for time. Where memory is short, the peak of a
+The options that minimum cuts find trade kept bytes for time. If memory is short, the peak of a
 window's own backward matters too, and integer programs lower it.
 """
 
