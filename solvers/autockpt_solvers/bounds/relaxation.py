@@ -1,11 +1,11 @@
 """The least recomputation with memory counted at a few moments only: a bound for every plan.
 
-A moment is the first run of an op, its pivot. Take pivots of which each needs the one before. Then
-their first runs come in that order in every plan, and split it into stages. Before a moment, every
-op that the pivot needs has run; the pivot, and what needs it, has not. So a value that is written
-before and read after is in memory at the moment, or its op runs again in a later stage, and so on
-with what that op reads. What is in memory, and what the pivot writes, must fit. Ops that neither
-need a pivot nor are needed by it may come before or after it.
+A moment is the first run of an op, its pivot. The pivots form a chain: each needs the one before.
+So their first runs come in that order in every plan, and split it into stages. Before a moment,
+every op that the pivot needs has run; the pivot, and what needs it, has not. So a value that is
+written before and read after is in memory at the moment, or its op runs again in a later stage, and
+so on with what that op reads. What is in memory, and what the pivot writes, must fit. Ops that
+neither need a pivot nor are needed by it may come before or after it.
 
 The relaxation asks nothing else of a plan. So its bound holds for every plan, also for one that
 runs ops in another order, or an op many times. CP-SAT solves it, and the bound holds even if that

@@ -5,8 +5,8 @@ memory: a gradient that is complete early waits for its reader, and an op that f
 writes runs late. Memory that is used in vain has to be won back by recomputation.
 
 List scheduling (after Graham 1969) makes a few orders, by rules that look at bytes only, so equal
-layers stay equal. Each order stands for a class of plans: those that run each backward op once, in
-that order. The order with the lowest bound on recompute time, at one reference budget, is used for
+layers stay equal. Each order has a class of plans: those that run each backward op once, in that
+order. The order with the lowest bound on recompute time, at one reference budget, is used for
 all budgets. So everything that holds for plans in the graph's order holds in that order too.
 
 Guarantee: none about the order. The graph's own order is kept unless the bound shows a gain.

@@ -27,7 +27,7 @@ _PROOF_EFFORT = 10.0  # of `intervals`: deterministic time, in about seconds
 
 
 def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
-    """Offer the best plan of the three methods, say whose it is, and what `moments` proves."""
+    """Offer the plans of the three methods, with the best one's method and the proven bound."""
     deadline = time.monotonic() + time_limit_s
     facts, budget = session.facts, problem.available_bytes
     found = solve_relaxations(problem, time_limit_s=time_limit_s * _SHARE, seed=session.seed)
