@@ -23,16 +23,16 @@ _RESULTS = {"passed": "pass", "failed": "FAIL", "skipped": "skipped", "xfailed":
 _INTRODUCTION = """\
 # Correctness
 
-Each row is something that people train with. Its tests train the same program with and without
+Each row is a feature that people train with. Its tests train the same program with and without
 autockpt for several steps and compare, bit for bit: losses and other outputs, the gradient of every
-parameter, parameters, buffers, optimizer state, and the state of every random generator. Where a
-budget is part of the row, the measured peak is held to it, at the least budget that can be met and
-at one half way to what eager PyTorch needs. What is not supported is listed, with the error a user
-gets, under [limitations](limitations.md).
+parameter, parameters, buffers, optimizer state, and the state of every random generator. If a
+budget is part of the row, the measured peak must stay within it, at two budgets: the smallest
+workable one, and one halfway to what eager PyTorch needs. [Limitations](limitations.md) lists what
+is not supported, with the error that you get.
 
-`make test` runs each row, some of its tests, mostly at the least budget; `make matrix` runs all of
-them, and `python benchmarks/matrix.py` writes this page.
-`python benchmarks/fuzz.py` goes on with random modules, 1,000 by default.
+`make test` runs some tests of each row, mostly at the smallest budget. `make matrix` runs all of
+them, and `python benchmarks/matrix.py` writes this page. `python benchmarks/fuzz.py` tests random
+modules besides, 1,000 by default.
 """
 
 
