@@ -26,7 +26,7 @@ from autockpt.torch_private.tensors import storage_key
 
 Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
 
-_MOST_PIECES = 16
+_MOST_PIECES = 16  # each cut saves what crosses it, and each piece is one more autograd node
 _REGION_BOUNDS = {"_enter_autocast": 1, "_exit_autocast": -1}
 _IN_PLACE = {
     operator.setitem,

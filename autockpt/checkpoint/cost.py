@@ -16,6 +16,7 @@ from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots
 from autockpt.verify.step import state_kept
 
+# A call runs at most so often, and no longer than this once it ran.
 _MAX_REPEATS = 5
 _REPEAT_NS = 50_000_000
 

@@ -25,7 +25,8 @@ from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.user_warnings import warn_user
 
-_MAX_STALE, _MANY_PLANS = 4, 12
+_MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
+_MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
 
-_MAX_CORRECTIONS = 3
+_MAX_CORRECTIONS = 3  # plans made anew because a step exceeded its prediction
+_MOVES_PARAMETERS = "not verified: a step changes parameters by itself (hooks, max_norm)"
 _NOT_COMPARED = "not compared with eager: verify=False"
 
 
@@ -98,11 +99,7 @@ class Trial:
             return self._as_it_is(plan.as_it_is())
         if must_run and not moves_parameters:
             return self._verified(planner, executable)
-        note = ""
-        if not self.verify:
-            note = _NOT_COMPARED
-        elif moves_parameters:
-            note = "not verified: a step changes parameters by itself (hooks, max_norm)"
+        note = _MOVES_PARAMETERS if self.verify else _NOT_COMPARED
         plan = dataclasses.replace(plan, notes=(*plan.notes, note))
         forward = self.follow(executable)
         return AcceptedPlan(plan=plan, executable=executable, forward=forward)

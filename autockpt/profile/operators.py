@@ -29,6 +29,7 @@ from autockpt.verify.random_state import kept_random_states
 # By signature: bytes beyond inputs and outputs, and the size of each output's storage.
 Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
+# An operator runs at least and at most so often, and no longer than this once it ran the least.
 _MIN_REPEATS = 5
 _MAX_REPEATS = 30
 _REPEAT_SECONDS = 0.02

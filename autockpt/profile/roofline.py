@@ -24,21 +24,27 @@ class DeviceSpeed:
     launch_ns: int
 
 
-# Dense rates. Accelerators get the rates of an H100 SXM (NVIDIA's data sheet; FP32 without TF32).
-# The CPU gets those of one modest core; a plan depends only on the ratios between nodes.
+# By device type. Dense rates; a plan depends only on the ratios between nodes. The CPU has those of
+# one modest core, "cuda" those of an H100 SXM (NVIDIA's data sheet; FP32 without TF32).
 DEVICE_SPEEDS = {
     "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
-    "accelerator": DeviceSpeed(
+    "cuda": DeviceSpeed(
         flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=3.35e12, launch_ns=4_000
     ),
 }
+
+
+def device_speed(device: torch.device) -> DeviceSpeed:
+    """Return the rates of a device: its own, the CPU's for meta, else those of "cuda"."""
+    kind = "cpu" if device.type == "meta" else device.type
+    return DEVICE_SPEEDS.get(kind, DEVICE_SPEEDS["cuda"])
 
 
 def roofline(node: fx.Node, device: torch.device) -> NodeCost:
     """Estimates a node: the larger of its compute and memory times, and a launch."""
     from torch.utils.flop_counter import flop_registry
 
-    speed = DEVICE_SPEEDS["cpu" if device.type in ("cpu", "meta") else "accelerator"]
+    speed = device_speed(device)
 
     def value_of(argument: Any) -> Any:
         return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
@@ -51,9 +57,8 @@ def roofline(node: fx.Node, device: torch.device) -> NodeCost:
     num_flops = 0
     packet = getattr(node.target, "overloadpacket", None)
     if packet in flop_registry:
-        with contextlib.suppress(
-            Exception
-        ):  # the formula does not take this call: count bytes only
+        # A formula that does not take this call leaves the bytes to count alone.
+        with contextlib.suppress(Exception):
             num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
     half = any(t.dtype in (torch.float16, torch.bfloat16) for t in touched)
     rate = speed.half_flops_per_s if half else speed.flops_per_s

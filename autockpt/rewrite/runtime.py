@@ -42,7 +42,7 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
 
-_MANY_COMPILATIONS = 8
+_MANY_COMPILATIONS = 8  # compilations after which a warning says that steps keep compiling
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.d
 _REGISTRIES = (*REGISTRIES, "forward")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _OWN = ("autockpt", "autockpt_solvers", "torch")
-_MOST_OBJECTS = 100_000
+_MOST_OBJECTS = 100_000  # objects visited at most: a model may hold a whole data set
 # How far to look behind an object of a library: it may lead to half of the process.
 _LIBRARY_DEPTH = 3
 

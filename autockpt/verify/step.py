@@ -28,6 +28,7 @@ from autockpt.verify.random_state import (
 )
 
 _T = TypeVar("_T")
+# Draws tried if all take the same path, and if paths differ from draw to draw.
 _FEW_DRAWS, _MOST_DRAWS = 4, 16
 
 
