@@ -51,10 +51,11 @@ def main() -> None:
         rows += model_rows(name, [float(share) for share in options.shares.split(",")])
         for row in rows[-4:]:
             print(" ".join((row.model, row.share, *row.cells)), flush=True)
-    text = document(rows, options.threads)
+        # Models take minutes: what is measured so far is kept.
+        text = document(rows, options.threads)
+        if options.output is not None:
+            options.output.write_text(text, encoding="utf-8")
     print(text)
-    if options.output is not None:
-        options.output.write_text(text, encoding="utf-8")
 
 
 def model_rows(name: str, shares: list[float]) -> list[Row]:

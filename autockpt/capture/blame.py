@@ -41,7 +41,7 @@ def models_code(where: str, what: str) -> Iterator[None]:
         if own is not None:
             raise own from own.__cause__
         cause = root_cause(error)
-        if _is_raised_by_autockpt(cause):
+        if is_raised_by_autockpt(cause):
             raise InternalError(stage="capture", cause=cause) from error
         raise CaptureError(where=where, reason=f"{what}: {_first_line(cause)}") from error
 
@@ -64,7 +64,7 @@ def own_code(stage: str) -> Iterator[None]:
             raise CaptureError(where="a graph of the model", reason=_first_line(error)) from error
 
 
-def _is_raised_by_autockpt(error: BaseException) -> bool:
+def is_raised_by_autockpt(error: BaseException) -> bool:
     """Whether the innermost frame is autockpt's; its zoo of models counts as the user's code."""
     trace = error.__traceback__
     if trace is None or isinstance(error, (*REFUSALS, MemoryError, Warning)):

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import torch
 
+from autockpt.capture.blame import is_raised_by_autockpt
+from autockpt.errors import InternalError
 from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
@@ -153,7 +155,12 @@ def _assumed(
 
     On the CPU a step goes through the parameters one by one, and frees one's temporaries after the
     next one has made its first. On other devices it takes all at once.
+
+    Raises:
+        InternalError: The failure is autockpt's own.
     """
+    if is_raised_by_autockpt(error):
+        raise InternalError(stage="profile", cause=error) from error
     num_states = 2 * history_size + 2
     sizes = [p.nbytes for p in parameters]
     if history_size:

@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import autockpt
+from autockpt.errors import InternalError
+from autockpt.profile import fake_step
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.verify.bits import same_bits
 from autockpt.verify.live_bytes import distinct_bytes
@@ -311,3 +313,38 @@ def test_parameters_that_are_frozen_later() -> None:
     assert scaled.trained_bytes == exact.trained_bytes
     assert scaled.state_bytes == pytest.approx(exact.state_bytes, rel=0.01)
     assert memory.scaled_to(_model().parameters()) is memory
+
+
+class AsksForAllGradients(torch.optim.Optimizer):
+    """Keeps four tensors for each parameter, and does not expect one without a gradient."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                for number in range(4):
+                    moment = state.setdefault(number, torch.zeros_like(parameter))
+                    moment.lerp_(parameter.grad, 0.1)
+
+
+def test_an_optimizer_that_asks_for_all_gradients_is_measured() -> None:
+    """A last step without most gradients failed, and half of the state was assumed instead."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 8), nn.Linear(8, 4))
+    memory = optimizer_memory(AsksForAllGradients(model.parameters()), model.parameters())
+    assert memory.state_bytes == 4 * sum(p.nbytes for p in model.parameters())
+    assert memory.notes == ()
+
+
+def test_a_bug_in_the_measurement_is_not_the_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was noted in the plan as an optimizer that cannot step on tensors without data."""
+
+    def broken(*_: Any) -> None:
+        raise NameError("undefined")
+
+    broken.__code__ = broken.__code__.replace(co_filename=fake_step.__file__)
+    monkeypatch.setattr(fake_step, "_around_the_largest", broken)
+    with pytest.raises(InternalError, match="the profile stage failed with NameError"):
+        optimizer_memory("adamw", nn.Linear(4, 4).parameters())
