@@ -42,7 +42,9 @@ class Capture:
         graphs: In forward order.
         device: The device of the model's parameters.
         is_fake: Whether model or inputs hold no data, so that nothing can be measured.
-        parameters_bytes: Bytes of distinct parameter storages; likewise buffers and inputs.
+        parameters_bytes: Bytes of distinct parameter storages.
+        buffers_bytes: Bytes of distinct buffer storages.
+        inputs_bytes: Bytes of distinct input storages.
         gradient_bytes: Bytes of the gradients of all parameters that require one.
         parameter_keys: Storages of the parameters.
         gradient_order: Keys of parameters, in the order in which eager autograd completes their
