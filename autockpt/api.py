@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from autockpt import progress as progress_shown
 from autockpt.arguments import (
+    check_bool,
     check_module,
     check_signature,
-    check_verify,
     checked_inputs,
     checked_request,
 )
@@ -23,6 +24,7 @@ from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
+from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.torch_private.distributed import inside_data_parallel
 from autockpt_solvers import Method
@@ -41,6 +43,7 @@ def optimize(
     method: str | Method = "auto",
     time_limit_s: float = 60.0,
     verify: bool = True,
+    progress: bool = True,
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
@@ -65,6 +68,8 @@ def optimize(
         time_limit_s: When to end the search for a better plan, in seconds.
         verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
             compare the measured peak with the budget.
+        progress: Show on a terminal, in a notebook or in the log what planning does, if it takes
+            more than two seconds.
 
     Returns:
         ``model``.
@@ -82,7 +87,8 @@ def optimize(
 
     After an error the model is as it was.
     """
-    check_verify(verify)
+    check_bool("verify", verify)
+    check_bool("progress", progress)
     if isinstance(model, DistributedDataParallel):
         with inside_data_parallel(model):
             optimize(
@@ -95,18 +101,21 @@ def optimize(
                 method=method,
                 time_limit_s=time_limit_s,
                 verify=verify,
+                progress=progress,
             )
         return model
-    request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s)
-    args, kwargs = checked_inputs(sample_args, sample_kwargs)
-    before = model.__dict__.get("forward")
-    original = before.original if isinstance(before, OptimizedForward) else model.forward
-    forward = OptimizedForward(model, original, request, verify=verify)
-    if args or kwargs:
-        check_signature(original, args, kwargs)
-        with _in_training(model):
-            forward.prepare(args, kwargs)
-    forward.install()
+    check_module(model)
+    with progress_shown.planning(type(model).__name__, is_shown=progress):
+        request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
+        args, kwargs = checked_inputs(sample_args, sample_kwargs)
+        before = model.__dict__.get("forward")
+        original = before.original if isinstance(before, OptimizedForward) else model.forward
+        forward = OptimizedForward(model, original, request, verify=verify)
+        if args or kwargs:
+            check_signature(original, args, kwargs)
+            with _in_training(model):
+                forward.prepare(args, kwargs)
+        forward.install()
     return model
 
 
@@ -134,6 +143,7 @@ def plan(
     optimizer: torch.optim.Optimizer | str | None = None,
     method: str | Method = "auto",
     time_limit_s: float = 60.0,
+    progress: bool = True,
 ) -> Plan:
     """Return the plan that :func:`optimize` would follow, without touching the model.
 
@@ -149,20 +159,26 @@ def plan(
         optimizer: The optimizer or its name.
         method: The solver's method.
         time_limit_s: When to end the search, in seconds.
+        progress: Whether to show what planning does.
 
     Raises:
         TypeError: The forward does not take the sample inputs. Otherwise as :func:`optimize`.
     """
-    request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s)
-    args, kwargs = checked_inputs(sample_args, sample_kwargs)
-    forward = model.__dict__.get("forward")
-    original = forward.original if isinstance(forward, OptimizedForward) else model.forward
-    check_signature(original, args, kwargs)
-    refuse_spread(model)
-    ladder = Ladder()
-    step = StepToPlan(module=model, forward=original, args=args, kwargs=kwargs, request=request)
-    with _in_training(model):
-        return ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
+    check_bool("progress", progress)
+    check_module(model)
+    with progress_shown.planning(type(model).__name__, is_shown=progress):
+        request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
+        args, kwargs = checked_inputs(sample_args, sample_kwargs)
+        forward = model.__dict__.get("forward")
+        original = forward.original if isinstance(forward, OptimizedForward) else model.forward
+        check_signature(original, args, kwargs)
+        refuse_spread(model)
+        ladder = Ladder()
+        step = StepToPlan(module=model, forward=original, args=args, kwargs=kwargs, request=request)
+        with _in_training(model):
+            made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
+        progress_shown.finish(outcome(made))
+    return made
 
 
 def _only_planned(planner: StepPlanner) -> Plan:

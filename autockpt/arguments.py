@@ -23,10 +23,10 @@ def check_module(model: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
 
 
-def check_verify(verify: Any) -> None:
-    """Raise TypeError unless ``verify`` is a bool: any text would count as True."""
-    if not isinstance(verify, bool):
-        raise TypeError(f"verify is {verify!r}; it must be True or False")
+def check_bool(name: str, value: Any) -> None:
+    """Raise TypeError unless an argument is a bool: any text would count as True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
 
 
 def checked_request(
@@ -36,6 +36,7 @@ def checked_request(
     optimizer: torch.optim.Optimizer | str | None,
     method: str | Method,
     time_limit_s: float,
+    progress: bool,
 ) -> Request:
     """Return what is asked of a plan.
 
@@ -58,6 +59,7 @@ def checked_request(
         loss_fn=loss_fn,
         method=method,
         time_limit_s=time_limit_s,
+        progress=progress,
     )
 
 

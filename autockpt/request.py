@@ -22,6 +22,7 @@ class Request:
     loss_fn: Callable[[Any], torch.Tensor] | None
     method: str | Method
     time_limit_s: float
+    progress: bool = True
 
 
 # Dimensions of inputs that may vary: pairs of the leaf's index and the dimension's.

@@ -6,6 +6,8 @@ import inspect
 import warnings
 from types import FrameType
 
+from autockpt.progress import line_set_aside
+
 # Whoever calls a module or enters a context of autockpt goes through these.
 _NOT_THE_USERS = frozenset({"autockpt", "autockpt_solvers", "contextlib", "torch"})
 
@@ -20,14 +22,15 @@ def warn_user(message: str) -> None:
         message: The text.
     """
     frame = _users_frame()
-    warnings.warn_explicit(
-        message,
-        UserWarning,
-        filename=frame.f_code.co_filename,
-        lineno=frame.f_lineno,
-        module=frame.f_globals.get("__name__"),
-        registry=frame.f_globals.setdefault("__warningregistry__", {}),
-    )
+    with line_set_aside():
+        warnings.warn_explicit(
+            message,
+            UserWarning,
+            filename=frame.f_code.co_filename,
+            lineno=frame.f_lineno,
+            module=frame.f_globals.get("__name__"),
+            registry=frame.f_globals.setdefault("__warningregistry__", {}),
+        )
 
 
 def _users_frame() -> FrameType:

@@ -21,6 +21,9 @@ settings.load_profile("autockpt")
 # A bug in autockpt must not pass for a model that no rung but a lower one serves.
 os.environ.setdefault("AUTOCKPT_RAISE", "1")
 
+# Tests that look at progress turn it on in processes of their own.
+os.environ.setdefault("AUTOCKPT_PROGRESS", "0")
+
 # The engine's tests run without torch; the others share the machine with several workers.
 if importlib.util.find_spec("torch") is not None:
     import torch

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from autockpt import progress
 from autockpt.checkpoint.cost import CallCost, kind_of, measure_call, runs_alone
 from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
 from autockpt.errors import CaptureError, NotTrainableError
@@ -126,6 +127,7 @@ def observe(step: Step) -> Calls:
     known = {(call.path, call.number): call for call in first.candidates}
     if not known:
         return first
+    progress.stage("measuring the calls of modules", num_all=len(known))
     return dataclasses.replace(_Observer(step, known=known).run(), obstacles=first.obstacles)
 
 
@@ -146,6 +148,7 @@ class _Observer:
         self._watches: list[tuple[Call, CallWatch]] = []
         self._numbers: collections.Counter[str] = collections.Counter()
         self._costs: dict[Any, CallCost | None] = {}
+        self._num_measured = 0
         self._paused_ns = 0
         self._is_apart = False
         self.random_states: tuple[Any, ...] = ()
@@ -274,6 +277,8 @@ class _Observer:
             watch = CallWatch(module, inputs)
             self._watches.append((record, watch))
         elif (path, record.number) in self._known:
+            self._num_measured += 1
+            progress.advance(self._num_measured)
             known = self._known[path, record.number]
             record.obstacle, record.written = known.obstacle, known.written
             record.fills_saved = known.fills_saved

@@ -49,6 +49,7 @@ _Device = Annotated[
     str | None,
     typer.Option(help="Device of a zoo model: cpu, cuda, or meta to plan without memory."),
 ]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 _Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
 
@@ -87,6 +88,7 @@ def plan(
     json: Annotated[
         Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
     ] = None,
+    quiet: _Quiet = False,
     show_traceback: _Traceback = False,
 ) -> None:
     """Plans a training step and prints the plan, without running a step."""
@@ -103,6 +105,7 @@ def plan(
             optimizer=optimizer,
             method=method,
             time_limit_s=time_limit,
+            progress=not quiet,
         )
         if json == Path("-"):
             sys.stdout.write(made.to_json())
@@ -121,6 +124,7 @@ def demo(
     method: _Method = "auto",
     time_limit: _TimeLimit = 20.0,
     steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 3,
+    quiet: _Quiet = False,
     show_traceback: _Traceback = False,
 ) -> None:
     """Trains a model eagerly and optimized, and compares memory, time and bits."""
@@ -134,6 +138,7 @@ def demo(
             method=method,
             time_limit_s=time_limit,
             num_steps=steps,
+            progress=not quiet,
         ).run(_console())
         if not same:
             raise typer.Exit(_EXIT_FAILED)
@@ -147,6 +152,7 @@ def graph(
     device: _Device = None,
     loss: Annotated[str | None, typer.Option(help="As for plan.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="As for plan.")] = None,
+    quiet: _Quiet = False,
     show_traceback: _Traceback = False,
 ) -> None:
     """Writes the graph of a model's training step as JSON."""
@@ -161,6 +167,7 @@ def graph(
             loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
             optimizer=optimizer,
             method="none",
+            progress=not quiet,
         )
         assert made.graph is not None
         assert made.schedule is not None

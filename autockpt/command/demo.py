@@ -31,6 +31,7 @@ class Demo:
         method: Name of the solver method.
         time_limit_s: Time limit of the search.
         num_steps: Number of training steps before the comparison.
+        progress: Whether to show what planning does.
     """
 
     example: Example
@@ -39,6 +40,7 @@ class Demo:
     method: str = "auto"
     time_limit_s: float = 20.0
     num_steps: int = 3
+    progress: bool = True
 
     def run(self, console: Console) -> bool:
         """Trains, measures, compares and prints; returns whether both are equal bit for bit."""
@@ -50,19 +52,19 @@ class Demo:
         )
         eager = Trainer(example)
         optimized = Trainer(dataclasses.replace(example, model=copy.deepcopy(example.model)))
-        with console.status(f"planning for {self.budget} ..."):
-            start = time.perf_counter()
-            autockpt.optimize(
-                optimized.model,
-                self.budget,
-                sample_args=example.args,
-                sample_kwargs=dict(example.kwargs),
-                loss_fn=example.loss_fn,
-                optimizer=optimized.optimizer,
-                method=self.method,
-                time_limit_s=self.time_limit_s,
-            )
-            planning_s = time.perf_counter() - start
+        start = time.perf_counter()
+        autockpt.optimize(
+            optimized.model,
+            self.budget,
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=example.loss_fn,
+            optimizer=optimized.optimizer,
+            method=self.method,
+            time_limit_s=self.time_limit_s,
+            progress=self.progress,
+        )
+        planning_s = time.perf_counter() - start
         plan = autockpt.get_plan(optimized.model)
         assert plan is not None
         with console.status(f"training {self.num_steps} steps of each ..."):

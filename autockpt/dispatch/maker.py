@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.key import PlanKey
@@ -21,6 +22,7 @@ from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
+from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.user_warnings import warn_user
@@ -114,6 +116,11 @@ class PlanMaker:
         return made[0] if made else self._following(executable, parallel)
 
     def _by_a_new_plan(self, call: Call) -> Callable[..., Any]:
+        name = type(self.module).__name__
+        with progress.planning(name, is_shown=self.request.progress):
+            return self._planned(call)
+
+    def _planned(self, call: Call) -> Callable[..., Any]:
         accepted, bucket = self._with_open_sizes(call)
         if accepted is None:
             try:
@@ -130,6 +137,7 @@ class PlanMaker:
                 self.store.add_as_alone(call.key)
                 return forward
         self.store.add(call.key, accepted, bucket)
+        progress.finish(outcome(accepted.plan))
         if len(self.store) == _MANY_PLANS:
             warn_user(
                 f"autockpt has planned {type(self.module).__name__} for {_MANY_PLANS} kinds of "

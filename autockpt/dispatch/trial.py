@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from autockpt import progress
 from autockpt.budget import format_bytes
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.ladder.executable import ExecutablePlan, is_stale
@@ -152,6 +153,7 @@ class Trial:
         for number in range(_MAX_CORRECTIONS + 1):
             if number:
                 executable = planner.plan(held_back_bytes=held_back_bytes)
+            progress.stage(f"trying the plan{f', attempt {number + 1}' if number else ''}")
             forward = self.follow(executable)
             run = dataclasses.replace(eager, forward=forward)
             measured_bytes = fixed_bytes + self._peak_bytes(planner, run, reference)
@@ -182,6 +184,7 @@ class Trial:
         if plan.baseline_peak_bytes >= available_bytes(eager.device):
             note = "not compared with eager, which does not fit in the free memory"
             return _Reference(notes=(*plan.notes, note))
+        progress.stage("comparing with eager")
         with eager_failures(eager, stage="verify"):
             record = eager.record(warm_up=False)
             other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+from autockpt import progress
 from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
 from autockpt.checkpoint.graph import CallGraph, call_graph, frontiers
@@ -53,6 +54,7 @@ class CallPlanner:
                 "tensors cannot be run",
             )
         run = step.runnable()
+        progress.stage("watching the calls of modules")
         with eager_failures(run, stage="checkpoint"):
             calls = observe(run)
         if not calls.candidates:

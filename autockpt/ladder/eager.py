@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autockpt import progress
 from autockpt.errors import BudgetError
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
@@ -19,6 +20,7 @@ def eager_plan(step: StepToPlan) -> Plan:
     """
     run = step.runnable()
     fixed = step.fixed
+    progress.stage("running eager's step")
     with eager_failures(run, stage="verify"):
         record = run.record(warm_up=False)
         step_bytes = max(record.peak_bytes, run.peak_bytes_of_other_draws(record))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from autockpt import progress
 from autockpt.capture.blocks import FailedBlocks, finer_blocks, outermost_blocks
 from autockpt.capture.captured import Capture, CapturedGraph
 from autockpt.capture.step import capture
@@ -62,10 +63,13 @@ class GraphPlanner:
             InternalError: A bug in autockpt.
             NotTrainableError: Nothing requires a gradient.
         """
+        how = "block by block" if in_blocks else "in pieces" if in_pieces else "as one graph"
+        progress.stage(f"capturing {how}")
         captured, blocks = _captured(step, in_pieces=in_pieces, in_blocks=in_blocks)
         with internal_errors("profile"):
             nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
             costs = profile(nodes, captured.device, measure=not captured.is_fake)
+        progress.stage("building the solver's graph")
         with internal_errors("lower"):
             optimizer = step.request.optimizer
             num_trained = sum(p.requires_grad for p in step.module.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from autockpt import progress
 from autockpt.errors import BudgetError
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes, ModuleRow
@@ -62,8 +63,10 @@ class StepProblem:
             budget_bytes=max(1, self.budget_bytes - held_back_bytes),
             fixed_bytes=self.fixed_bytes,
         )
+        progress.stage("solving", limit_s=time_limit_s)
         result = solve(problem, method=method, time_limit_s=time_limit_s)
         if result.schedule is None or result.status is SolveStatus.INFEASIBLE:
+            progress.stage("searching for the smallest workable budget", limit_s=time_limit_s)
             least = minimum_budget(self.graph, method=method, time_limit_s=time_limit_s)
             # A search that its time limit ended may miss what the search for the least finds.
             named = dataclasses.replace(judge(problem, least.schedule), method=result.method)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from autockpt import progress
 from autockpt.capture.nodes import tensors_of
 from autockpt.profile.cache import NodeCost, ProfileCache
 from autockpt.profile.roofline import roofline
@@ -93,9 +94,12 @@ def _measured(
     measured: dict[str, NodeCost] = {}
     estimated: dict[str, NodeCost] = {}
     # Graphs contain their casts; the caller's autocast must not add others.
+    progress.stage("profiling the memory of operators", num_all=len(missing))
     with kept_random_states(device), torch.autocast(device.type, enabled=False):
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
-        for key, node in missing.items():
+        progress.stage("profiling the time of operators", num_all=len(missing))
+        for position, (key, node) in enumerate(missing.items()):
+            progress.advance(position)
             if key in workspace:
                 workspace_bytes, output_bytes = workspace[key]
                 measured[key] = NodeCost(
@@ -191,6 +195,7 @@ def _workspace_cpu(missing: dict[str, fx.Node], device: torch.device) -> Workspa
     gc.collect()
     with torch.no_grad(), memory_profile() as session:
         for position, key in enumerate(keys):
+            progress.advance(position)
             with contextlib.suppress(Exception):
                 call = _call(missing[key])
                 with torch.profiler.record_function(f"{_SPAN}{position}"):
@@ -229,7 +234,8 @@ def _workspace_device(missing: dict[str, fx.Node], device: torch.device) -> Work
     module = torch.get_device_module(device)
     workspace: Workspaces = {}
     with torch.no_grad():
-        for key, node in missing.items():
+        for position, (key, node) in enumerate(missing.items()):
+            progress.advance(position)
             with contextlib.suppress(Exception):
                 call = _call(node)
                 call()  # the first call creates handles and workspaces that stay for later calls

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
+from autockpt import progress
 from autockpt.capture.blame import is_raised_by_autockpt
 from autockpt.errors import InternalError
 from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
@@ -88,6 +89,7 @@ def optimizer_memory(
         ValueError: If the name is unknown; the message lists the known ones.
         TypeError: If it is neither a name nor an optimizer.
     """
+    progress.stage("measuring the optimizer")
     parameters = list(parameters)
     trained = [p for p in parameters if p.requires_grad]
     if optimizer is None or isinstance(optimizer, str):

@@ -1,0 +1,142 @@
+"""What planning is doing now: stages are noted here, and a display shows them.
+
+Planning calls `stage`, `advance` and `finish`, which only store a value. A thread beside it shows
+that value. So planning never waits for a terminal, and the display keeps moving while one call of a
+solver or a compiler takes a minute. None of these functions may be called in code that Dynamo
+traces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+from autockpt.progress.displays import Display, display_here
+from autockpt.progress.stages import Stage, seconds
+
+SILENT_S = 2.0  # planning that takes less shows nothing
+
+
+class Planning:
+    """One run of planning, from the call that needs a plan to the plan."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began_s = time.monotonic()
+        self.stage: Stage | None = None
+        self.outcome = ""
+        self.is_stopping = False
+        self._is_over = threading.Event()
+
+    def begin(self, stage: Stage) -> None:
+        """Enter a stage; it lasts until the next one."""
+        self.stage = stage
+
+    def change(self, *, num_done: int, detail: str = "") -> None:
+        """Say how far the stage is."""
+        if self.stage is not None:
+            detail = detail or self.stage.detail
+            self.stage = dataclasses.replace(self.stage, num_done=num_done, detail=detail)
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the stages, from a thread that ends with the context."""
+        display = display_here()
+        thread = threading.Thread(
+            target=self._show, args=(display,), name="autockpt-progress", daemon=True
+        )
+        try:
+            thread.start()
+            yield
+        finally:
+            # A second Ctrl-C may come here too.
+            try:
+                self._is_over.set()
+                if thread.ident is not None:
+                    thread.join()
+            finally:
+                display.close(self.name, self._outcome(), is_slow=self._is_slow(time.monotonic()))
+
+    def _outcome(self) -> str:
+        taken = seconds(time.monotonic() - self.began_s)
+        return f"{self.outcome}; took {taken}" if self.outcome else ""
+
+    def _is_slow(self, now_s: float) -> bool:
+        return now_s - self.began_s >= SILENT_S
+
+    def _show(self, display: Display) -> None:
+        while not self._is_over.wait(display.interval_s):
+            now_s, stage = time.monotonic(), self.stage
+            if stage is not None and self._is_slow(now_s):
+                display.show(self.name, stage, now_s)
+
+
+class _Here(threading.local):
+    planning: Planning | None = None
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def planning(name: str, *, is_shown: bool) -> Iterator[None]:
+    """Show what happens in this context, on this thread; inside another one, that one shows it.
+
+    Args:
+        name: What is planned: the class of the model.
+        is_shown: Whether to show anything; the environment variable ``AUTOCKPT_PROGRESS=0`` turns
+            it off as well.
+    """
+    if _here.planning is not None:
+        yield
+        return
+    is_on = is_shown and os.environ.get("AUTOCKPT_PROGRESS") != "0"
+    try:
+        _here.planning = Planning(name)
+        with _here.planning.shown() if is_on else contextlib.nullcontext():
+            yield
+    finally:
+        _here.planning = None
+
+
+def stage(name: str, *, num_all: int = 0, limit_s: float | None = None) -> None:
+    """Enter a stage of planning; it lasts until the next one.
+
+    Args:
+        name: What planning does now, in words that follow "autockpt MyModel: ".
+        num_all: How many things there are to do; `advance` counts them.
+        limit_s: When the stage ends at the latest, in seconds.
+    """
+    here = _here.planning
+    if here is not None:
+        here.begin(Stage(name=name, began_s=time.monotonic(), num_all=num_all, limit_s=limit_s))
+
+
+def advance(num_done: int) -> None:
+    """Say how many things of this stage are done."""
+    if _here.planning is not None:
+        _here.planning.change(num_done=num_done)
+
+
+def finish(outcome: str) -> None:
+    """Say what was planned; it is shown with the time that planning took when the context ends."""
+    if _here.planning is not None:
+        _here.planning.outcome = outcome
+
+
+def stop_search() -> bool:
+    """Ask the search that runs on this thread to end and keep its best plan.
+
+    Returns:
+        Whether a search runs that was not asked before.
+    """
+    return False
+
+
+def was_stopped() -> bool:
+    """Whether a search of the planning on this thread was asked to end."""
+    return _here.planning is not None and _here.planning.is_stopping
