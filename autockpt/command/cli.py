@@ -112,7 +112,7 @@ def plan(
             return
         _console().print(report.render(made))
         if json is not None:
-            _write(json, made.to_json())
+            _save(made, json)
 
 
 @_app.command()
@@ -216,6 +216,13 @@ def _check_writable(file: Path) -> None:
         raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
     if file.is_dir():
         raise TargetError(f"cannot write {file}: it is a folder; name a file")
+
+
+def _save(plan: autockpt.Plan, file: Path) -> None:
+    try:
+        plan.save(file)
+    except OSError as error:
+        raise TargetError(str(error)) from error
 
 
 def _write(file: Path, text: str) -> None:

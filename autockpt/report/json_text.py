@@ -86,7 +86,10 @@ def loads(text: str, make: Callable[..., _Plan]) -> _Plan:
     """
     document = _parsed(text)
     if document.pop("format", None) != _FORMAT:
-        raise ValueError(f'this is not a plan: it must contain "format": "{_FORMAT}"')
+        raise ValueError(
+            f'this is not a plan: it must contain "format": "{_FORMAT}"; give one that '
+            "Plan.save or Plan.to_json wrote"
+        )
     version = document.pop("version", None)
     if version != _VERSION:
         raise ValueError(
@@ -96,7 +99,7 @@ def loads(text: str, make: Callable[..., _Plan]) -> _Plan:
     try:
         return make(**_decoded(document))
     except ValueError as error:
-        raise ValueError(f"this plan is damaged: {error}") from error
+        raise ValueError(f"this plan is damaged: {error}; make the plan again") from error
 
 
 def _parsed(text: str) -> dict[str, Any]:

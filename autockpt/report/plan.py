@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Self
 
-from autockpt.report import json_text, tables
+from autockpt.report import json_text, plan_file, tables
 from autockpt.report.values import PlanValues
 from autockpt_solvers import ComputeGraph, Schedule
 
@@ -72,3 +73,32 @@ class Plan(PlanValues):
             ValueError: If the text is not a plan, is of another version, or is damaged.
         """
         return json_text.loads(text, cls)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan to a file that `load` reads; the file is written whole or not at all.
+
+        Args:
+            path: The file. An older file of that name is replaced.
+
+        Raises:
+            OSError: The file cannot be written: there is no such folder, it is a folder, you may
+                not write there, the disk is full.
+        """
+        plan_file.write_whole(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a plan from a file, and checks all of it as `from_json` does.
+
+        Args:
+            path: A file that `save` wrote.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: The file is not a plan, is of another version, or is damaged.
+        """
+        text = plan_file.read_text(path)
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"cannot load a plan from {os.fspath(path)}: {error}") from error
