@@ -37,6 +37,11 @@ _KINDS = 14
 _WITH_SOURCE, _WITH_RANDOM, _OF_FIRST_TABLE, _SINGLE, _WITH_FIRST_TABLE = 2, 3, 5, 8, 10
 
 
+# Out of 3: a chain that a change recomputes is not kept after its reader (1), or all of it (1), or
+# what is read again soon (1).
+_REACHES, _DISCARD, _KEEP = 3, 1, 2
+
+
 class Buffers(NamedTuple):
     """Arrays that annealing needs.
 
@@ -203,6 +208,15 @@ def _touched_at(graph: GraphTables, plan: PlanTables, random: np.random.Generato
 
 
 @compiled_within
+def _drawn_reach(num_readers: int, random: np.random.Generator) -> int:
+    """How long what a change recomputes anew is kept, as in `apply_change`."""
+    kind = draw(random, _REACHES)
+    if kind < _DISCARD:
+        return 0
+    return num_readers if kind < _KEEP else int(num_readers * random.random() ** 3)
+
+
+@compiled_within
 def _record(graph: GraphTables, plan: PlanTables, buffers: Buffers, found: Any) -> None:
     """Write the plan's order down if it is the cheapest that fits, or the leanest."""
     totals = plan.totals[0]
@@ -239,6 +253,7 @@ def anneal_tables(
     budget: int,
     steps: Steps,
     cooling: Cooling,
+    chains: float,
 ) -> None:
     """Go from a plan through changed plans, taking worse ones ever more rarely.
 
@@ -252,6 +267,8 @@ def anneal_tables(
         budget: Bytes that the graph may use.
         steps: The steps to take.
         cooling: How the run cools.
+        chains: Share of the changes that also decide how long the chains that they recompute are
+            kept.
     """
     num_readers, totals = plan.num_again.size, plan.totals[0]
     temperature = cooling.first_temperature
@@ -287,7 +304,10 @@ def anneal_tables(
         # A plan that costs more than this is never taken, however many bytes it saves.
         bearable = 20 * temperature + weight * over / cooling.unit_bytes
         most_ns = recompute + cooling.unit_ns * bearable + 1
-        taken = apply_change(graph, plan, work, kept, readers, budget, most_ns)
+        reach = -1
+        if chains > 0 and random.random() < chains:
+            reach = _drawn_reach(num_readers, random)
+        taken = apply_change(graph, plan, work, kept, readers, budget, most_ns, reach)
         if taken:
             worse = (totals.recompute_ns - recompute) / cooling.unit_ns
             worse += weight * (totals.over_bytes - over) / cooling.unit_bytes

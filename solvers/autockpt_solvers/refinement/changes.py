@@ -16,6 +16,7 @@ from autockpt_solvers.refinement.tables import MADE, READ
 from autockpt_solvers.refinement.undo import (
     AT_HAND,
     FORWARD,
+    KEPT,
     LIVE,
     MOST,
     RUNS,
@@ -38,6 +39,7 @@ def apply_change(
     readers: tuple[int, int],
     budget: int,
     most_ns: float,
+    reach: int,
 ) -> bool:
     """Follow what changes with entries of the two tables that were changed already.
 
@@ -49,6 +51,8 @@ def apply_change(
         readers: Readers for which `kept_after` of a storage was changed; their number for none.
         budget: Bytes that the graph may use.
         most_ns: Recompute time that is too much.
+        reach: What a reader touches that it did not touch before is kept after it if one of the
+            next so many readers reads it. Below 0, the table stays as it is.
 
     Returns:
         Whether the plan can run and is neither too dear nor too long. If not, or if it is not
@@ -73,7 +77,7 @@ def apply_change(
         note(plan.notes, totals, FORWARD, 0, 0, 0)
         if not run_forward(graph, plan, work):
             return False
-    num_changed, is_plan = follow(graph, plan, work, num_differs, readers)
+    num_changed, is_plan = follow(graph, plan, work, num_differs, readers, reach)
     is_plan = is_plan and totals.recompute_ns < most_ns
     for k in range(num_changed):
         s = work.changed[k]
@@ -96,7 +100,12 @@ def apply_change(
 
 @compiled_within
 def follow(
-    graph: GraphTables, plan: PlanTables, work: Scratch, num_differs: int, readers: tuple[int, int]
+    graph: GraphTables,
+    plan: PlanTables,
+    work: Scratch,
+    num_differs: int,
+    readers: tuple[int, int],
+    reach: int,
 ) -> tuple[int, bool]:
     """Go from reader to reader as long as something else is in memory.
 
@@ -106,6 +115,7 @@ def follow(
         work: Scratch; `differs` has what else is in memory at the end of the forward pass.
         num_differs: Number of its entries.
         readers: As in `apply_change`.
+        reach: As in `apply_change`.
 
     Returns:
         The number of entries of `work.changed`, and whether the plan can run.
@@ -123,14 +133,14 @@ def follow(
         if found == num_readers:
             return num_changed, True
         # What follows notes as much once more at most, and two things per reader.
-        most_notes = 2 * (totals.num_notes + 2 * num_storages + 2) + 2 * num_readers
+        most_notes = 2 * (totals.num_notes + 3 * num_storages + 2) + 2 * num_readers
         if most_notes > plan.notes.shape[0]:
             return num_changed, False
         num_touched = run_reader(graph, plan, work, found)
         if num_touched < 0:
             return num_changed, False
         num_differs, num_changed = _compare(
-            graph, plan, work, found, num_touched, num_differs, num_changed
+            graph, plan, work, found, num_touched, num_differs, num_changed, reach
         )
         k = found + 1
 
@@ -162,6 +172,7 @@ def _compare(
     num_touched: int,
     num_differs: int,
     num_changed: int,
+    reach: int,
 ) -> tuple[int, int]:
     """Compare what a reader touches and leaves with before; the lengths of the two lists."""
     totals = plan.totals[0]
@@ -179,6 +190,11 @@ def _compare(
         work.code[s] = 0
         work.is_touched[s] = 0
         if code != plan.touch[s, k]:
+            if reach >= 0 and not plan.touch[s, k]:
+                kept = _is_read_within(graph, s, k, reach)
+                if kept != plan.kept_after[s, k]:
+                    note(plan.notes, totals, KEPT, s, k, 0)
+                    plan.kept_after[s, k] ^= 1
             note(plan.notes, totals, TOUCH, s, k, plan.touch[s, k])
             plan.touch[s, k] = code
             if work.last_change[s] < 0:
@@ -193,6 +209,15 @@ def _compare(
             work.differs[num_left] = s
             num_left += 1
     return num_left, num_changed
+
+
+@compiled_within
+def _is_read_within(graph: GraphTables, s: int, k: int, reach: int) -> bool:
+    """Whether one of the `reach` readers after reader `k` reads a storage."""
+    for i in range(graph.readers_at[s], graph.readers_at[s + 1]):
+        if graph.readers[i] > k:
+            return bool(graph.readers[i] <= k + reach)
+    return False
 
 
 @compiled_within
@@ -355,6 +380,8 @@ def undo_change(graph: GraphTables, plan: PlanTables, work: Scratch) -> None:
                 plan.runs[plan.again[k]] += 1
         elif kind == MOST:
             plan.most_bytes[a] = b
+        elif kind == KEPT:
+            plan.kept_after[a, b] ^= 1
         else:
             is_forward_new = True
     if is_forward_new:

@@ -54,6 +54,9 @@ _SHORT_RUN, _LAST_RUN = _RUNS[2:]
 _STEPS_OF_SHORT_RUN = 60  # times the decisions and reads of the graph
 _COOLING = 0.02  # last temperature over first
 _LAST_WEIGHT = 20.0  # as `_Start.weight`, at the last step
+# Share of the changes that decide anew about the chains that they recompute. It takes more of them
+# to get far below the peak of a plan, but each recomputes more, and so takes longer.
+_CHAINS, _CHAINS_IF_NONE_FITS = 1 / 16, 1 / 2
 _LEANER = 0.97  # if no plan fits yet, runs aim at this share of the lowest peak so far
 
 # How many steps `refine` takes: so many per op, but no more runs and reads in all than the second
@@ -120,6 +123,11 @@ def refine(
             refiner.run(start, min(short, steps), until, _SHORT_RUN)
         refiner.run_each(start, [_LAST_RUN], steps // len(_RUNS), deadline)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
+
+
+def can_start(facts: GraphFacts, order: Sequence[int]) -> bool:
+    """Whether `refine` may start from an order: tables have room for so many runs only."""
+    return len(order) <= (1 + _MOST_RUNS) * len(facts.graph.ops)
 
 
 def can_improve(facts: GraphFacts) -> bool:
@@ -193,7 +201,7 @@ class Refiner:
         before = self.found.copy()
         self.found["lean_peak_bytes"] = -1  # no plan is leaner
         self.plan.totals["over_bytes"] = 1  # none fits
-        self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN))
+        self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN), _CHAINS)
         self.found[:] = before
 
     def cooling(self, start: _Start) -> Cooling:
@@ -301,11 +309,13 @@ class Refiner:
         if not self.load(order, budget):
             return
         cooling = self.cooling(start)
+        is_over = self.best_order is None and self.plan.totals["over_bytes"][0] > 0
+        chains = _CHAINS_IF_NONE_FITS if is_over else _CHAINS
         started = time.monotonic()
         first, most = 0, steps
         while first < steps:
             stop = min(first + _STEPS_PER_CALL, steps)
-            self._anneal(Steps(first, stop, steps), budget, cooling)
+            self._anneal(Steps(first, stop, steps), budget, cooling, chains)
             first = stop
             now = time.monotonic()
             if self.best_ns == 0 or now > deadline:
@@ -317,9 +327,9 @@ class Refiner:
             self.found["best_ns"] = -1
             lean = self.lean_order
             if lean is not None and self.load(lean, self.budget):
-                self._anneal(Steps(0, 0, 1), self.budget, cooling)
+                self._anneal(Steps(0, 0, 1), self.budget, cooling, chains)
 
-    def _anneal(self, steps: Steps, budget: int, cooling: Cooling) -> None:
+    def _anneal(self, steps: Steps, budget: int, cooling: Cooling, chains: float) -> None:
         """Take some steps of a run from the plan as the tables have it now."""
         anneal_tables(
             self.graph,
@@ -331,4 +341,5 @@ class Refiner:
             budget,
             steps,
             cooling,
+            chains,
         )

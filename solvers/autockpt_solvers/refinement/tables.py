@@ -84,6 +84,8 @@ class GraphTables(NamedTuple):
         gap_bytes: Per reader, the most of the same since the reader before; then after the last.
         gap_runs: Per reader, the number of ops since the reader before; then after the last.
         row: Per reader, its place among the backward ops.
+        readers_at: Per storage, where its readers begin.
+        readers: Readers of storages, ascending for each.
     """
 
     reads_at: Numbers
@@ -107,6 +109,8 @@ class GraphTables(NamedTuple):
     gap_bytes: Numbers
     gap_runs: Numbers
     row: Numbers
+    readers_at: Numbers
+    readers: Numbers
 
 
 class PlanTables(NamedTuple):
@@ -212,6 +216,10 @@ def graph_tables(facts: GraphFacts, storages: Sequence[int], is_decided: Numbers
         sum(graph.size(s) for s in facts.writes[u] if graph.is_output[s]) for u in facts.by_rank
     ]
     before, at = _own_bytes(facts, sum(outputs))
+    place = {num_forward + k: number for number, k in enumerate(readers)}
+    readers_at, read_by = flat(
+        [[place[r] for r in graph.readers[s] if r >= num_forward] for s in storages]
+    )
     gaps = [range(a + 1, b) for a, b in pairwise([-1, *readers, len(rows)])]
     columns: dict[str, Sequence[int]] = {
         "reads_at": reads_at,
@@ -235,6 +243,8 @@ def graph_tables(facts: GraphFacts, storages: Sequence[int], is_decided: Numbers
         "gap_bytes": [max((at[k] for k in gap), default=FAR_BELOW) for gap in gaps],
         "gap_runs": [len(gap) for gap in gaps],
         "row": readers,
+        "readers_at": readers_at,
+        "readers": read_by,
     }
     return GraphTables(**{name: np.array(c, dtype=np.int64) for name, c in columns.items()})
 

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from autockpt_solvers.refinement.tables import Flags, Numbers
 
 # Kinds of notes: a storage was at hand or not, was touched otherwise, was live elsewhere; a reader
-# had other runs, other most bytes; the forward pass ran other ops.
-AT_HAND, TOUCH, LIVE, RUNS, MOST, FORWARD = range(6)
+# had other runs, other most bytes; the forward pass ran other ops; a storage that a reader did not
+# touch before is kept after it or not.
+AT_HAND, TOUCH, LIVE, RUNS, MOST, FORWARD, KEPT = range(7)
 
 
 @compiled_within

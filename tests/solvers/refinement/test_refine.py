@@ -140,7 +140,7 @@ def test_the_list_of_runs_has_room_for_any_number_of_changes_taken_in_a_row(seed
     assert refiner.load(facts.just_in_time(()), 1)
     for step in range(0, 640, 64):
         cooling = Cooling(refiner.unit_ns, 1.0, 1e3, 1e3, 1e-3, 1e-3)
-        refiner._anneal(Steps(step, step + 64, 640), 1, cooling)
+        refiner._anneal(Steps(step, step + 64, 640), 1, cooling, chains=0.5)
         # The other half is for one change; here one takes little of it.
         assert refiner.plan.totals["again_end"][0] <= refiner.plan.again.size * 3 // 4
 

@@ -38,7 +38,7 @@ from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.methods.heuristics import solve_heuristics
 from autockpt_solvers.methods.ilp.pool import OptionPool
 from autockpt_solvers.methods.ilp.squeeze import is_short, squeeze
-from autockpt_solvers.refinement.refine import can_improve, improve, refine
+from autockpt_solvers.refinement.refine import can_improve, can_start, improve, refine
 from autockpt_solvers.schedule import with_frees
 from autockpt_solvers.simulator import ScheduleError, simulate
 
@@ -62,9 +62,9 @@ def solve_ilp(problem: Problem, session: Session, *, time_limit_s: float) -> Att
     plans: list[list[int]] = []
     if any(graph.is_needed[: graph.num_forward]):
         plans = [plan for plan in _window_plans(problem, session, deadline) if _runs(facts, plan)]
-        known = (*heuristics.offered, *plans)
-        start = facts.best(known, problem.available_bytes)[0]
-        plans += refine(problem, session, start, deadline=deadline)
+        known = [plan for plan in (*heuristics.offered, *plans) if can_start(facts, plan)]
+        for start in facts.best(known, problem.available_bytes)[:1]:
+            plans += refine(problem, session, start, deadline=deadline)
     return dataclasses.replace(
         heuristics,
         orders=tuple(facts.best(plans, problem.available_bytes)),
