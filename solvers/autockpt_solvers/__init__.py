@@ -12,6 +12,7 @@ from autockpt_solvers.api import (
     solve,
 )
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt, Method
+from autockpt_solvers.clock import SearchReport, StopSearch, Watcher
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
 from autockpt_solvers.problem import Problem
@@ -41,8 +42,11 @@ __all__ = [
     "Result",
     "Schedule",
     "ScheduleError",
+    "SearchReport",
     "SolveStatus",
+    "StopSearch",
     "Storage",
+    "Watcher",
     "baseline_schedule",
     "check_method",
     "graph_from_json",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
 from autockpt_solvers.bounds.proof import bounds_of, least_bytes
+from autockpt_solvers.clock import Clock
+from autockpt_solvers.graph import check_integer
 from autockpt_solvers.methods.registry import METHODS
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.problem import Problem
@@ -22,7 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autockpt_solvers.attempt import Method
+    from autockpt_solvers.clock import Watcher
     from autockpt_solvers.graph import ComputeGraph
+
+
+_LARGEST_SEED = 2**31 - 1  # what CP-SAT takes
 
 
 class MethodError(RuntimeError):
@@ -47,7 +54,12 @@ def baseline_schedule(graph: ComputeGraph) -> Schedule:
 
 
 def solve(
-    problem: Problem, *, method: str | Method = "auto", time_limit_s: float = 60.0, seed: int = 0
+    problem: Problem,
+    *,
+    method: str | Method = "auto",
+    time_limit_s: float = 60.0,
+    seed: int = 0,
+    watch: Watcher | None = None,
 ) -> Result:
     """Find a schedule that fits the budget and recomputes as little as the method can manage.
 
@@ -57,63 +69,89 @@ def solve(
     Args:
         problem: The problem.
         method: One of `method_names()`, or a callable with the signature of `Method`.
-        time_limit_s: Ends the search. The best schedule so far is returned. The time in which numba
-            compiles, once per installation, is not included.
-        seed: Equal problems with equal seeds give equal schedules.
+        time_limit_s: Ends the search and the proofs. The best schedule so far is returned. The time
+            in which numba compiles, once per installation, is not included.
+        seed: From 0 to 2**31 - 1. Equal problems with equal seeds give equal schedules.
+        watch: Called several times per second with a `SearchReport`. It may end the search by
+            raising `StopSearch`.
 
     Returns:
-        The result. Its status is INFEASIBLE if no schedule of the method fits.
+        The result. `Result.schedule` is None if no schedule fits; the status says why.
 
     Raises:
-        ValueError: The method is unknown, the time limit is not positive, or the graph is too large
-            for the method.
+        TypeError: The time limit is not a number, or the seed is not an int.
+        ValueError: The method is unknown, the time limit is not positive, the seed is out of range,
+            or the graph is too large for the method.
         MethodError: A callable raised, or did not return a schedule.
         ScheduleError: A callable returned a schedule that cannot run.
     """
-    if not 0 < time_limit_s < math.inf:
-        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0, and finite")
     check_method(method)
-    started = time.monotonic()
-    session = Session(graph=problem.graph, seed=seed)
+    _check_limits(time_limit_s, seed)
+    clock = Clock(limit_s=time_limit_s, watch=watch, budget_bytes=problem.available_bytes)
+    with _watched(clock):
+        return _solved(problem, method, Session(graph=problem.graph, seed=seed, clock=clock))
+
+
+def _solved(problem: Problem, method: str | Method, session: Session) -> Result:
+    clock = session.clock
     baseline = session.facts.baseline()
     name = method if isinstance(method, str) else _name_of(method)
     if session.facts.evaluate(baseline)[0] <= problem.available_bytes:
         attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
     elif not isinstance(method, str):
-        attempt = _ask_callable(method, problem, time_limit_s, seed)
+        attempt = _ask_callable(method, problem, clock.seconds_left(clock.end), session.seed)
     elif is_asked_by_levels(METHODS[method], problem.graph):
-        attempt = ask(problem, session, METHODS[method], time_limit_s=time_limit_s)
+        left = clock.seconds_left(clock.end)
+        attempt = ask(problem, session, METHODS[method], time_limit_s=left)
     else:
-        attempt = METHODS[method].load()(problem, session, time_limit_s=time_limit_s)
+        left = clock.seconds_left(clock.end)
+        attempt = METHODS[method].load()(problem, session, time_limit_s=left)
     offered = attempt.offered or (baseline,)
     best = session.facts.best(offered, problem.available_bytes)
     schedules = [with_frees(problem.graph, order) for order in best]
-    left = max(0.5, time_limit_s - (time.monotonic() - started))
-    return _judged(problem, schedules, attempt, attempt.method or name, started, left, seed)
+    return _judged(problem, schedules, attempt, attempt.method or name, session)
 
 
-def judge(problem: Problem, schedule: Schedule, *, time_limit_s: float = 60.0) -> Result:
+def judge(
+    problem: Problem,
+    schedule: Schedule,
+    *,
+    time_limit_s: float = 60.0,
+    watch: Watcher | None = None,
+) -> Result:
     """Replay a schedule and say what it costs, whether it fits, and how good it can be at most.
 
     Args:
         problem: The problem that the schedule is for.
         schedule: The schedule.
         time_limit_s: Ends the search for a lower bound.
+        watch: As in `solve`.
 
     Returns:
         The result, as `solve` would give it if a method had found the schedule. If the schedule
-        does not fit, the status is INFEASIBLE and `peak_bytes` is the peak of the schedule.
+        does not fit, `Result.schedule` is None and `peak_bytes` is the peak of the schedule; the
+        status is INFEASIBLE if a bound proves that none fits, and NOT_FOUND otherwise.
 
     Raises:
+        TypeError: The time limit is not a number.
+        ValueError: The time limit is not positive.
         ScheduleError: The schedule cannot run.
     """
-    started = time.monotonic()
-    return _judged(problem, [schedule], Attempt(orders=()), "given", started, time_limit_s, 0)
+    _check_limits(time_limit_s, 0)
+    clock = Clock(limit_s=time_limit_s, watch=watch, budget_bytes=problem.available_bytes)
+    with _watched(clock):
+        session = Session(graph=problem.graph, seed=0, clock=clock)
+        return _judged(problem, [schedule], Attempt(orders=()), "given", session)
 
 
 def minimum_budget(
-    graph: ComputeGraph, *, method: str | Method = "auto", time_limit_s: float = 60.0, seed: int = 0
+    graph: ComputeGraph,
+    *,
+    method: str | Method = "auto",
+    time_limit_s: float = 60.0,
+    seed: int = 0,
+    watch: Watcher | None = None,
 ) -> MinimumBudget:
     """Find the smallest budget that a method can meet, and a bound that no schedule can beat.
 
@@ -122,22 +160,34 @@ def minimum_budget(
         method: As in `solve`.
         time_limit_s: As in `solve`.
         seed: As in `solve`.
+        watch: As in `solve`.
 
     Returns:
         The smallest budget, a schedule that fits it, and the bound. With a named method, `solve`
         finds a schedule for that budget and none for one byte less, unless a time limit interferes.
         On a graph without a backward pass, `auto`, `ilp`, `local` and `moments` search once, for
         the bound: the schedule fits, but a search for that budget may find another minimum.
+
+    Raises:
+        As `solve`.
     """
     check_method(method)
-    session = Session(graph=graph, seed=seed)
+    _check_limits(time_limit_s, seed)
+    clock = Clock(limit_s=time_limit_s, watch=watch)
+    with _watched(clock):
+        return _minimum(method, Session(graph=graph, seed=seed, clock=clock))
+
+
+def _minimum(method: str | Method, session: Session) -> MinimumBudget:
+    graph, clock = session.graph, session.clock
+    left = clock.seconds_left(clock.end)
     found: list[Sequence[int]] = [session.facts.baseline()]
     floor = 0
     attempt = Attempt(orders=())
     if session.facts.evaluate(found[0])[0] <= least_op_bytes(graph):
         pass  # no method can do better
     elif isinstance(method, str) and is_asked_by_levels(METHODS[method], graph):
-        floor, order = ask_least(session, METHODS[method], time_limit_s=time_limit_s)
+        floor, order = ask_least(session, METHODS[method], time_limit_s=left)
         found += [order] if order is not None else []
     else:
         least = lower_bound_bytes(graph)
@@ -146,10 +196,10 @@ def minimum_budget(
             # Its plans may run backward ops again, so this bound does not hold for them.
             budget = 0 if record.minimises_peak else least
             problem = Problem(graph=graph, budget_bytes=budget)
-            attempt = record.load()(problem, session, time_limit_s=time_limit_s)
+            attempt = record.load()(problem, session, time_limit_s=left)
         else:
             problem = Problem(graph=graph, budget_bytes=least)
-            attempt = _ask_callable(method, problem, time_limit_s, seed)
+            attempt = _ask_callable(method, problem, left, session.seed)
         found += attempt.offered
     leanest = min(found, key=lambda order: session.facts.evaluate(order)[0])
     schedule = with_frees(graph, leanest)
@@ -159,6 +209,31 @@ def minimum_budget(
     return MinimumBudget(
         peak_bytes=least, lower_bound_bytes=bound, bound_class=bound_class, schedule=schedule
     )
+
+
+def _watched(clock: Clock) -> contextlib.AbstractContextManager[None]:
+    """What a search runs within: time to compile does not count."""
+    # Importing numba takes time, and only searches need it.
+    from autockpt_solvers.kernels.compiling import compile_time_apart
+
+    return compile_time_apart(clock)
+
+
+def _check_limits(time_limit_s: object, seed: object) -> None:
+    """Raise TypeError or ValueError if a time limit or a seed cannot be used."""
+    if isinstance(time_limit_s, bool) or not isinstance(time_limit_s, Real):
+        raise TypeError(f"time_limit_s is {time_limit_s!r}; it must be a number of seconds")
+    if not 0 < float(time_limit_s) < math.inf:
+        raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0, and finite")
+    check_integer(seed, "seed")
+    if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
+        raise ValueError(f"seed is {seed}; it must be from 0 to {_LARGEST_SEED}")
+
+
+def _why_none_fits(is_proven: bool, clock: Clock) -> SolveStatus:
+    if is_proven:
+        return SolveStatus.INFEASIBLE
+    return SolveStatus.OUT_OF_TIME if clock.is_over else SolveStatus.NOT_FOUND
 
 
 def _name_of(method: Method) -> str:
@@ -195,12 +270,10 @@ def _judged(
     schedules: Sequence[Schedule],
     attempt: Attempt,
     name: str,
-    started: float,
-    time_limit_s: float,
-    seed: int,
+    session: Session,
 ) -> Result:
     """Replay schedules; report the cheapest that fits, with the bounds for its class of plans."""
-    graph = problem.graph
+    graph, clock = problem.graph, session.clock
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
     minimum, leanest = min(
         ((timeline.peak_bytes, schedule) for timeline, schedule in replays), key=lambda r: r[0]
@@ -213,7 +286,7 @@ def _judged(
     if not fitting:
         least, bound_class = least_bytes(graph, leanest, attempt)
         return Result(
-            status=SolveStatus.INFEASIBLE,
+            status=_why_none_fits(least > problem.available_bytes, clock),
             schedule=None,
             recompute_ns=0,
             peak_bytes=minimum + problem.fixed_bytes,
@@ -221,13 +294,15 @@ def _judged(
             lower_bound_bytes=least + problem.fixed_bytes,
             bound_class=bound_class,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
-            solve_time_s=time.monotonic() - started,
+            solve_time_s=clock.elapsed_s,
             method=name,
         )
     recompute, peak, best = min(fitting)
+    clock.found(recompute, peak)
+    clock.begin("proving a lower bound")
     schedule = replays[best][1]
     bound_class, bound, bound_bytes = bounds_of(
-        problem, schedule, attempt, is_free=not recompute, time_limit_s=time_limit_s, seed=seed
+        problem, schedule, attempt, is_free=not recompute, session=session
     )
     return Result(
         status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,
@@ -238,6 +313,6 @@ def _judged(
         lower_bound_bytes=bound_bytes + problem.fixed_bytes,
         bound_class=bound_class,
         minimum_peak_bytes=minimum + problem.fixed_bytes,
-        solve_time_s=time.monotonic() - started,
+        solve_time_s=clock.elapsed_s,
         method=name,
     )

@@ -14,13 +14,18 @@ class SolveStatus(StrEnum):
     """Whether a schedule was found, and whether it is proven to be the best.
 
     OPTIMAL: it fits, and no plan of `Result.bound_class` recomputes less. FEASIBLE: it fits.
-    INFEASIBLE: the method found no schedule that fits; `Result.minimum_peak_bytes` is the lowest
-    peak that it found.
+
+    With the others no schedule fits; `Result.minimum_peak_bytes` is the lowest peak that was found.
+    INFEASIBLE: proven, no plan of `Result.bound_class` fits. NOT_FOUND: the search ended by itself
+    without one. OUT_OF_TIME: the time limit or the watcher ended the search; a longer one may find
+    one.
     """
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
     INFEASIBLE = "infeasible"
+    NOT_FOUND = "not_found"
+    OUT_OF_TIME = "out_of_time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +34,10 @@ class Result:
 
     Attributes:
         status: Whether it fits, and whether it is optimal.
-        schedule: The schedule, or None when infeasible.
-        recompute_ns: Time of repeated runs (0 if infeasible).
-        peak_bytes: Peak of the schedule, fixed bytes included; the lowest found if infeasible.
-        lower_bound_ns: No plan of `bound_class` recomputes less (0 if infeasible).
+        schedule: The schedule, or None if none fits.
+        recompute_ns: Time of repeated runs (0 if none fits).
+        peak_bytes: Peak of the schedule, fixed bytes included; the lowest found if none fits.
+        lower_bound_ns: No plan of `bound_class` recomputes less (0 if none fits).
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. If it
             exceeds the budget, no such plan fits.
         bound_class: The plans that both bounds hold for, in words. The schedule, if any, is one.

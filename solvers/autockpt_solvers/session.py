@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.orders.facts import GraphFacts
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class Session:
     Attributes:
         graph: The graph.
         seed: Random seed of all searches.
+        clock: The time of the search.
         facts: Facts about the graph.
+        order_bounds_ns: By order of the backward ops, a lower bound on the recompute time
+            within the problem's budget, and whether more time would not raise it.
         bounds_ns: Lower bounds on recompute time, by bound and budget in bytes.
         drops: What `greedy` drops, step by step.
         prices: The plans of `mincut`, by price.
@@ -40,7 +44,9 @@ class Session:
 
     graph: ComputeGraph
     seed: int
+    clock: Clock = field(default_factory=Clock)
     facts: GraphFacts = field(init=False)
+    order_bounds_ns: dict[tuple[int, ...], tuple[int, bool]] = field(default_factory=dict)
     bounds_ns: dict[tuple[Callable[..., int], int], int] = field(default_factory=dict)
     drops: DropCurve | None = None
     prices: PriceCurve | None = None
@@ -49,6 +55,15 @@ class Session:
 
     def __post_init__(self) -> None:
         self.facts = GraphFacts(self.graph)
+
+    def of_same_search(self, graph: ComputeGraph) -> Session:
+        """A session for the graph in another order of its backward ops, in the same search."""
+        return Session(
+            graph=graph,
+            seed=self.seed,
+            clock=self.clock,
+            order_bounds_ns=self.order_bounds_ns,
+        )
 
 
 class BuiltIn(Protocol):

@@ -9,13 +9,13 @@ memory joins the others, and the relaxation is solved again.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autockpt_solvers.bounds.relaxation import Ancestry, Relaxation
+from autockpt_solvers.clock import Clock, OutOfTime
 from autockpt_solvers.schedule import Compute, with_frees
 from autockpt_solvers.simulator import ScheduleError, simulate
 
@@ -50,7 +50,12 @@ class Moments:
 
 
 def solve_relaxations(
-    problem: Problem, *, time_limit_s: float, seed: int, effort: float = _EFFORT
+    problem: Problem,
+    *,
+    time_limit_s: float,
+    seed: int,
+    effort: float = _EFFORT,
+    clock: Clock | None = None,
 ) -> Moments:
     """Solve relaxations with ever more moments until the order of one fits, or effort runs out.
 
@@ -59,23 +64,27 @@ def solve_relaxations(
         time_limit_s: Ends the search.
         seed: Random seed.
         effort: Ends it too: deterministic time of the integer programs, in about seconds.
+        clock: The clock of the search, if it is a part of one.
 
     Returns:
         What was found; nothing if the graph is too large.
     """
     if len(problem.graph.ops) > MOST_OPS:
         return Moments()
-    return _Rounds(problem, time_limit_s, seed, effort).run()
+    return _Rounds(problem, time_limit_s, seed, effort, clock or Clock()).run()
 
 
 class _Rounds:
     """Rounds of relaxations of one graph."""
 
-    def __init__(self, problem: Problem, time_limit_s: float, seed: int, effort: float) -> None:
+    def __init__(
+        self, problem: Problem, time_limit_s: float, seed: int, effort: float, clock: Clock
+    ) -> None:
         self.graph = problem.graph
         self.budget = problem.available_bytes
         self.ancestry = Ancestry(problem.graph)
-        self.deadline = time.monotonic() + time_limit_s
+        self.clock = clock
+        self.deadline = clock.until(time_limit_s)
         self.effort = effort
         self.most = effort * _SHARE
         self.seed = seed
@@ -115,10 +124,14 @@ class _Rounds:
         return None if self.found.is_infeasible else best
 
     def _relax(self, pivots: Sequence[int]) -> Relaxed | None:
-        left = self.deadline - time.monotonic()
+        left = self.deadline - self.clock.now()
         if left <= 0 or self.effort <= 0:
             return None
-        relaxation = Relaxation(self.graph, self.ancestry, self.budget, pivots)
+        try:
+            relaxation = Relaxation(self.graph, self.ancestry, self.budget, pivots, self.clock)
+        except OutOfTime:
+            return None
+        left = self.clock.seconds_left(self.deadline)
         effort = min(self.effort, self.most)
         relaxed = relaxation.solve(time_limit_s=left, effort=effort, seed=self.seed)
         self.effort -= relaxed.effort

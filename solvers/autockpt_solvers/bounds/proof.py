@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.graph import ComputeGraph
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.schedule import Schedule
+    from autockpt_solvers.session import Session
 
 IN_ORDER_CLASS = "each backward op once, in the graph's order; forward ops at will"
 MOVED_CLASS = "each backward op once, in an order chosen beforehand; forward ops at will"
@@ -36,6 +37,34 @@ def class_of(graph: ComputeGraph, schedule: Schedule) -> tuple[str, ComputeGraph
     if backward == own:
         return IN_ORDER_CLASS, graph
     return MOVED_CLASS, with_backward(graph, backward).graph
+
+
+def own_order(graph: ComputeGraph) -> tuple[int, ...]:
+    """The backward ops in the graph's order."""
+    return tuple(range(graph.num_forward, len(graph.ops)))
+
+
+def bound_in_order_ns(
+    problem: Problem, session: Session, backward: tuple[int, ...], *, time_limit_s: float
+) -> int:
+    """Recompute time of every plan that runs the backward ops once, in a given order.
+
+    It is kept in the session; if time ended it, it is worked out again when there is more.
+
+    Args:
+        problem: The problem, with the backward ops in that order.
+        session: The session of the search.
+        backward: The backward ops in that order, as the original graph numbers them.
+        time_limit_s: Ends the search; the bound reached by then holds.
+    """
+    clock, known = session.clock, session.order_bounds_ns
+    bound_ns, is_done = known.get(backward, (0, False))
+    if not is_done and not clock.is_over:
+        deadline = clock.until(time_limit_s)
+        more_ns = lower_bound_ns(problem, time_limit_s=time_limit_s, clock=clock)
+        known[backward] = (max(bound_ns, more_ns), clock.now() < deadline)
+        bound_ns = known[backward][0]
+    return bound_ns
 
 
 def least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tuple[int, str]:
@@ -60,8 +89,7 @@ def bounds_of(
     attempt: Attempt,
     *,
     is_free: bool,
-    time_limit_s: float,
-    seed: int,
+    session: Session,
 ) -> tuple[str, int, int]:
     """Lower bounds for plans of a schedule's class, or of the class for which a method has one.
 
@@ -70,8 +98,7 @@ def bounds_of(
         schedule: A schedule that fits.
         attempt: What the method offers and proves.
         is_free: Whether the schedule recomputes nothing; then no bound is computed.
-        time_limit_s: Ends the search for a bound.
-        seed: Random seed.
+        session: The session of the search, whose clock ends the search for a bound.
 
     Returns:
         The class, the least recompute time in ns, and the least peak in bytes.
@@ -82,9 +109,11 @@ def bounds_of(
     if not is_free:
         in_order = dataclasses.replace(problem, graph=as_run)
         if own_class == EVERY_PLAN:
-            bound_ns = _least_ns(in_order, attempt, time_limit_s, seed)
+            bound_ns = _least_ns(in_order, attempt, session)
         else:
-            bound_ns = lower_bound_ns(in_order, time_limit_s=time_limit_s)
+            backward = tuple(op for op in schedule.compute_order if op >= graph.num_forward)
+            left = session.clock.seconds_left(session.clock.end)
+            bound_ns = bound_in_order_ns(in_order, session, backward, time_limit_s=left)
     if attempt.bound_class and attempt.lower_bound_ns > bound_ns:
         bound_ns, bound_class = attempt.lower_bound_ns, attempt.bound_class
     is_own = bound_class == own_class != EVERY_PLAN
@@ -94,12 +123,15 @@ def bounds_of(
     return bound_class, bound_ns, bound_bytes
 
 
-def _least_ns(problem: Problem, attempt: Attempt, time_limit_s: float, seed: int) -> int:
+def _least_ns(problem: Problem, attempt: Attempt, session: Session) -> int:
     """A bound on the recompute time of every plan that fits."""
+    clock = session.clock
+    left = clock.seconds_left(clock.end)
     if problem.graph.num_forward < len(problem.graph.ops):
-        return any_plan_bound_ns(problem, time_limit_s=time_limit_s)
+        return 0 if clock.is_over else any_plan_bound_ns(problem, time_limit_s=left, clock=clock)
     if attempt.bound_class == EVERY_PLAN:
         return attempt.lower_bound_ns
     from autockpt_solvers.bounds.moments import solve_relaxations
 
-    return solve_relaxations(problem, time_limit_s=time_limit_s, seed=seed).bound_ns
+    found = solve_relaxations(problem, time_limit_s=left, seed=session.seed, clock=clock)
+    return found.bound_ns

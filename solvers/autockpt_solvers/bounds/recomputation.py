@@ -19,13 +19,12 @@ or repeat backward ops.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autockpt_solvers.bounds.peak import forced_bytes
-from autockpt_solvers.deadline import seconds_left
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.orders.capacities import PER_NS, UNCUT
 from autockpt_solvers.problem import Problem
 
@@ -186,12 +185,13 @@ class _LayeredCuts:
         return value, held - free, {op for op in self.op_nodes.tolist() if side[op]}
 
 
-def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
+def lower_bound_ns(problem: Problem, *, time_limit_s: float, clock: Clock | None = None) -> int:
     """Recompute time of every schedule that runs each backward op once, in the graph's order.
 
     Args:
         problem: The problem; its budget may be one that nothing fits.
         time_limit_s: Ends the search; the bound reached by then holds.
+        clock: The clock of the search, if it is a part of one.
 
     Returns:
         The bound.
@@ -199,7 +199,8 @@ def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
     graph = problem.graph
     if graph.num_forward in (0, len(graph.ops)):
         return 0
-    deadline = time.monotonic() + time_limit_s
+    clock = clock or Clock()
+    deadline = clock.until(time_limit_s)
     relaxation = _Relaxation(graph, problem.available_bytes)
     most = max(1, min(_MAX_TIME_STEPS, _MAX_NODES // (len(graph.storages) + graph.num_forward)))
     step, over = relaxation.excess(set())
@@ -209,20 +210,21 @@ def lower_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
     while over > 0 and step not in steps and len(steps) < most:
         steps.append(step)
         prices = np.append(prices, 0.0)
-        value, prices, again = _ascend(_LayeredCuts(relaxation, steps), prices, deadline)
+        value, prices, again = _ascend(_LayeredCuts(relaxation, steps), prices, clock, deadline)
         best = max(best, value)
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             break
         step, over = relaxation.excess(again)
     return max(0, int(best))
 
 
-def any_plan_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
+def any_plan_bound_ns(problem: Problem, *, time_limit_s: float, clock: Clock | None = None) -> int:
     """Recompute time of every schedule, also one that reorders or repeats backward ops.
 
     Args:
         problem: The problem; its budget may be one that nothing fits.
         time_limit_s: Ends the search; the bound reached by then holds.
+        clock: The clock of the search, if it is a part of one.
 
     Returns:
         The bound, at most what `lower_bound_ns` gives with enough time steps.
@@ -230,8 +232,9 @@ def any_plan_bound_ns(problem: Problem, *, time_limit_s: float) -> int:
     graph = problem.graph
     if graph.num_forward in (0, len(graph.ops)):
         return 0
+    clock = clock or Clock()
     cuts = _LayeredCuts(_Relaxation(graph, problem.available_bytes), [_FORWARD_END])
-    value, _, _ = _ascend(cuts, np.zeros(1), time.monotonic() + time_limit_s)
+    value, _, _ = _ascend(cuts, np.zeros(1), clock, clock.until(time_limit_s))
     return max(0, int(value))
 
 
@@ -252,13 +255,13 @@ def bound_below_ns(
     key = (bound_ns, budget)
     if key not in session.bounds_ns:
         below = Problem(graph=session.graph, budget_bytes=max(0, budget - 1))
-        left = seconds_left(deadline)
-        session.bounds_ns[key] = bound_ns(below, time_limit_s=left)
+        left = session.clock.seconds_left(deadline)
+        session.bounds_ns[key] = bound_ns(below, time_limit_s=left, clock=session.clock)
     return session.bounds_ns[key]
 
 
 def _ascend(
-    cuts: _LayeredCuts, start: np.ndarray, deadline: float
+    cuts: _LayeredCuts, start: np.ndarray, clock: Clock, deadline: float
 ) -> tuple[float, np.ndarray, set[int]]:
     """Kelley's cutting planes: the highest bound over all prices, the prices, what runs again."""
     from ortools.linear_solver import pywraplp
@@ -279,7 +282,7 @@ def _ascend(
         value, slope, again = cut
         if value > best or not best_again:
             best, best_prices, best_again = max(best, value), prices, again
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             break
         row = solver.Constraint(-solver.infinity(), (value - float(slope @ prices)) / total)
         row.SetCoefficient(top, 1.0)

@@ -19,6 +19,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autockpt_solvers.clock import Clock
+from autockpt_solvers.cp_sat import solve_model
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -98,13 +101,23 @@ class Relaxation:
         ancestry: Its ancestry.
         budget: Bytes that the graph may use.
         pivots: Ops that are needed, in order, each of which needs the one before.
+        clock: The clock of the search, if it is a part of one.
+
+    Raises:
+        OutOfTime: The time is over before the model is made.
     """
 
     def __init__(
-        self, graph: ComputeGraph, ancestry: Ancestry, budget: int, pivots: Sequence[int]
+        self,
+        graph: ComputeGraph,
+        ancestry: Ancestry,
+        budget: int,
+        pivots: Sequence[int],
+        clock: Clock | None = None,
     ) -> None:
         from ortools.sat.python import cp_model
 
+        self.clock = clock or Clock()
         self.graph = graph
         self.budget = budget
         self.pivots = pivots
@@ -119,11 +132,13 @@ class Relaxation:
         self.held: dict[int, list[_Literal]] = {}
         self._order(ancestry)
         for op in self.ops:
+            self.clock.check()
             self._run(op)
         for op in self.ops:
             for storage in graph.ops[op].writes:
                 self._hold(storage)
         for op in self.ops:
+            self.clock.check()
             self._read(op)
         for stage, pivot in enumerate(pivots, start=1):
             self._fit(stage, pivot)
@@ -144,6 +159,7 @@ class Relaxation:
     def _order(self, ancestry: Ancestry) -> None:
         """First runs come in an order that the reads allow, those of pivots at the moments."""
         for op in self.ops:
+            self.clock.check()
             done: list[_Literal] = [False]
             for pivot in self.pivots:
                 if ancestry.precedes(op, pivot):
@@ -241,7 +257,7 @@ class Relaxation:
         solver.parameters.random_seed = seed
         solver.parameters.max_deterministic_time = effort
         solver.parameters.max_time_in_seconds = max(0.05, time_limit_s)
-        status = solver.solve(self.model)
+        status = solve_model(solver, self.model, self.clock)
         spent = float(solver.response_proto.deterministic_time)
         if status == cp_model.INFEASIBLE:
             return Relaxed(is_infeasible=True, bound_ns=0, solution=None, effort=spent)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
+import numba.core.event
 import platformdirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from autockpt_solvers.clock import Clock
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
@@ -58,6 +62,38 @@ def cache_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+@contextlib.contextmanager
+def compile_time_apart(clock: Clock) -> Iterator[None]:
+    """Let a clock stand still whenever numba compiles the engine's code in this thread."""
+    with numba.core.event.install_listener("numba:compile", _Pausing(clock)):
+        yield
+
+
+class _Pausing(numba.core.event.Listener):  # type: ignore[misc]  # numba has no types
+    """Hears that numba begins to compile a function, and ends; within one it compiles others."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.thread = threading.get_ident()
+        self.depth = 0
+
+    def on_start(self, event: Any) -> None:
+        if self._is_ours(event):
+            self.depth += 1
+            self.clock.pause("compiling the solver's kernels, once per installation")
+
+    def on_end(self, event: Any) -> None:
+        if self._is_ours(event):
+            self.depth -= 1
+            if not self.depth:
+                self.clock.resume()
+
+    def _is_ours(self, event: Any) -> bool:
+        function = event.data["dispatcher"].py_func
+        is_engine = function.__module__.startswith("autockpt_solvers.")
+        return is_engine and threading.get_ident() == self.thread
 
 
 @contextlib.contextmanager

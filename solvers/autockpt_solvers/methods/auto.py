@@ -11,7 +11,6 @@ Weakness: the choice looks at sizes only.
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.ilp import solve_ilp
@@ -28,7 +27,7 @@ _EFFORT = 0.2  # of the usual number of steps, since it starts from a good plan,
 
 def solve_auto(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer the plans of the method chosen, and say which it was."""
-    started = time.monotonic()
+    deadline = session.clock.until(time_limit_s)
     graph, facts, budget = session.graph, session.facts, problem.available_bytes
     if graph.num_forward == len(graph.ops):
         from autockpt_solvers.methods.any_order.free import solve_free
@@ -39,7 +38,7 @@ def solve_auto(problem: Problem, session: Session, *, time_limit_s: float) -> At
     ranks = [facts.lack(order, budget) for order in first]
     best = min(range(len(first)), key=ranks.__getitem__)
     is_stuck = ranks[best][0] > 0
-    left = time_limit_s - (time.monotonic() - started)
+    left = deadline - session.clock.now()
     if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (_LARGE if is_stuck else _SMALL):
         return dataclasses.replace(attempt, method="ilp")
     from autockpt_solvers.methods.local import anneal_from

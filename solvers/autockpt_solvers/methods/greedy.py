@@ -13,12 +13,12 @@ input of theirs (`mincut` does). It counts only the bytes kept at the end of the
 from __future__ import annotations
 
 import heapq
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
 
 if TYPE_CHECKING:
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
@@ -105,7 +105,7 @@ class DropCurve:
         drops: Per further plan, the storage that it drops, and those that it keeps instead.
     """
 
-    def __init__(self, facts: GraphFacts, deadline: float) -> None:
+    def __init__(self, facts: GraphFacts, clock: Clock, deadline: float) -> None:
         self.facts = facts
         self.drops: list[tuple[int, tuple[int, ...]]] = []
         self._peaks: dict[int, int] = {}
@@ -113,10 +113,12 @@ class DropCurve:
         self.kept = frozenset(dropper.kept)
         heap: list[tuple[float, int]] = []
         for storage in sorted(dropper.kept):
+            if clock.now() > deadline:
+                break
             price = dropper.price(storage)
             if price is not None:
                 heapq.heappush(heap, (price, storage))
-        while heap and time.monotonic() < deadline:
+        while heap and clock.now() < deadline:
             price, storage = heapq.heappop(heap)
             now = dropper.price(storage)
             if now is None:
@@ -149,30 +151,35 @@ class DropCurve:
 
 def solve_greedy(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer the first plan on the way down that fits, improved, and the leanest one found."""
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     if session.drops is None:
-        session.drops = DropCurve(session.facts, time.monotonic() + time_limit_s / 2)
+        session.drops = DropCurve(session.facts, clock, clock.until(time_limit_s / 2))
     curve, budget = session.drops, problem.available_bytes
     count = 1 + len(curve.drops)
     stride = max(1, count // _NUM_TRIED)
     tried = range(0, count, stride)
+    if clock.now() > deadline:
+        tried = range(count - 1, count)
     first = next((k for k in tried if curve.peak(k) <= budget), None)
     leanest = min(tried, key=lambda k: (curve.peak(k), k))
     if first is None:
         return Attempt(orders=(curve.order(leanest),))
-    while first > 0 and curve.peak(first - 1) <= budget:
+    while first > 0 and clock.now() <= deadline and curve.peak(first - 1) <= budget:
         first -= 1
-    kept = _keep_again(curve, first, budget, deadline)
+    kept = _keep_again(curve, first, budget, clock, deadline)
     return Attempt(orders=(session.facts.just_in_time(kept), curve.order(leanest)))
 
 
-def _keep_again(curve: DropCurve, count: int, budget: int, deadline: float) -> set[int]:
+def _keep_again(
+    curve: DropCurve, count: int, budget: int, clock: Clock, deadline: float
+) -> set[int]:
     """Keep dropped storages again, the last dropped first, while the plan still fits."""
     facts, kept = curve.facts, curve.kept_after(count)
     cost = facts.evaluate(facts.just_in_time(kept))[1]
     most = min(_MAX_EVALUATIONS, _MAX_OPS_EVALUATED // len(facts.reads))
     for storage, _ in curve.drops[:count][::-1][:most]:
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             break
         kept.add(storage)
         peak, recompute = facts.evaluate(facts.just_in_time(kept))

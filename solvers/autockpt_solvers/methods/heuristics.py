@@ -6,11 +6,9 @@ long chains of equal blocks none needs less memory.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
 from autockpt_solvers.methods.revolve import solve_revolve
@@ -26,10 +24,10 @@ _LEAST_S = 0.1  # but never less than this
 
 def solve_heuristics(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer what each heuristic offers."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
 
     def asked(heuristic: BuiltIn) -> Attempt:
-        left = seconds_left(deadline, share=_SHARE, least_s=_LEAST_S)
+        left = session.clock.seconds_left(deadline, share=_SHARE, least_s=_LEAST_S)
         return heuristic(problem, session, time_limit_s=left)
 
     if session.revolved is None:

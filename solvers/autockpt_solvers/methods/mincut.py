@@ -12,7 +12,6 @@ kept during the backward, so it stops short of low budgets.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -104,7 +103,8 @@ class PriceCurve:
 
 def solve_mincut(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer the plans met while bisecting for the lowest price at which one fits."""
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     if session.prices is None:
         session.prices = PriceCurve(session.facts)
     curve, budget = session.prices, problem.available_bytes
@@ -115,11 +115,11 @@ def solve_mincut(problem: Problem, session: Session, *, time_limit_s: float) -> 
         return found[-1].peak_bytes <= budget
 
     low, high = 0.0, _LOWEST_PRICE
-    while high < _HIGHEST_PRICE and not fits(high) and time.monotonic() < deadline:
+    while high < _HIGHEST_PRICE and not fits(high) and clock.now() < deadline:
         low, high = high, high * 2
     is_met = any(plan.peak_bytes <= budget for plan in found)
     for _ in range(_BISECTIONS if is_met else 0):
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             break
         middle = (low + high) / 2
         if fits(middle):

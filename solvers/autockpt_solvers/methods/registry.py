@@ -44,6 +44,11 @@ class Record:
     bound_ns: Callable[..., int] = lower_bound_ns
     minimises_peak: bool = False
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether its plans run each backward op once, in the graph's order."""
+        return self.bound_ns is lower_bound_ns and not self.minimises_peak
+
     def load(self) -> BuiltIn:
         """Import the method; not before it is asked, since OR-Tools alone takes 0.3 s."""
         module = import_module(f"autockpt_solvers.methods.{self.module}")

@@ -14,7 +14,6 @@ count.
 
 from __future__ import annotations
 
-import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -95,7 +94,7 @@ def moves(first: int, last: int, snapshots: int) -> list[Move]:
 
 def solve_revolve(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer one plan per number of snapshots."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     segments = SegmentChain(session.facts, _MAX_SEGMENTS)
     num = len(segments.ops)
     if not segments.is_chain:
@@ -104,7 +103,7 @@ def solve_revolve(problem: Problem, session: Session, *, time_limit_s: float) ->
     found = []
     for snapshots in tried:
         found.append(segments.order(moves(0, num, snapshots)))
-        if time.monotonic() > deadline:
+        if session.clock.now() > deadline:
             break
     return Attempt(orders=tuple(found))
 

@@ -12,12 +12,12 @@ weight rises.
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from autockpt_solvers.bounds.recomputation import bound_below_ns
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.kernels.annealing import Cooling, Steps, nothing_found
 from autockpt_solvers.refinement.anneal import Buffers, anneal_tables, derive, write_order
 from autockpt_solvers.refinement.encode import encode, is_decided
@@ -97,7 +97,7 @@ def refine(
 
     def gain(known_ns: list[int]) -> float:
         """How far the cheapest plan is above the bound, in training steps."""
-        left = deadline - time.monotonic()
+        left = deadline - session.clock.now()
         bound = bound_below_ns(session, budget, deadline - 3 * left / 4) if known_ns else 0
         return (min(known_ns, default=math.inf) - bound) / total
 
@@ -105,20 +105,19 @@ def refine(
     to_gain = gain(known_ns)
     if to_gain <= _CLOSE:
         return []
-    started = time.monotonic()
-    refiner = _refiner(facts, budget, session.seed, deadline)
+    clock = session.clock
+    refiner = _refiner(session, budget, deadline)
     if refiner is None:
         return []
-    deadline += time.monotonic() - started  # time to compile does not count
     steps = int(refiner.num_steps * min(_MOST_WORTH, to_gain / _FAR))
-    halfway = (time.monotonic() + deadline) / 2
+    halfway = (clock.now() + deadline) / 2
     refiner.run_each(start, _RUNS, steps // len(_RUNS), halfway)
     known_ns += [refiner.best_ns] if refiner.best_order is not None else []
     if known_ns and gain(known_ns) > _FAR:
         short = _STEPS_OF_SHORT_RUN * refiner.size
         num_short = max(1, steps // short)
         for number in range(num_short):
-            now = time.monotonic()
+            now = clock.now()
             until = now + (deadline - now) / (num_short + 1 - number)
             refiner.run(start, min(short, steps), until, _SHORT_RUN)
         refiner.run_each(start, [_LAST_RUN], steps // len(_RUNS), deadline)
@@ -147,7 +146,7 @@ def improve(
         deadline: Ends the run.
     """
     facts, budget = session.facts, problem.available_bytes
-    refiner = _refiner(facts, budget, session.seed, deadline)
+    refiner = _refiner(session, budget, deadline)
     if refiner is None:
         return order
     steps = min(_STEPS_OF_COLD_RUN * refiner.size, int(_SHARE_OF_COLD_RUN * refiner.num_steps))
@@ -161,12 +160,13 @@ def _work_per_step(facts: GraphFacts) -> int:
     return 2 * len(facts.reads) + sum(map(len, facts.reads))
 
 
-def _refiner(facts: GraphFacts, budget: int, seed: int, deadline: float) -> Refiner | None:
+def _refiner(session: Session, budget: int, deadline: float) -> Refiner | None:
     """A refiner, compiled; None if there is nothing to decide, or no time."""
+    facts = session.facts
     num_cells = len(facts.graph.storages) * len(facts.backward_ops)
-    if num_cells > _MOST_CELLS or time.monotonic() >= deadline:
+    if num_cells > _MOST_CELLS or session.clock.now() >= deadline:
         return None
-    refiner = Refiner(facts, budget, seed)
+    refiner = Refiner(facts, budget, session.seed, session.clock)
     if not refiner.has_choices:
         return None
     refiner.compile()
@@ -176,9 +176,12 @@ def _refiner(facts: GraphFacts, budget: int, seed: int, deadline: float) -> Refi
 class Refiner:
     """A graph as tables, and the best orders found so far."""
 
-    def __init__(self, facts: GraphFacts, budget: int, seed: int) -> None:
+    def __init__(
+        self, facts: GraphFacts, budget: int, seed: int, clock: Clock | None = None
+    ) -> None:
         graph = facts.graph
         self.facts = facts
+        self.clock = clock or Clock()
         self.budget = max(1, budget)
         self.forward = [s for s, op in enumerate(graph.producer) if op < graph.num_forward]
         self.decided = np.array([is_decided(facts, s) for s in self.forward], dtype=np.int64)
@@ -282,7 +285,7 @@ class Refiner:
             deadline: Makes the runs shorter, and ends them.
         """
         for number, run in enumerate(runs):
-            now = time.monotonic()
+            now = self.clock.now()
             until = now + (deadline - now) / (len(runs) - number)
             order, aim = self.best_order or start, 0
             lean = self.lean_order
@@ -303,7 +306,7 @@ class Refiner:
             aim: A budget to aim at if it is larger than the refiner's. Then only the peak of what
                 the run finds is recorded.
         """
-        if not self.has_choices or self.best_ns == 0 or time.monotonic() >= deadline:
+        if not self.has_choices or self.best_ns == 0 or self.clock.now() >= deadline:
             return
         budget = self.budget_or(aim)
         if not self.load(order, budget):
@@ -311,13 +314,15 @@ class Refiner:
         cooling = self.cooling(start)
         is_over = self.best_order is None and self.plan.totals["over_bytes"][0] > 0
         chains = _CHAINS_IF_NONE_FITS if is_over else _CHAINS
-        started = time.monotonic()
+        started = self.clock.now()
         first, most = 0, steps
         while first < steps:
             stop = min(first + _STEPS_PER_CALL, steps)
             self._anneal(Steps(first, stop, steps), budget, cooling, chains)
             first = stop
-            now = time.monotonic()
+            if self.best_ns >= 0 and budget == self.budget:
+                self.clock.found(self.best_ns, budget)
+            now = self.clock.now()
             if self.best_ns == 0 or now > deadline:
                 break
             # A run that is cut off ends hot, so take all of a shorter one instead.

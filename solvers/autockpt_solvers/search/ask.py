@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.bounds.recomputation import lower_bound_ns
-from autockpt_solvers.deadline import seconds_left
+from autockpt_solvers.bounds.peak import lower_bound_bytes
+from autockpt_solvers.bounds.proof import bound_in_order_ns, own_order
 from autockpt_solvers.search.backward import find_order
 from autockpt_solvers.search.levels import least_by_levels, solve_by_levels
-from autockpt_solvers.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +23,11 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.registry import Record
     from autockpt_solvers.orders.facts import GraphFacts
     from autockpt_solvers.problem import Problem
+    from autockpt_solvers.session import Session
+
+# Of the time limit, at most. Zoo graphs need a few percent of a minute.
+_SHARE_OF_ORDER, _SHARE_OF_BOUND = 0.2, 0.2
+_QUICK_S = 1.0  # for heuristics, if a bound proves that no plan fits
 
 
 def is_asked_by_levels(record: Record, graph: ComputeGraph) -> bool:
@@ -44,31 +47,48 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
         record: The method; `is_asked_by_levels` holds for it.
         time_limit_s: Ends the search.
     """
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     method = record.load()
-    moved = find_order(problem.graph, time_limit_s=time_limit_s) if record.may_reorder else None
+    moved = None
+    if record.may_reorder:
+        clock.begin("ordering the backward pass")
+        moved = find_order(problem.graph, time_limit_s=time_limit_s * _SHARE_OF_ORDER, clock=clock)
     if moved is None:
-        left = seconds_left(deadline)
+        if record.is_in_order:
+            if problem.available_bytes < lower_bound_bytes(problem.graph):
+                return _quick_plans(problem, session)
+            _prove_first(problem, session, own_order(problem.graph), time_limit_s)
+        left = clock.seconds_left(deadline)
         return solve_by_levels(
             problem, session, method, time_limit_s=left, bound_ns=record.bound_ns
         )
-    there = Session(graph=moved.graph, seed=session.seed)
+    there = session.of_same_search(moved.graph)
     budget = problem.available_bytes
     baseline = there.facts.baseline()
     if there.facts.evaluate(baseline)[0] <= budget:
         return moved.attempt(Attempt(orders=(baseline,), method="none"))
     asked = dataclasses.replace(problem, graph=moved.graph)
-    found = solve_by_levels(asked, there, method, time_limit_s=seconds_left(deadline))
+    if budget < lower_bound_bytes(moved.graph):
+        return moved.attempt(_quick_plans(asked, there))
+    _prove_first(asked, there, moved.originals[problem.graph.num_forward :], time_limit_s)
+    found = solve_by_levels(asked, there, method, time_limit_s=clock.seconds_left(deadline))
     attempt = moved.attempt(found)
     cost = _least_cost(there.facts, found, budget)
-    if cost <= lower_bound_ns(problem, time_limit_s=seconds_left(deadline)):
+    if clock.is_over:
+        return attempt
+    clock.begin("comparing with the graph's own order")
+    left = clock.seconds_left(deadline)
+    own = own_order(problem.graph)
+    if cost <= bound_in_order_ns(problem, session, own, time_limit_s=left):
         return attempt
     from autockpt_solvers.methods.heuristics import solve_heuristics
 
-    own = solve_by_levels(problem, session, solve_heuristics, time_limit_s=seconds_left(deadline))
-    is_better = _least_cost(session.facts, own, budget) < cost
+    left = clock.seconds_left(deadline)
+    more = solve_by_levels(problem, session, solve_heuristics, time_limit_s=left)
+    is_better = _least_cost(session.facts, more, budget) < cost
     return Attempt(
-        orders=(*attempt.orders, *own.orders),
+        orders=(*attempt.orders, *more.orders),
         method=record.credits if is_better else attempt.method,
     )
 
@@ -77,22 +97,44 @@ def ask_least(
     session: Session, record: Record, *, time_limit_s: float
 ) -> tuple[int, Sequence[int] | None]:
     """The smallest budget for which `ask` finds a plan, and that plan."""
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     method = record.load()
-    moved = find_order(session.graph, time_limit_s=time_limit_s) if record.may_reorder else None
+    moved = None
+    if record.may_reorder:
+        clock.begin("ordering the backward pass")
+        moved = find_order(session.graph, time_limit_s=time_limit_s * _SHARE_OF_ORDER, clock=clock)
     if moved is None:
-        return least_by_levels(session, method, time_limit_s=seconds_left(deadline))
+        return least_by_levels(session, method, time_limit_s=clock.seconds_left(deadline))
     from autockpt_solvers.methods.heuristics import solve_heuristics
 
-    there = Session(graph=moved.graph, seed=session.seed)
+    there = session.of_same_search(moved.graph)
     baseline = there.facts.baseline()
     found: list[tuple[int, Sequence[int] | None]] = [
         (there.facts.evaluate(baseline)[0], moved.originally(baseline))
     ]
-    floor, order = least_by_levels(there, method, time_limit_s=seconds_left(deadline))
+    floor, order = least_by_levels(there, method, time_limit_s=clock.seconds_left(deadline))
     found.append((floor, None if order is None else moved.originally(order)))
-    found.append(least_by_levels(session, solve_heuristics, time_limit_s=seconds_left(deadline)))
+    left = clock.seconds_left(deadline)
+    found.append(least_by_levels(session, solve_heuristics, time_limit_s=left))
     return min((least for least in found if least[1] is not None), key=lambda least: least[0])
+
+
+def _quick_plans(problem: Problem, session: Session) -> Attempt:
+    """What the heuristics find at once, for a budget that no plan can meet."""
+    from autockpt_solvers.methods.heuristics import solve_heuristics
+
+    found = solve_heuristics(problem, session, time_limit_s=_QUICK_S)
+    return Attempt(orders=(session.facts.baseline(), *found.offered), method="none")
+
+
+def _prove_first(
+    problem: Problem, session: Session, backward: tuple[int, ...], time_limit_s: float
+) -> None:
+    """Work out the bound that the answer is compared with, and tell it."""
+    session.clock.begin("proving a lower bound")
+    seconds = time_limit_s * _SHARE_OF_BOUND
+    session.clock.proved(bound_in_order_ns(problem, session, backward, time_limit_s=seconds))
 
 
 def _least_cost(facts: GraphFacts, attempt: Attempt, budget: int) -> float:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.bounds.recomputation import lower_bound_ns
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.orders.reordered import with_backward
 from autockpt_solvers.problem import Problem
@@ -39,16 +40,24 @@ _REFERENCE = 0.25
 _WORTH = 0.99  # another order is used if its bound is below this times that of the own order
 
 
-def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
+def find_order(
+    graph: ComputeGraph, *, time_limit_s: float, clock: Clock | None = None
+) -> Moved | None:
     """The graph with its backward ops in the most promising order; None to keep its own.
 
     Args:
         graph: A graph with a backward pass.
-        time_limit_s: Ends the computation of a bound.
+        time_limit_s: Ends the search; the graph keeps its own order then.
+        clock: The clock of the search, if it is a part of one.
     """
+    clock = clock or Clock()
+    deadline = clock.until(time_limit_s)
     least, most = lower_bound_bytes(graph), _baseline_peak_bytes(graph)
-    listed = dict.fromkeys(tuple(_listed(graph, rule)) for rule in (_shrinking_first, _least_grown))
-    choices = [with_backward(graph, backward) for backward in listed]
+    listed: dict[tuple[int, ...], None] = {}
+    for rule in (_shrinking_first, _least_grown):
+        if clock.now() < deadline:
+            listed[tuple(_listed(graph, rule))] = None
+    choices = [with_backward(graph, order) for order in listed if clock.now() < deadline]
     # An order whose baseline peaks no lower rarely has a lower bound. One whose least possible peak
     # is higher would lose budgets that `ilp` can meet without it.
     choices = [
@@ -62,11 +71,15 @@ def find_order(graph: ComputeGraph, *, time_limit_s: float) -> Moved | None:
 
     def needed_ns(graph: ComputeGraph) -> int:
         problem = Problem(graph=graph, budget_bytes=budget)
-        return lower_bound_ns(problem, time_limit_s=time_limit_s)
+        left = clock.seconds_left(deadline)
+        return lower_bound_ns(problem, time_limit_s=left, clock=clock)
 
-    needed = [needed_ns(moved.graph) for moved in choices]
+    needed = [needed_ns(moved.graph) for moved in choices if clock.now() < deadline]
+    own_ns = needed_ns(graph) if clock.now() < deadline else 0
+    if clock.now() >= deadline:
+        return None  # bounds that time has ended cannot be compared
     best = min(range(len(choices)), key=needed.__getitem__)
-    return choices[best] if needed[best] < _WORTH * needed_ns(graph) else None
+    return choices[best] if needed[best] < _WORTH * own_ns else None
 
 
 def _baseline_peak_bytes(graph: ComputeGraph) -> int:

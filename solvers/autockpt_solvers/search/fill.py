@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.orders.facts import GraphFacts
 
 _STEPS = 16  # limits from the plan's budget to the cap
 
 
 def fill(
-    facts: GraphFacts, order: Sequence[int], *, start: int, cap: int, budget: int
+    facts: GraphFacts,
+    order: Sequence[int],
+    *,
+    start: int,
+    cap: int,
+    budget: int,
+    clock: Clock | None = None,
 ) -> list[int]:
     """Take runs out of a plan that fits `start` until it needs all of `budget`.
 
@@ -31,6 +38,7 @@ def fill(
         start: The first limit.
         cap: The last limit, the same for every `budget` below it.
         budget: Bytes that the graph may use, from `start` to `cap`.
+        clock: Once its time is over, no more is taken out.
 
     Returns:
         An order that fits `budget` and runs a part of what `order` runs.
@@ -40,7 +48,7 @@ def fill(
         limit = start + (cap - start) * step // _STEPS
         if limit > budget:
             break
-        filler.take_out(limit)
+        filler.take_out(limit, clock)
     return filler.left()
 
 
@@ -129,9 +137,11 @@ class Filler:
         """The order without the runs that were taken out."""
         return [op for op, gone in zip(self.order, self.gone, strict=True) if not gone]
 
-    def take_out(self, limit: int) -> None:
+    def take_out(self, limit: int, clock: Clock | None = None) -> None:
         """Take out the runs that can go within `limit`, in one pass, most time per byte first."""
         for place in self.repeats:
+            if clock is not None and clock.is_over:
+                return
             # Nearly every run that did not fit before still does not fit at the same place.
             if self.gone[place] or self.live[self.tightest[place]] + self.kept_bytes[place] > limit:
                 continue

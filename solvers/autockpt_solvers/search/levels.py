@@ -13,14 +13,12 @@ give a cheaper plan. As the bound grows when the budget shrinks, one or two leve
 from __future__ import annotations
 
 import dataclasses
-import time
 import warnings
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.bounds.recomputation import bound_below_ns, lower_bound_ns
-from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.search.fill import fill
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 _LEVELS = 40
 _BETWEEN = 4  # budgets from a level to the next at which its plan is improved
 _CLOSE = 2e-3  # a plan this close to the bound, in training steps, is not worth improving
+_SHARE_OF_METHOD = 0.95  # of the time left; filling up and proofs get the rest
 _WORTH_FILLING = 1.5  # a plan that costs more than this times the cheapest is not filled up
 
 
@@ -64,17 +63,18 @@ def solve_by_levels(
     Returns:
         The plans, with the name of the method that made the best one.
     """
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     levels = level_budgets(session.facts)
     top = max((k for k, level in enumerate(levels) if level <= problem.available_bytes), default=0)
     best = _BestPlans(problem, session, levels, bound_ns, deadline)
     for level in range(top, -1, -1):
+        session.clock.begin("searching for a plan")
         asked = Problem(graph=problem.graph, budget_bytes=levels[level])
-        left = seconds_left(deadline)
+        left = session.clock.seconds_left(deadline, share=_SHARE_OF_METHOD)
         try:
             attempt = method(asked, session, time_limit_s=left)
         except Exception as error:
-            if best.cheapest is None:
+            if best.cheapest is None or error is session.clock.failure:
                 raise
             warnings.warn(
                 f"the search stopped early and keeps its best plan: {error!r}",
@@ -83,7 +83,7 @@ def solve_by_levels(
             )
             break
         best.take(attempt, level)
-        if time.monotonic() > deadline or best.is_proven_below(level):
+        if session.clock.now() >= deadline or best.is_proven_below(level):
             break
     return best.attempt()
 
@@ -92,15 +92,16 @@ def least_by_levels(
     session: Session, method: BuiltIn, *, time_limit_s: float
 ) -> tuple[int, Sequence[int] | None]:
     """The smallest budget for which `solve_by_levels` finds a plan, and that plan."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     levels = level_budgets(session.facts)
     least = levels[-1]
     leanest: Sequence[int] | None = None
     for number, level in enumerate(levels):
-        if level >= least or (number and time.monotonic() > deadline):
+        if level >= least or (number and session.clock.now() >= deadline):
             break
+        session.clock.begin("searching for the smallest budget")
         asked = Problem(graph=session.graph, budget_bytes=level)
-        left = seconds_left(deadline)
+        left = session.clock.seconds_left(deadline)
         attempt = method(asked, session, time_limit_s=left)
         peaks = [(session.facts.evaluate(order)[0], k) for k, order in enumerate(attempt.offered)]
         peak, k = min(peaks, default=(least, 0))
@@ -131,6 +132,7 @@ class _BestPlans:
         self.budget = problem.available_bytes
         self.session = session
         self.facts = session.facts
+        self.clock = session.clock
         self.levels = levels
         self.bound_ns = bound_ns
         self.deadline = deadline
@@ -140,6 +142,7 @@ class _BestPlans:
 
     def take(self, attempt: Attempt, level: int) -> None:
         """Take the plans found for a level, each also filled up to the budget."""
+        self.clock.begin("filling the plan up to the budget")
         for other in attempt.others:
             self.take(dataclasses.replace(other, method=attempt.method), level)
         for peak, cost, order in self._evaluated(attempt.fixed):
@@ -165,7 +168,9 @@ class _BestPlans:
             peak, cost = self.facts.evaluate(order)
             if peak <= start and cost <= most:
                 budget = min(self.budget, cap)
-                full = fill(self.facts, order, start=start, cap=cap, budget=budget)
+                full = fill(
+                    self.facts, order, start=start, cap=cap, budget=budget, clock=self.clock
+                )
                 self._offer(*self.facts.evaluate(full)[::-1], full, attempt.method)
         if chosen and start < cap:
             self._improve(attempt, chosen[0], start, cap)
@@ -178,19 +183,22 @@ class _BestPlans:
         if attempt.improve is None or peak > start or self.budget < first:
             return
         # Whether to begin must not depend on the budget.
-        filled = fill(self.facts, order, start=start, cap=cap, budget=cap)
+        filled = self._filled(order, start, cap, cap)
         bound = bound_below_ns(self.session, cap + 1, self.deadline, self.bound_ns)
         if self.facts.evaluate(filled)[1] - bound <= _CLOSE * graph.total_runtime_ns:
             return
         for step in range(_BETWEEN):
             low, high = (start + (cap - start) * k // _BETWEEN for k in (step, step + 1))
             budget = min(self.budget, high)
-            full = fill(self.facts, order, start=low, cap=high, budget=budget)
+            full = self._filled(order, low, high, budget)
             self._offer(*self.facts.evaluate(full)[::-1], full, attempt.method)
-            if self.budget < high or time.monotonic() > self.deadline:
+            if self.budget < high or self.clock.now() >= self.deadline:
                 break
             order = attempt.improve(Problem(graph=graph, budget_bytes=high), full)
             self._offer(*self.facts.evaluate(order)[::-1], order, attempt.method)
+
+    def _filled(self, order: Sequence[int], start: int, cap: int, budget: int) -> Sequence[int]:
+        return fill(self.facts, order, start=start, cap=cap, budget=budget, clock=self.clock)
 
     def _evaluated(
         self, found: Iterable[Sequence[int]]
@@ -205,6 +213,7 @@ class _BestPlans:
         if self.cheapest is None or (cost, peak) < self.cheapest[:2]:
             self.cheapest = (cost, peak, order)
             self.method = method
+            self.clock.found(cost, peak)
 
     def is_proven_below(self, level: int) -> bool:
         """Whether no plan of a lower level can be cheaper than the cheapest one."""

@@ -7,12 +7,10 @@ then looks for a better plan, or proves that its class has none.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt
 from autockpt_solvers.bounds.moments import solve_relaxations
-from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.local import anneal_from
 
 if TYPE_CHECKING:
@@ -28,9 +26,11 @@ _PROOF_EFFORT = 10.0  # of `intervals`: deterministic time, in about seconds
 
 def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer the plans of the three methods, with the best one's method and the proven bound."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     facts, budget = session.facts, problem.available_bytes
-    found = solve_relaxations(problem, time_limit_s=time_limit_s * _SHARE, seed=session.seed)
+    found = solve_relaxations(
+        problem, time_limit_s=time_limit_s * _SHARE, seed=session.seed, clock=session.clock
+    )
     offers: list[tuple[str, Sequence[int]]] = [("local", facts.baseline())]
     offers += [("moments", order) for order in found.orders]
 
@@ -39,7 +39,7 @@ def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> At
         return min((*facts.lack(order, budget), k) for k, (_, order) in enumerate(offers))
 
     def is_done() -> bool:
-        return best()[:2] <= (0, found.bound_ns) or time.monotonic() >= deadline
+        return best()[:2] <= (0, found.bound_ns) or session.clock.now() >= deadline
 
     if not is_done():
         more = anneal_from(
@@ -47,7 +47,7 @@ def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> At
             session,
             facts.baseline(),
             others=[offers[best()[2]][1]] if found.orders else (),
-            time_limit_s=deadline - time.monotonic(),
+            time_limit_s=deadline - session.clock.now(),
             goal_ns=found.bound_ns,
         )
         offers += [("local", order) for order in more.orders]
@@ -55,7 +55,7 @@ def solve_free(problem: Problem, session: Session, *, time_limit_s: float) -> At
     if not is_done() and not found.is_infeasible and len(session.graph.ops) <= _SMALL:
         from autockpt_solvers.methods.any_order.intervals import solve_intervals
 
-        left = seconds_left(deadline)
+        left = session.clock.seconds_left(deadline)
         more = solve_intervals(problem, session, time_limit_s=left, effort=_PROOF_EFFORT)
         offers += [("intervals", order) for order in more.orders]
         if best()[:2] <= (0, more.lower_bound_ns):

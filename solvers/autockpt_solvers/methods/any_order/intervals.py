@@ -15,16 +15,17 @@ more than 2,000 ops. A third run of an op, and another order of first runs, are 
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
+from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.clock import OutOfTime
 from autockpt_solvers.methods.any_order.program import minimise
 from autockpt_solvers.methods.any_order.staged import StagedGraph, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from autockpt_solvers.attempt import Attempt
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.any_order.staged import Run
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
@@ -43,7 +44,7 @@ class IntervalProgram:
 
     linearization_level = 1
 
-    def __init__(self, staged: StagedGraph) -> None:
+    def __init__(self, staged: StagedGraph, clock: Clock | None = None) -> None:
         from ortools.sat.python import cp_model
 
         self.staged = staged
@@ -64,6 +65,8 @@ class IntervalProgram:
         self.ends: dict[tuple[int, int], Any] = {}
         self._retain()
         for k in range(num):
+            if clock is not None:
+                clock.check()
             for start, active in self._runs(k):
                 for s in staged.reads[k]:
                     self._find(s, start, active)
@@ -172,7 +175,8 @@ def solve_intervals(
     Raises:
         ValueError: The program would be too large to be of any use.
     """
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     staged = StagedGraph(session.facts)
     if staged.num > _MAX_OPS:
         raise ValueError(
@@ -180,7 +184,10 @@ def solve_intervals(
             f"{staged.num}: use 'ilp'"
         )
     found = heuristic_orders(problem, session, time_limit_s=time_limit_s / 4)
-    program = IntervalProgram(staged)
+    try:
+        program = IntervalProgram(staged, clock)
+    except OutOfTime:
+        return Attempt(orders=tuple(found))
     program.hint(staged.runs_again(best_of(problem, session.facts, found)))
     return minimise(
         problem,
@@ -189,6 +196,7 @@ def solve_intervals(
         found,
         bound_class=BOUND_CLASS,
         deadline=deadline,
+        clock=clock,
         seed=session.seed,
         effort=effort,
     )

@@ -37,7 +37,9 @@ def solve_moments(problem: Problem, session: Session, *, time_limit_s: float) ->
             f"method 'moments' takes graphs of at most {MOST_OPS} ops, and this one has "
             f"{len(graph.ops)}: use 'auto'"
         )
-    found = solve_relaxations(problem, time_limit_s=time_limit_s, seed=session.seed)
+    found = solve_relaxations(
+        problem, time_limit_s=time_limit_s, seed=session.seed, clock=session.clock
+    )
     offered = tuple(facts.best([facts.baseline(), *found.orders], budget))
     if graph.num_forward < len(graph.ops):
         return Attempt(orders=offered)

@@ -6,11 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autockpt_solvers.attempt import Attempt
-from autockpt_solvers.deadline import seconds_left
+from autockpt_solvers.cp_sat import solve_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.any_order.staged import Run, StagedGraph
     from autockpt_solvers.problem import Problem
 
@@ -47,6 +48,7 @@ def minimise(
     *,
     bound_class: str,
     deadline: float,
+    clock: Clock,
     seed: int,
     effort: float = math.inf,
 ) -> Attempt:
@@ -59,6 +61,7 @@ def minimise(
         found: Compute orders to offer besides.
         bound_class: The plans that the program's bounds hold for.
         deadline: Time at which the search ends.
+        clock: The clock of the search.
         seed: Random seed.
         effort: Ends the search too: deterministic time, in about seconds.
 
@@ -72,8 +75,8 @@ def minimise(
     within = program.model.clone()
     within.add(program.peak <= max(-1, problem.available_bytes // program.unit))
     within.minimize(program.cost_ns)
-    solver = _solver(program, deadline, seed, effort)
-    status = solver.solve(within)
+    solver = _solver(program, clock.seconds_left(deadline), seed, effort)
+    status = solve_model(solver, within, clock)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         orders.append(staged.compute_order(program.runs_again(solver.value)))
         bound_ns = math.ceil(solver.best_objective_bound - 1e-6)
@@ -82,8 +85,8 @@ def minimise(
     elif status == cp_model.INFEASIBLE:
         bound_bytes = problem.available_bytes + 1
         program.model.minimize(program.peak)
-        solver = _solver(program, deadline, seed, effort)
-        status = solver.solve(program.model)
+        solver = _solver(program, clock.seconds_left(deadline), seed, effort)
+        status = solve_model(solver, program.model, clock)
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             orders.append(staged.compute_order(program.runs_again(solver.value)))
             least = math.ceil(solver.best_objective_bound - 1e-6) * program.unit
@@ -97,7 +100,7 @@ def minimise(
     )
 
 
-def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
+def _solver(program: Program, seconds: float, seed: int, effort: float) -> Any:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
@@ -106,5 +109,5 @@ def _solver(program: Program, deadline: float, seed: int, effort: float) -> Any:
     solver.parameters.linearization_level = program.linearization_level
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = effort
-    solver.parameters.max_time_in_seconds = seconds_left(deadline)
+    solver.parameters.max_time_in_seconds = seconds
     return solver

@@ -8,10 +8,8 @@ follows from that set alone. This is the frontier-advancing form of Checkmate (J
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.greedy import solve_greedy
 from autockpt_solvers.methods.mincut import solve_mincut
 
@@ -116,11 +114,11 @@ def heuristic_orders(
     problem: Problem, session: Session, *, time_limit_s: float
 ) -> list[Sequence[int]]:
     """What quick methods offer, to start from."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     facts = session.facts
     found: list[Sequence[int]] = [facts.baseline(), facts.just_in_time(())]
     for heuristic in (solve_mincut, solve_greedy):
-        left = seconds_left(deadline, share=0.5)
+        left = session.clock.seconds_left(deadline, share=0.5)
         found.extend(heuristic(problem, session, time_limit_s=left).orders)
     return found
 

@@ -6,13 +6,13 @@ than an option found so far fills in what lies between, and finds options with a
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.ilp.option import Option, just_in_time, pareto
 from autockpt_solvers.orders.network import KeepNetwork
 
 if TYPE_CHECKING:
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.ilp.window import WindowKind
 
 _ROUNDS = 2  # of single changes; the second starts from what the first found
@@ -40,8 +40,9 @@ def window_network(kind: WindowKind) -> KeepNetwork:
 class Generator:
     """Collects the options of one kind of window, within an effort counted in ops replayed."""
 
-    def __init__(self, kind: WindowKind, effort: int, deadline: float) -> None:
+    def __init__(self, kind: WindowKind, effort: int, clock: Clock, deadline: float) -> None:
         self.kind = kind
+        self.clock = clock
         self.deadline = deadline
         self.network = window_network(kind)
         self.tried: dict[frozenset[int], Option] = {}
@@ -49,7 +50,7 @@ class Generator:
 
     def spent(self) -> bool:
         """Whether to stop. The clock is the last resort, because it is not deterministic."""
-        return self.tries_left <= 0 or time.monotonic() > self.deadline
+        return self.tries_left <= 0 or self.clock.now() > self.deadline
 
     def try_keeping(self, kept: frozenset[int]) -> Option:
         """The just-in-time option that keeps `kept`, made once."""
@@ -72,7 +73,7 @@ class Generator:
             rich, lean = pending.pop()
             a, b = self.try_keeping(rich), self.try_keeping(lean)
             saved_bytes = a.kept_bytes - b.kept_bytes
-            if saved_bytes <= 0 or b.cost_ns <= a.cost_ns or time.monotonic() > self.deadline:
+            if saved_bytes <= 0 or b.cost_ns <= a.cost_ns or self.clock.now() > self.deadline:
                 continue
             middle = self.at_price((b.cost_ns - a.cost_ns) / saved_bytes)
             found = self.try_keeping(middle)
@@ -105,9 +106,9 @@ def thin(front: list[Option], count: int) -> list[Option]:
     return [front[k * (len(front) - 1) // (count - 1)] for k in range(count)]
 
 
-def generate(kind: WindowKind, *, effort: int, deadline: float) -> list[Option]:
+def generate(kind: WindowKind, *, effort: int, clock: Clock, deadline: float) -> list[Option]:
     """The options of a window that minimum cuts and single changes find, a Pareto front."""
-    generator = Generator(kind, effort, deadline)
+    generator = Generator(kind, effort, clock, deadline)
     generator.corners()
     generator.neighbours()
     return thin(pareto(generator.tried.values()), _MAX_OPTIONS)

@@ -29,7 +29,6 @@ runs once, in an order that is chosen beforehand (see `search.backward`).
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -57,11 +56,13 @@ def solve_ilp(problem: Problem, session: Session, *, time_limit_s: float) -> Att
 
         answer = solve_local(problem, session, time_limit_s=time_limit_s)
         return Attempt(orders=answer.orders, method="local")
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
+    session.clock.begin("trying quick heuristics")
     heuristics = solve_heuristics(problem, session, time_limit_s=time_limit_s)
     plans: list[list[int]] = []
     if any(graph.is_needed[: graph.num_forward]):
         plans = [plan for plan in _window_plans(problem, session, deadline) if _runs(facts, plan)]
+        session.clock.begin("improving the plan")
         known = [plan for plan in (*heuristics.offered, *plans) if can_start(facts, plan)]
         for start in facts.best(known, problem.available_bytes)[:1]:
             plans += refine(problem, session, start, deadline=deadline)
@@ -93,8 +94,9 @@ def _window_plans(problem: Problem, session: Session, deadline: float) -> list[l
     """The cheapest plan of windows that fits, if there is one, and the leanest."""
     facts, budget = session.facts, problem.available_bytes
     limit = facts.evaluate(facts.baseline())[0]
+    session.clock.begin("planning parts of the graph")
     if session.windows is None:
-        pool = OptionPool(facts, deadline)
+        pool = OptionPool(facts, session.clock, deadline)
         session.windows = Windows(pool=pool, leanest=pool.leanest(limit))
     made = session.windows
     if made.leanest is None:
@@ -102,6 +104,7 @@ def _window_plans(problem: Problem, session: Session, deadline: float) -> list[l
     pool, lean = made.pool, made.leanest
     if is_short(budget, pool.evaluate(lean)[0]):
         if made.squeezed is None:
+            session.clock.begin("searching for plans with a lower peak")
             leaner = pool.copy(deadline)
             made.squeezed = (leaner, squeeze(leaner, lean, limit, session.seed))
         pool, lean = made.squeezed

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from ortools.sat.python import cp_model
 
+from autockpt_solvers.clock import Clock
+from autockpt_solvers.cp_sat import solve_model
 from autockpt_solvers.methods.ilp.option import Option, measure
 
 if TYPE_CHECKING:
@@ -183,6 +185,7 @@ class WindowModel:
         effort: float = 1.0,
         seconds: float = 10.0,
         seed: int = 0,
+        clock: Clock | None = None,
     ) -> Answer:
         """Minimise time, or the peak, within limits.
 
@@ -195,6 +198,7 @@ class WindowModel:
             effort: Deterministic time, in about seconds.
             seconds: Wall-clock limit, the last resort.
             seed: Random seed.
+            clock: The clock of the search, if it is a part of one.
 
         Returns:
             The best option.
@@ -225,7 +229,7 @@ class WindowModel:
         solver.parameters.symmetry_level = 0
         solver.parameters.cp_model_probing_level = 0
         solver.parameters.max_time_in_seconds = seconds
-        status = solver.solve(model)
+        status = solve_model(solver, model, clock or Clock())
         spent = solver.response_proto.deterministic_time
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return Answer(None, spent)

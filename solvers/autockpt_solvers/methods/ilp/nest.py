@@ -9,7 +9,6 @@ falls far below one kept border per layer.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.ilp.compose import WindowPlan, compose, leanest
@@ -34,13 +33,13 @@ def nest(pool: OptionPool, limit: int) -> None:
     segments = pool.segments
     count = segments.num_segments
     width = 2 * max(w.end - w.start for w in pool.windows)
-    while width < count and time.monotonic() < pool.deadline:
+    while width < count and pool.clock.now() < pool.deadline:
         for start in range(0, count - width + 1, max(1, width // 4)):
             end = start + width
             if segments.region_of_segment[start] != segments.region_of_segment[end - 1]:
                 continue
             window = make_window(segments, start, end)
-            if not window.backward or time.monotonic() > pool.deadline:
+            if not window.backward or pool.clock.now() > pool.deadline:
                 continue
             if window.kind not in pool.options:
                 inner = [w for w in pool.windows if start <= w.start and w.end <= end]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.methods.ilp.compose import WindowPlan, compose, leanest
@@ -15,6 +14,7 @@ from autockpt_solvers.methods.ilp.segments import Segments
 from autockpt_solvers.methods.ilp.window import Window, WindowKind, make_window
 
 if TYPE_CHECKING:
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.orders.facts import GraphFacts
 
 # Windows have up to 3 segments, and up to 6 if they have few ops; nesting makes longer ones. Zoo
@@ -40,19 +40,27 @@ class OptionPool:
         options: Per kind of window, its options.
     """
 
-    def __init__(self, facts: GraphFacts, deadline: float) -> None:
+    def __init__(self, facts: GraphFacts, clock: Clock, deadline: float) -> None:
         self.segments = Segments(facts)
+        self.clock = clock
         self.deadline = deadline
         count = self.segments.num_segments
         self.windows: list[Window] = []
         self.kinds: dict[WindowKind, WindowKind] = {}
         for width in range(1, _MAX_WIDTH_OF_SMALL + 1):
             for start in range(count - width + 1):
+                if clock.now() > deadline:
+                    break
                 self._add_window(start, start + width)
         effort = _MAX_OPS_REPLAYED // max(1, len(self.kinds))
         # The clock decides only if it must: it makes plans differ from run to run.
-        until = time.monotonic() + max(0.0, deadline - time.monotonic()) / _SHARE_OF_TIME
-        self.options = {kind: generate(kind, effort=effort, deadline=until) for kind in self.kinds}
+        until = clock.until(max(0.0, deadline - clock.now()) / _SHARE_OF_TIME)
+        self.options = {
+            kind: generate(kind, effort=effort, clock=clock, deadline=until)
+            if clock.now() <= deadline
+            else []
+            for kind in self.kinds
+        }
         self.models: dict[WindowKind, WindowModel | None] = {}
 
     def copy(self, deadline: float) -> OptionPool:

@@ -6,10 +6,8 @@ window's own backward matters too, and integer programs lower it.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.deadline import seconds_left
 from autockpt_solvers.methods.ilp.nest import nest
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def squeeze(pool: OptionPool, plan: WindowPlan, limit: int, seed: int) -> Window
     """
     asked: set[WindowKind] = set()
     effort = _EFFORT
-    while effort > 0 and time.monotonic() < pool.deadline:
+    while effort > 0 and pool.clock.now() < pool.deadline:
         highest = _highest(plan)
         kinds = dict.fromkeys(
             w.kind for w in pool.windows if w.start < highest.end and highest.start < w.end
@@ -80,7 +78,7 @@ def _highest(plan: WindowPlan) -> Window:
 def _lean_options(pool: OptionPool, kind: WindowKind, seed: int) -> float:
     """Add options that keep least and have a low peak; returns the effort spent."""
     model = pool.model(kind)
-    if model is None or time.monotonic() > pool.deadline:
+    if model is None or pool.clock.now() > pool.deadline:
         return 0.0
     leanest = min(pool.options[kind], key=lambda o: (o.kept_bytes, o.backward_peak_bytes))
     answer = model.solve(
@@ -90,8 +88,9 @@ def _lean_options(pool: OptionPool, kind: WindowKind, seed: int) -> float:
         hint=leanest,
         minimise_peak=True,
         effort=_EFFORT_OF_EACH,
-        seconds=seconds_left(pool.deadline),
+        seconds=pool.clock.seconds_left(pool.deadline),
         seed=seed,
+        clock=pool.clock,
     )
     effort = answer.effort
     if answer.option is None:
@@ -104,8 +103,9 @@ def _lean_options(pool: OptionPool, kind: WindowKind, seed: int) -> float:
             forward_limit=_UNLIMITED,
             hint=answer.option,
             effort=_EFFORT_OF_EACH,
-            seconds=seconds_left(pool.deadline),
+            seconds=pool.clock.seconds_left(pool.deadline),
             seed=seed,
+            clock=pool.clock,
         )
         effort += cheap.effort
         pool.add(kind, cheap.option or answer.option)

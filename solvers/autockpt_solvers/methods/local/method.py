@@ -15,13 +15,13 @@ order. Equal layers are not recognised.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.kernels.annealing import Cooling, Steps, nothing_found
 from autockpt_solvers.methods.local.anneal_orders import (
     anneal_orders,
@@ -89,6 +89,7 @@ def anneal_from(
     is_free = graph.num_forward == len(graph.ops) > 0 and len({op.region for op in graph.ops}) == 1
     kind = SlotAnnealer if is_free else OrderAnnealer
     annealer = kind(session.facts, start, problem.available_bytes, session.seed, others)
+    annealer.clock = session.clock
     annealer.goal_ns = goal_ns
     annealer.steps = int(annealer.steps * effort)
     annealer.run(time_limit_s)
@@ -121,6 +122,7 @@ class OrderAnnealer:
         self.graph = order_graph(facts)
         self.budget = budget
         self.goal_ns = 0
+        self.clock = Clock()
         self.others = others
         self.longest = max(map(len, (start, *others)))
         more = max(_LEAST_MORE_RUNS, min(_MOST_REPEATS * len(start), _MOST_MORE_RUNS))
@@ -182,13 +184,13 @@ class OrderAnnealer:
     def run(self, seconds: float) -> None:
         """Anneal until the steps or the seconds are used up, or nothing is left to gain."""
         self._anneal(Steps(0, 0, 1))  # compiles; that is no part of the search
-        deadline = time.monotonic() + seconds
+        deadline = self.clock.until(seconds)
         seconds_per_step = 0.0
         starts = list(self.others)
         short, *rest = self.shares
         for share in (*(short for _ in range(1 + len(starts))), *rest):
             steps = max(_STEPS_PER_CALL, int(self.steps * share))
-            left = deadline - time.monotonic()
+            left = deadline - self.clock.now()
             if seconds_per_step:
                 # A run that is cut off ends hot, so take all of a shorter one instead.
                 steps = min(steps, int(left / seconds_per_step))
@@ -206,14 +208,16 @@ class OrderAnnealer:
     def _run_once(self, steps: int, deadline: float) -> float:
         """Take one run from hot to cold; returns the seconds per step."""
         first = 0
-        started = time.monotonic()
+        started = self.clock.now()
         while first < steps:
             stop = min(first + _STEPS_PER_CALL, steps)
             self.length = self._anneal(Steps(first, stop, steps))
             first = stop
-            if self._is_done or time.monotonic() > deadline:
+            if self.best_ns >= 0:
+                self.clock.found(self.best_ns, self.budget)
+            if self._is_done or self.clock.now() > deadline:
                 break
-        return (time.monotonic() - started) / max(1, first)
+        return (self.clock.now() - started) / max(1, first)
 
     def _anneal(self, steps: Steps) -> int:
         """Take some steps of a run; returns the order's length."""

@@ -15,7 +15,6 @@ gradients that add up, so smaller budgets are tried too, and the simulator decid
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +99,7 @@ def _less(column: NDArray[np.int64], taken: int) -> NDArray[np.int64]:
 
 def solve_chain(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
     """Offer the plans of the table for the budget and for smaller ones."""
-    deadline = time.monotonic() + time_limit_s
+    deadline = session.clock.until(time_limit_s)
     segments = SegmentChain(session.facts, _MAX_SEGMENTS)
     if not segments.is_chain or problem.available_bytes <= 0:
         return Attempt(orders=())
@@ -109,7 +108,7 @@ def solve_chain(problem: Problem, session: Session, *, time_limit_s: float) -> A
     found = []
     seen: set[tuple[Move, ...]] = set()
     for units in range(_UNITS, 0, -_TRY_EVERY):
-        if table.least[whole][units] >= _NEVER or time.monotonic() > deadline:
+        if table.least[whole][units] >= _NEVER or session.clock.now() > deadline:
             break
         plan = table.moves(*whole, units)
         if tuple(plan) not in seen:

@@ -17,16 +17,17 @@ worth it at small budgets.
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from autockpt_solvers.attempt import Attempt
+from autockpt_solvers.clock import OutOfTime
 from autockpt_solvers.methods.any_order.program import minimise
 from autockpt_solvers.methods.any_order.staged import StagedGraph, best_of, heuristic_orders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.any_order.staged import Run
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
@@ -40,7 +41,7 @@ class StageProgram:
 
     linearization_level = 2
 
-    def __init__(self, staged: StagedGraph) -> None:
+    def __init__(self, staged: StagedGraph, clock: Clock | None = None) -> None:
         from ortools.sat.python import cp_model
 
         self.staged = staged
@@ -61,6 +62,8 @@ class StageProgram:
         self.peak = self.model.new_int_var(0, most, "")
         self._link()
         for t in range(num):
+            if clock is not None:
+                clock.check()
             self._need(t)
             self._count(t, size)
 
@@ -170,7 +173,8 @@ def solve_exact(problem: Problem, session: Session, *, time_limit_s: float) -> A
     Raises:
         ValueError: The program would be too large to be of any use.
     """
-    deadline = time.monotonic() + time_limit_s
+    clock = session.clock
+    deadline = clock.until(time_limit_s)
     staged = StagedGraph(session.facts)
     count = num_variables(staged)
     if count > _MAX_VARIABLES:
@@ -180,7 +184,10 @@ def solve_exact(problem: Problem, session: Session, *, time_limit_s: float) -> A
             "its proofs are rare beyond some hundred ops"
         )
     found = heuristic_orders(problem, session, time_limit_s=time_limit_s / 4)
-    program = StageProgram(staged)
+    try:
+        program = StageProgram(staged, clock)
+    except OutOfTime:
+        return Attempt(orders=tuple(found))
     program.hint(staged.runs_again(best_of(problem, session.facts, found)))
     return minimise(
         problem,
@@ -189,5 +196,6 @@ def solve_exact(problem: Problem, session: Session, *, time_limit_s: float) -> A
         found,
         bound_class=BOUND_CLASS,
         deadline=deadline,
+        clock=clock,
         seed=session.seed,
     )
