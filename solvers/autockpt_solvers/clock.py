@@ -91,17 +91,19 @@ class Clock:
 
     def now(self) -> float:
         """The time in seconds; calls the watcher if a report is due. Past `end` once stopped."""
-        now = time.monotonic()
-        if self._watch is not None and now >= self._next_report:
+        if self._watch is not None and time.monotonic() >= self._next_report:
             self._report()
-            now = time.monotonic()
-        now = (now if self._paused_since is None else self._paused_since) - self._paused_s
+        now = self._time()
         return max(now, self.end + 1) if self.is_stopped else now
+
+    def _time(self) -> float:
+        now = time.monotonic() if self._paused_since is None else self._paused_since
+        return now - self._paused_s
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the search began, without the time in which numba compiles."""
-        return time.monotonic() - self._started - self._paused_s
+        return self._time() - self._started
 
     @property
     def is_over(self) -> bool:

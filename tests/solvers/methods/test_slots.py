@@ -152,7 +152,7 @@ def test_annealing_in_slots_is_never_better_than_an_exhaustive_search(graph, sha
     result = solve(problem, method="local", time_limit_s=0.05)
     if least is None:
         assert result.status is SolveStatus.INFEASIBLE
-    elif result.status is not SolveStatus.INFEASIBLE:
+    elif result.schedule is not None:
         assert result.recompute_ns >= least
 
 
