@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from autockpt.budget import format_bytes, sufficient_budget
+from autockpt_solvers import SolveStatus
 
 
 class AutockptError(Exception):
@@ -36,12 +37,16 @@ def _restore(
 
 
 class BudgetError(AutockptError, ValueError):
-    """The budget is smaller than any that a plan was found for.
+    """No plan was found for the budget: none exists, the search missed it, or it ran out of time.
 
     Attributes:
         budget_bytes: The budget.
         minimum_peak_bytes: The smallest workable budget: the least peak of the plans that the
             method found, everything counted.
+        lower_bound_bytes: No budget below this one can be met; 0 if nothing is proven.
+        status: Why there is no plan: INFEASIBLE if the budget is below `lower_bound_bytes`,
+            NOT_FOUND if the search ended without one, OUT_OF_TIME if its time limit ended it.
+        time_limit_s: The time limit, in seconds; 0 if nothing was searched.
         peak_node: What runs at that peak, such as `"the backward of layers.3.mlp"`.
         composition: What is in memory at that peak: bytes by kind (`"parameters"`, `"gradients"`,
             ...).
@@ -52,10 +57,16 @@ class BudgetError(AutockptError, ValueError):
         *,
         budget_bytes: int,
         minimum_peak_bytes: int,
+        lower_bound_bytes: int = 0,
+        status: SolveStatus = SolveStatus.NOT_FOUND,
+        time_limit_s: float = 0.0,
         peak_node: str = "",
         composition: Mapping[str, int] | None = None,
     ) -> None:
         self.budget_bytes = budget_bytes
+        self.lower_bound_bytes = lower_bound_bytes
+        self.status = status
+        self.time_limit_s = time_limit_s
         self.minimum_peak_bytes = minimum_peak_bytes
         self.peak_node = peak_node
         self._composition = dict(composition or {})
@@ -66,17 +77,44 @@ class BudgetError(AutockptError, ValueError):
         if parts:
             detail.append(f"made of {_enumerate(parts)}")
         at_peak = f" ({'; '.join(detail)})" if detail else ""
-        super().__init__(
-            f"budget {format_bytes(budget_bytes)} is too small: the smallest workable budget that "
-            f"autockpt found is {format_bytes(minimum_peak_bytes)}{at_peak}. "
-            f'Raise budget to "{sufficient_budget(minimum_peak_bytes)}" or use a smaller batch.'
+        super().__init__(self._text(at_peak))
+
+    def _text(self, at_peak: str) -> str:
+        budget, bound = format_bytes(self.budget_bytes), format_bytes(self.lower_bound_bytes)
+        found = f"autockpt found is {format_bytes(self.minimum_peak_bytes)}{at_peak}"
+        raise_to = f'"{sufficient_budget(self.minimum_peak_bytes)}"'
+        if self.is_proven:
+            return (
+                f"budget {budget} is too small: it is proven that no plan needs less than {bound}. "
+                f"The smallest workable budget that {found}, after a short search. Raise budget to "
+                f"{raise_to} or use a smaller batch."
+            )
+        if self.status is SolveStatus.OUT_OF_TIME:
+            return (
+                f"autockpt ran out of time and found no plan for budget {budget} within "
+                f"time_limit_s={self.time_limit_s:g}; there may be one. The smallest workable "
+                f"budget that {found}; it is proven that none is below {bound}. Raise "
+                f"time_limit_s, or raise budget to {raise_to}, or use a smaller batch."
+            )
+        proven = f"; it is proven that none is below {bound}" if self.lower_bound_bytes else ""
+        return (
+            f"budget {budget} is too small: the smallest workable budget that {found}{proven}. "
+            f"Raise budget to {raise_to} or use a smaller batch."
         )
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it is proven that no plan fits."""
+        return self.status is SolveStatus.INFEASIBLE
 
     def of_budget(self, budget_bytes: int) -> BudgetError:
         """The same error for another budget."""
         return BudgetError(
             budget_bytes=budget_bytes,
             minimum_peak_bytes=self.minimum_peak_bytes,
+            lower_bound_bytes=self.lower_bound_bytes,
+            status=self.status,
+            time_limit_s=self.time_limit_s,
             peak_node=self.peak_node,
             composition=self._composition,
         )

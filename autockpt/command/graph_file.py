@@ -11,6 +11,7 @@ from autockpt_solvers import (
     Instance,
     Problem,
     Result,
+    SolveStatus,
     baseline_schedule,
     read_instance,
     simulate,
@@ -27,12 +28,14 @@ class Solved:
         budget_bytes: The budget.
         baseline_peak_bytes: Peak if every operation runs once.
         result: The answer.
+        time_limit_s: The time limit of the search.
     """
 
     instance: Instance
     budget_bytes: int
     baseline_peak_bytes: int
     result: Result
+    time_limit_s: float = 60.0
 
     @property
     def increase_percent(self) -> float:
@@ -67,13 +70,19 @@ class Solved:
         return "\n".join([*lines, f"seconds            {result.solve_time_s:.1f}"])
 
     def _why(self) -> str:
-        """Returns why no plan fits, and for which plans that is proven."""
+        """Returns why there is no plan, for which plans that is proven, and what may help."""
         result = self.result
         bound = result.lower_bound_bytes
-        if bound <= self.budget_bytes:
+        if result.status is SolveStatus.OUT_OF_TIME:
+            return (
+                f"the time limit of {self.time_limit_s:g} s ended the search; this method has "
+                f"reached {result.minimum_peak_bytes} bytes by then, and it is proven that no plan "
+                f"can be below {bound}: raise --time-limit or --budget"
+            )
+        if result.status is not SolveStatus.INFEASIBLE:
             return (
                 f"this method reaches {result.minimum_peak_bytes} bytes; that none can be lower "
-                f"is proven for {bound} bytes only"
+                f"is proven for {bound} bytes only: raise --budget or try another --method"
             )
         if result.bound_class == EVERY_PLAN:
             return f"proven: no plan can be below {bound} bytes"
@@ -134,4 +143,5 @@ def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> S
         budget_bytes=budget_bytes,
         baseline_peak_bytes=baseline_peak_bytes,
         result=solve(problem, method=method, time_limit_s=time_limit_s),
+        time_limit_s=time_limit_s,
     )

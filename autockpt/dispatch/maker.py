@@ -22,6 +22,7 @@ from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
+from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.request import Request
@@ -40,12 +41,14 @@ class Call:
         parallel: What makes several ranks train the module together, if anything does.
         args: Positional inputs.
         kwargs: Keyword inputs.
+        solving: How long the solver has taken to plan it.
     """
 
     key: PlanKey
     parallel: Parallel | None
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +193,7 @@ class PlanMaker:
             request=self._request_for(key),
             accumulates=key.accumulates,
             buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
+            solving=call.solving,
         )
         trial = Trial(
             step=step,

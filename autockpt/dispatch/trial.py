@@ -91,7 +91,7 @@ class Trial:
         try:
             executable = planner.plan()
         except BudgetError as error:
-            if not self.verify or not self.is_exact or moves_parameters:
+            if not self.verify or not self.is_exact or moves_parameters or error.is_proven:
                 raise
             raise self._measured(error, planner) from error
         plan = executable.plan

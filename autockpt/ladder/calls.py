@@ -121,7 +121,8 @@ class CallPlanner:
                 with solver_errors(request):
                     plan = problem.plan(
                         method=request.method,
-                        time_limit_s=request.time_limit_s / len(self.cuts),
+                        time_limit_s=request.time_limit_s,
+                        solving=self.step.solving,
                         held_back_bytes=held_back_bytes,
                     )
             except BudgetError as error:

@@ -154,6 +154,7 @@ class GraphPlanner:
             plan = self.problem.plan(
                 method=request.method,
                 time_limit_s=request.time_limit_s,
+                solving=self.step.solving,
                 held_back_bytes=held_back_bytes,
             )
         with internal_errors("lower"):

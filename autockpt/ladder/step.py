@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autockpt.errors import AutockptError, CaptureError, NotTrainableError, internal_errors
+from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.parts import FixedBytes
 from autockpt.request import Dimensions, Request
 from autockpt.torch_private.pytree import tree_leaves
@@ -30,6 +31,7 @@ class StepToPlan:
         accumulates: Whether the backward adds to gradients of an earlier one.
         buckets_bytes: What data parallelism keeps beside the gradients to reduce them.
         varying: Dimensions of inputs that may be smaller when the plan is followed.
+        solving: How long the solver has taken in this planning.
     """
 
     module: torch.nn.Module
@@ -40,6 +42,7 @@ class StepToPlan:
     accumulates: bool = False
     buckets_bytes: int = 0
     varying: Dimensions = frozenset()
+    solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
 
     @property
     def model_name(self) -> str:

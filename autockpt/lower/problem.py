@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from autockpt import progress
 from autockpt.errors import BudgetError
+from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
@@ -14,6 +16,7 @@ from autockpt_solvers import (
     ComputeGraph,
     MemoryTimeline,
     Method,
+    MinimumBudget,
     Problem,
     Result,
     Schedule,
@@ -23,6 +26,9 @@ from autockpt_solvers import (
     simulate,
     solve,
 )
+
+# For the smallest budget, if a bound proves at once that the budget is too small.
+_QUICK_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,34 +53,49 @@ class StepProblem:
         """Memory that the whole step needs, whatever the schedule."""
         return self.fixed.total_bytes + self.older_gradients_bytes
 
-    def plan(self, *, method: str | Method, time_limit_s: float, held_back_bytes: int) -> Plan:
+    def plan(
+        self,
+        *,
+        method: str | Method,
+        time_limit_s: float,
+        solving: SolvingTime,
+        held_back_bytes: int,
+    ) -> Plan:
         """Solve for the budget.
 
         Args:
             method: The solver's method.
-            time_limit_s: Ends the search.
+            time_limit_s: How long all solves of this planning may take.
+            solving: How long they have taken so far.
             held_back_bytes: Taken off the budget while solving.
 
         Raises:
-            BudgetError: No schedule fits; says what the least is and what it is made of.
+            BudgetError: No schedule fits, or none was found in time. Has the smallest workable
+                budget that was found and a breakdown of it.
         """
         problem = Problem(
             graph=self.graph,
             budget_bytes=max(1, self.budget_bytes - held_back_bytes),
             fixed_bytes=self.fixed_bytes,
         )
-        progress.stage("solving", limit_s=time_limit_s)
-        result = solve(problem, method=method, time_limit_s=time_limit_s)
-        if result.schedule is None or result.status is SolveStatus.INFEASIBLE:
-            progress.stage("searching for the smallest workable budget", limit_s=time_limit_s)
-            least = minimum_budget(self.graph, method=method, time_limit_s=time_limit_s)
-            # A search that its time limit ended may miss what the search for the least finds.
-            named = dataclasses.replace(judge(problem, least.schedule), method=result.method)
-            if named.schedule is not None:
-                return self._described(named, named.schedule)
-            minimum = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
-            raise self._budget_error(least.schedule, minimum + held_back_bytes)
-        return self._described(result, result.schedule)
+        limit_s = solving.for_a_solve(time_limit_s)
+        progress.stage("solving", limit_s=limit_s)
+        result = solve(problem, method=method, time_limit_s=limit_s)
+        solving.spend(result.solve_time_s)
+        if result.schedule is not None:
+            return self._described(result, result.schedule)
+        limit_s = solving.for_a_minimum(time_limit_s)
+        if result.status is SolveStatus.INFEASIBLE:
+            limit_s = min(limit_s, _QUICK_S)
+        began_s = time.monotonic()
+        progress.stage("searching for the smallest workable budget", limit_s=limit_s)
+        least = minimum_budget(self.graph, method=method, time_limit_s=limit_s)
+        # A search that its time limit ended may miss what the search for the least finds.
+        named = judge(problem, least.schedule, time_limit_s=limit_s)
+        solving.spend(time.monotonic() - began_s)
+        if named.schedule is not None:
+            return self._described(dataclasses.replace(named, method=result.method), named.schedule)
+        raise self._budget_error(result, least, time_limit_s, held_back_bytes)
 
     def untouched(self) -> Plan:
         """The plan of leaving the model as it is."""
@@ -109,7 +130,14 @@ class StepProblem:
             schedule=schedule,
         )
 
-    def _budget_error(self, schedule: Schedule, minimum_peak_bytes: int) -> BudgetError:
+    def _budget_error(
+        self, result: Result, least: MinimumBudget, time_limit_s: float, held_back_bytes: int
+    ) -> BudgetError:
+        schedule = least.schedule
+        minimum_bytes = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
+        bound_bytes = self.fixed_bytes + least.lower_bound_bytes
+        if result.status is SolveStatus.INFEASIBLE:
+            bound_bytes = result.lower_bound_bytes
         timeline = simulate(self.graph, schedule)
         step = schedule.steps[timeline.peak_step]
         assert isinstance(step, Compute)
@@ -127,7 +155,10 @@ class StepProblem:
         }
         return BudgetError(
             budget_bytes=self.budget_bytes,
-            minimum_peak_bytes=minimum_peak_bytes,
+            minimum_peak_bytes=minimum_bytes + held_back_bytes,
+            lower_bound_bytes=bound_bytes + held_back_bytes,
+            status=result.status,
+            time_limit_s=time_limit_s,
             peak_node=f"{place} ({op.name})" if op.segment else place,
             composition=composition,
         )

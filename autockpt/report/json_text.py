@@ -152,7 +152,7 @@ def _check(given: Any, known: Any, where: str) -> None:
     elif isinstance(given, list):
         for i, (item, known_item) in enumerate(zip(given, known, strict=True)):
             _check(item, known_item, f"{where}[{i}]")
-    elif isinstance(given, int | float) and not abs(given) < _MAX_NUMBER:
+    elif isinstance(given, int | float) and not max(abs(given), abs(known)) < _MAX_NUMBER:
         raise ValueError(f"{where} must be a number below 2**63")
 
 

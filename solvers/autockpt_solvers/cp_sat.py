@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.clock import Clock
 
 _WAIT_S = 0.1  # between two looks at the clock
+_LAST_WAIT_S = 0.01  # between two requests to stop
 
 
 def solve_model(solver: Any, model: Any, clock: Clock) -> Any:
@@ -28,25 +29,30 @@ def solve_model(solver: Any, model: Any, clock: Clock) -> Any:
     solver.parameters.catch_sigint_signal = False
     answers: list[Any] = []
     failures: list[BaseException] = []
+    is_given_up, is_done = threading.Event(), threading.Event()
 
     def work() -> None:
         try:
-            answers.append(solver.solve(model))
+            if not is_given_up.is_set():
+                answers.append(solver.solve(model))
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             failures.append(error)
+        finally:
+            is_done.set()
 
-    thread = threading.Thread(target=work, name="autockpt CP-SAT", daemon=True)
+    # It is no daemon, because Python must not end while CP-SAT runs. And it tells by an event that
+    # it is done, because Python 3.11 takes a thread for ended if an exception interrupts `join`.
+    thread = threading.Thread(target=work, name="autockpt CP-SAT")
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_WAIT_S)
+        while not is_done.wait(_WAIT_S):
             if clock.is_over:
                 solver.stop_search()
     finally:
         # Reached early only by an exception: of a signal handler, or of the watcher.
-        while thread.is_alive():
+        is_given_up.set()
+        while not is_done.wait(_LAST_WAIT_S):
             solver.stop_search()
-            thread.join(_WAIT_S)
     if failures:
         raise failures[0]
     return answers[0]

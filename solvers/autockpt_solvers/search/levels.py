@@ -73,7 +73,8 @@ def solve_by_levels(
         left = session.clock.seconds_left(deadline, share=_SHARE_OF_METHOD)
         try:
             attempt = method(asked, session, time_limit_s=left)
-        except Exception as error:
+        except MemoryError as error:
+            # No other exception: it may be one that a signal handler of yours has raised.
             if best.cheapest is None or error is session.clock.failure:
                 raise
             warnings.warn(

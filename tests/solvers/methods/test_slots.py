@@ -12,7 +12,6 @@ from autockpt_solvers import (
     ComputeGraph,
     Problem,
     ScheduleError,
-    SolveStatus,
     simulate,
     solve,
     with_frees,
@@ -151,7 +150,7 @@ def test_annealing_in_slots_is_never_better_than_an_exhaustive_search(graph, sha
     least = least_recompute(graph, problem.budget_bytes)
     result = solve(problem, method="local", time_limit_s=0.05)
     if least is None:
-        assert result.status is SolveStatus.INFEASIBLE
+        assert result.schedule is None
     elif result.schedule is not None:
         assert result.recompute_ns >= least
 

@@ -118,9 +118,9 @@ def test_the_minimum_budget_is_met_and_one_byte_less_is_not(method, graph):
     found = minimum_budget(graph, method=method)
     assert simulate(graph, found.schedule).peak_bytes <= found.peak_bytes
     met = solve(Problem(graph=graph, budget_bytes=found.peak_bytes), method=method)
-    assert met.status is not SolveStatus.INFEASIBLE
+    assert met.schedule is not None
     less = solve(Problem(graph=graph, budget_bytes=found.peak_bytes - 1), method=method)
-    assert less.status is SolveStatus.INFEASIBLE
+    assert less.status in (SolveStatus.INFEASIBLE, SolveStatus.NOT_FOUND)
     assert less.minimum_peak_bytes >= found.peak_bytes
 
 

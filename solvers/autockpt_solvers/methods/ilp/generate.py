@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autockpt_solvers.clock import Clock
 from autockpt_solvers.methods.ilp.option import Option, just_in_time, pareto
 from autockpt_solvers.orders.network import KeepNetwork
 
 if TYPE_CHECKING:
-    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.ilp.window import WindowKind
 
 _ROUNDS = 2  # of single changes; the second starts from what the first found
@@ -106,9 +106,11 @@ def thin(front: list[Option], count: int) -> list[Option]:
     return [front[k * (len(front) - 1) // (count - 1)] for k in range(count)]
 
 
-def generate(kind: WindowKind, *, effort: int, clock: Clock, deadline: float) -> list[Option]:
+def generate(
+    kind: WindowKind, *, effort: int, deadline: float, clock: Clock | None = None
+) -> list[Option]:
     """The options of a window that minimum cuts and single changes find, a Pareto front."""
-    generator = Generator(kind, effort, clock, deadline)
+    generator = Generator(kind, effort, clock or Clock(), deadline)
     generator.corners()
     generator.neighbours()
     return thin(pareto(generator.tried.values()), _MAX_OPTIONS)
