@@ -134,10 +134,12 @@ class StepProblem:
         self, result: Result, least: MinimumBudget, time_limit_s: float, held_back_bytes: int
     ) -> BudgetError:
         schedule = least.schedule
-        minimum_bytes = min(self.fixed_bytes + least.peak_bytes, result.minimum_peak_bytes)
+        minimum_bytes = self.fixed_bytes + least.peak_bytes
         bound_bytes = self.fixed_bytes + least.lower_bound_bytes
         if result.status is SolveStatus.INFEASIBLE:
             bound_bytes = result.lower_bound_bytes
+        else:
+            minimum_bytes = min(minimum_bytes, result.minimum_peak_bytes)
         timeline = simulate(self.graph, schedule)
         step = schedule.steps[timeline.peak_step]
         assert isinstance(step, Compute)

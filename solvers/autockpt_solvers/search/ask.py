@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Of the time limit, at most. Zoo graphs need a few percent of a minute.
 _SHARE_OF_ORDER, _SHARE_OF_BOUND = 0.2, 0.2
-_QUICK_S = 1.0  # for heuristics, if a bound proves that no plan fits
+_QUICK_S = 1.0  # for the search, if a bound proves that no plan fits
 
 
 def is_asked_by_levels(record: Record, graph: ComputeGraph) -> bool:
@@ -57,7 +57,7 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
     if moved is None:
         if record.is_in_order:
             if problem.available_bytes < lower_bound_bytes(problem.graph):
-                return _quick_plans(problem, session)
+                return _quick_plans(problem, session, record)
             _prove_first(problem, session, own_order(problem.graph), time_limit_s)
         left = clock.seconds_left(deadline)
         return solve_by_levels(
@@ -70,7 +70,7 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
         return moved.attempt(Attempt(orders=(baseline,), method="none"))
     asked = dataclasses.replace(problem, graph=moved.graph)
     if budget < lower_bound_bytes(moved.graph):
-        return moved.attempt(_quick_plans(asked, there))
+        return moved.attempt(_quick_plans(asked, there, record))
     _prove_first(asked, there, moved.originals[problem.graph.num_forward :], time_limit_s)
     found = solve_by_levels(asked, there, method, time_limit_s=clock.seconds_left(deadline))
     attempt = moved.attempt(found)
@@ -120,12 +120,15 @@ def ask_least(
     return min((least for least in found if least[1] is not None), key=lambda least: least[0])
 
 
-def _quick_plans(problem: Problem, session: Session) -> Attempt:
-    """What the heuristics find at once, for a budget that no plan can meet."""
-    from autockpt_solvers.methods.heuristics import solve_heuristics
+def _quick_plans(problem: Problem, session: Session, record: Record) -> Attempt:
+    """What a method finds at once, for a budget that no plan can meet; `ilp` asks heuristics."""
+    method = record.load()
+    if record.may_reorder:
+        from autockpt_solvers.methods.heuristics import solve_heuristics
 
-    found = solve_heuristics(problem, session, time_limit_s=_QUICK_S)
-    return Attempt(orders=(session.facts.baseline(), *found.offered), method="none")
+        method = solve_heuristics
+    found = method(problem, session, time_limit_s=_QUICK_S)
+    return Attempt(orders=(session.facts.baseline(), *found.offered))
 
 
 def _prove_first(
