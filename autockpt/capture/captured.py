@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from autockpt.capture.compiled import CompiledForward
 from autockpt.capture.joint import JointGraph, JointNode
 
 Keys = tuple[tuple[int, ...], ...]
@@ -55,6 +56,7 @@ class Capture:
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
         module_names: Qualified names of the model's submodules.
         positions_are_counted: See :class:`autockpt.capture.packed_sequences.PackedSequences`.
+        compiled: The forward that was traced, if it can also run; None if it was traced on fakes.
     """
 
     graphs: tuple[CapturedGraph, ...]
@@ -71,6 +73,7 @@ class Capture:
     foreign_ops: tuple[str, ...]
     module_names: frozenset[str]
     positions_are_counted: bool
+    compiled: CompiledForward | None
 
 
 def overwritten_keys(graphs: Iterable[CapturedGraph]) -> frozenset[int]:

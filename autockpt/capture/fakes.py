@@ -13,7 +13,7 @@ from autockpt.capture.blame import models_code
 from autockpt.torch_private.dynamo_settings import quiet_fakes
 from autockpt.torch_private.fakes import FakeTensor, FakeTensorMode
 from autockpt.torch_private.kernels import exact_layouts
-from autockpt.torch_private.modules import reparametrized
+from autockpt.torch_private.modules import buffer_registry, reparametrized
 from autockpt.torch_private.pytree import tree_map
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.random_state import kept_random_states
@@ -29,6 +29,7 @@ class FakeStep:
         with_gradients: Those that have a gradient already, to which this step's is added.
         args: Positional inputs.
         kwargs: Keyword inputs.
+        of: Returns the fake of a tensor, always the same one, and anything else as it is.
         has_no_data: Whether the model or the inputs hold no data themselves.
     """
 
@@ -37,6 +38,7 @@ class FakeStep:
     with_gradients: tuple[torch.Tensor, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    of: Faker
     has_no_data: bool
 
 
@@ -74,6 +76,7 @@ def fake_step(
         ),
         args=fake_args,
         kwargs=fake_kwargs,
+        of=to_fake,
         has_no_data=to_fake.saw_no_data,
     )
 
@@ -81,13 +84,37 @@ def fake_step(
 @contextlib.contextmanager
 def running_on(fakes: FakeStep, module: torch.nn.Module) -> Iterator[None]:
     """Let a module run on its fakes; afterwards it is as it was, and so are random states."""
+    with _as_it_was(module), reparametrized(module, fakes.tensors), fakes.mode:
+        yield
+
+
+@contextlib.contextmanager
+def standing_in_for(fakes: FakeStep, module: torch.nn.Module) -> Iterator[None]:
+    """Let a module keep its own tensors while nothing but its fakes is computed with.
+
+    Afterwards it is as it was, and so are random states.
+    """
+    registries = [(m, dict(buffer_registry(m))) for m in module.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    try:
+        with _as_it_was(module), fakes.mode:
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for m, names in registries:
+            registry = buffer_registry(m)
+            registry.clear()
+            registry.update(names)
+
+
+@contextlib.contextmanager
+def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
     with (
         kept_random_states(torch.device("cpu")),
         quiet_fakes(),
         exact_layouts(),
         unchanged_attributes(module),
-        reparametrized(module, fakes.tensors),
-        fakes.mode,
     ):
         yield
 
@@ -97,20 +124,24 @@ class Faker:
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
-        self._made: dict[int, torch.Tensor] = {}
+        # With the real tensors, so that no other one gets the id of one that is gone.
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.saw_no_data = False
 
     def __call__(self, value: Any) -> Any:
         """Return the fake of a tensor, always the same one, and anything else unchanged."""
         if not isinstance(value, torch.Tensor):
             return value
+        if isinstance(value, FakeTensor) and value.fake_mode is self._mode:
+            return value
         if id(value) not in self._made:
             if isinstance(value, FakeTensor) or value.device.type == "meta":
                 self.saw_no_data = True
-                self._made[id(value)] = self._from_no_data(value)
+                fake = self._from_no_data(value)
             else:
-                self._made[id(value)] = self._mode.from_tensor(detached(value), static_shapes=True)
-        return self._made[id(value)]
+                fake = self._mode.from_tensor(detached(value), static_shapes=True)
+            self._made[id(value)] = value, fake
+        return self._made[id(value)][1]
 
     def _from_no_data(self, value: torch.Tensor) -> torch.Tensor:
         device = value.fake_device if isinstance(value, FakeTensor) else value.device

@@ -17,7 +17,7 @@ from autockpt.capture.eager_step import run_eager_step
 from autockpt.capture.fakes import FakeStep, fake_step, running_on
 from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
-from autockpt.capture.traced_step import TracedStep, run_traced_step
+from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
@@ -60,15 +60,17 @@ def capture(
     packed = PackedSequences(tree_leaves((fakes.args, fakes.kwargs)))
     with running_on(fakes, module):
         eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn)
-        traced = run_traced_step(
-            module,
-            forward,
-            fakes,
-            loss_fn=loss_fn,
-            positions_are_counted=packed.is_counted,
-            in_pieces=in_pieces,
-            blocks=blocks,
-        )
+    step = StepToTrace(
+        module=module,
+        forward=forward,
+        args=args,
+        kwargs=dict(kwargs),
+        loss_fn=loss_fn,
+        positions_are_counted=packed.is_counted,
+        in_pieces=in_pieces,
+        blocks=blocks,
+    )
+    traced = run_traced_step(step, fakes)
     parameter_keys = _parameter_keys(module, fakes)
     _check_graphs(module, traced, parameter_keys)
     parameters = list(module.parameters())
@@ -87,6 +89,7 @@ def capture(
         foreign_ops=traced.foreign_ops,
         positions_are_counted=packed.is_counted,
         module_names=frozenset(name for name, _ in module.named_modules() if name),
+        compiled=traced.compiled,
     )
 
 

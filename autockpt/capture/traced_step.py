@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ import torch
 from autockpt.capture.blame import models_code
 from autockpt.capture.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.capture.captured import CapturedGraph
-from autockpt.capture.fakes import FakeStep
+from autockpt.capture.compiled import CompiledForward
+from autockpt.capture.fakes import FakeStep, running_on, standing_in_for
 from autockpt.capture.packed_sequences import eager_answers
-from autockpt.capture.recorder import Recorder, keys_of
-from autockpt.torch_private.dynamo import compile_forward
+from autockpt.capture.recorder import Recorder, SplitForwardError, keys_of
+from autockpt.errors import CaptureError, InternalError
+from autockpt.torch_private.dynamo import compile_forward, no_breaks
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.modes import no_autocast
-from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.pytree import tree_leaves, tree_map
+from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops
 
 
@@ -29,54 +33,86 @@ class TracedStep:
     graphs: tuple[CapturedGraph, ...]
     held_keys: frozenset[int]
     foreign_ops: tuple[str, ...]
+    compiled: CompiledForward | None
 
 
-def run_traced_step(
-    module: torch.nn.Module,
-    forward: Callable[..., Any],
-    fakes: FakeStep,
-    *,
-    loss_fn: Callable[[Any], torch.Tensor] | None,
-    positions_are_counted: bool,
-    in_pieces: bool,
-    blocks: tuple[str, ...],
-) -> TracedStep:
-    """Compile the forward with a recording backend, and run it and its backward once.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepToTrace:
+    """What to trace; see `capture` for what the fields mean."""
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    loss_fn: Callable[[Any], torch.Tensor] | None
+    positions_are_counted: bool
+    in_pieces: bool
+    blocks: tuple[str, ...]
+
+
+def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
+    """Compile the forward with a recording backend, and run it and its backward once on fakes.
+
+    If the forward is one graph, Dynamo traces it as it will run, with the model's own tensors, and
+    only the graph runs on fakes. Otherwise tensors between graphs are fakes, so fakes replace the
+    model's tensors before Dynamo sees them.
 
     Args:
-        module: Holds the fake parameters.
-        forward: Its forward.
-        fakes: The inputs and parameters.
-        loss_fn: See `capture`.
-        positions_are_counted: See `PackedSequences`.
-        in_pieces: See `capture`.
-        blocks: See `capture`.
+        step: What to trace.
+        fakes: Its inputs and parameters.
 
     Raises:
         CaptureError: The forward or the loss cannot be traced.
         FailedBlocks: Some of the blocks cannot.
     """
-    recorder = Recorder(in_pieces=in_pieces)
+    if not (step.blocks or fakes.has_no_data):
+        with standing_in_for(fakes, step.module):
+            traced = _in_one_graph(step, fakes)
+        if traced is not None:
+            return traced
+    with running_on(fakes, step.module):
+        on_fakes = dataclasses.replace(step, args=fakes.args, kwargs=fakes.kwargs)
+        return _traced(on_fakes, Recorder(in_pieces=step.in_pieces))
+
+
+def _in_one_graph(step: StepToTrace, fakes: FakeStep) -> TracedStep | None:
+    """Trace a forward on its own tensors; None if it is not one graph."""
+    recorder = Recorder(in_pieces=step.in_pieces, stand_ins=fakes)
+    # The step may change containers among its inputs.
+    args, kwargs = tree_map(lambda leaf: leaf, (step.args, step.kwargs))
+    try:
+        traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), recorder, fakes)
+    except SplitForwardError:
+        return None
+    return traced if any(not graph.is_outside for graph in traced.graphs) else None
+
+
+def _traced(step: StepToTrace, recorder: Recorder, stand_ins: FakeStep | None = None) -> TracedStep:
     failed: set[str] = set()
-    compiled = compile_forward(forward, recorder)
-    if blocks:
-        by_path = compile_blocks(module, blocks, recorder, failed=failed)
-        compiled = functools.partial(run_in_blocks, module, forward, by_path)
+    compiled = compile_forward(step.forward, recorder)
+    if step.blocks:
+        by_path = compile_blocks(step.module, step.blocks, recorder, failed=failed)
+        compiled = functools.partial(run_in_blocks, step.module, step.forward, by_path)
     with (
-        tracing_config(eager_answers(positions_are_counted=positions_are_counted)),
+        tracing_config(eager_answers(positions_are_counted=step.positions_are_counted)),
         quiet_warnings(),
-        models_code(type(module).__name__, "its forward cannot be traced"),
+        models_code(type(step.module).__name__, "its forward cannot be traced"),
     ):
-        output = compiled(*fakes.args, **fakes.kwargs)
+        if stand_ins is None:
+            output = compiled(*step.args, **step.kwargs)
+        else:
+            with _split_at_breaks():
+                # A forward may return a parameter or an input as it is.
+                output = tree_map(stand_ins.of, compiled(*step.args, **step.kwargs))
         if failed:
             raise FailedBlocks(failed)
         held = tree_leaves(output)
-        if loss_fn is None:
+        if step.loss_fn is None:
             loss: Any = find_loss(output, None)
         else:
             recorder.is_outside = True
             with models_code("loss_fn", "it cannot be traced"):
-                loss = compile_forward(loss_fn, recorder)(output)
+                loss = compile_forward(step.loss_fn, recorder)(output)
         foreign = foreign_ops(loss)
         with no_autocast():
             torch.autograd.backward(*backward_roots(loss))
@@ -84,4 +120,22 @@ def run_traced_step(
         graphs=recorder.finish(),
         held_keys=frozenset(key for t in [*held, *tree_leaves(loss)] for key in keys_of(t)),
         foreign_ops=foreign,
+        compiled=recorder.compiled(compiled),
     )
+
+
+@contextlib.contextmanager
+def _split_at_breaks() -> Iterator[None]:
+    """Raise an error instead of splitting the forward.
+
+    Raises:
+        SplitForwardError: Dynamo would split it, or cannot trace it at all.
+    """
+    try:
+        with no_breaks():
+            yield
+    except Exception as error:
+        is_dynamos = is_compilation_error(error) and wrapped(error, CaptureError) is None
+        if is_dynamos and wrapped(error, InternalError) is None:
+            raise SplitForwardError from error
+        raise

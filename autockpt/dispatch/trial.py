@@ -12,6 +12,7 @@ import torch
 
 from autockpt import progress
 from autockpt.budget import format_bytes
+from autockpt.capture.compiled import CompiledForward
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.ladder.executable import ExecutablePlan, is_stale
 from autockpt.ladder.planner import StepPlanner
@@ -48,12 +49,12 @@ class _Reference:
     Attributes:
         record: What it gave; None if it was not run.
         peak_bytes: Its measured peak, everything counted.
-        notes: What its plan says about the comparison.
+        notes: What a plan is to say about the comparison.
     """
 
     record: StepRecord | None = None
     peak_bytes: int = 0
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,9 @@ class Trial:
     def accept(self, planner: StepPlanner) -> AcceptedPlan:
         """Plan a step and make the module follow the plan; verify it if that was asked for.
 
+        What was captured is compared with eager before anything is solved: a capture that is not
+        the model's step has no use for a plan.
+
         Raises:
             BudgetError: No plan fits.
             CaptureError: The model cannot run on these inputs, or not by a plan.
@@ -87,29 +91,94 @@ class Trial:
                 reason="its parameters or inputs are fake or meta tensors, which cannot train",
                 advice="Use autockpt.plan, which needs no data.",
             )
-        moves_parameters = acts_on_parameters(self.step.module)
+        if acts_on_parameters(self.step.module):
+            return self._untried(planner, _MOVES_PARAMETERS if self.verify else _NOT_COMPARED)
+        if planner.is_complete and not self.verify:
+            return self._untried(planner, _NOT_COMPARED)
+        fits = planner.budget_bytes >= planner.baseline_peak_bytes
+        if fits and not self.is_exact:
+            return self._as_it_is(planner.untouched().as_it_is())
+        eager = self.step.on(planner.device)
+        reference = self._reference(planner, eager)
+        if self.is_exact and reference.record and reference.peak_bytes <= planner.budget_bytes:
+            return self._as_it_is(_measured_as_it_is(planner.untouched(), reference))
+        compiled = self._compared(planner, eager, reference)
         try:
             executable = planner.plan()
         except BudgetError as error:
-            if not self.verify or not self.is_exact or moves_parameters or error.is_proven:
+            if not self.verify or not self.is_exact or error.is_proven:
                 raise
-            raise self._measured(error, planner) from error
+            raise self._measured(error, planner, eager, reference, compiled) from error
+        return self._verified(planner, executable, eager, reference, compiled)
+
+    def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:
+        executable = planner.plan()
         plan = executable.plan
-        must_run = self.verify or not planner.is_complete
-        if plan.leaves_the_model and (moves_parameters or not (must_run and self.is_exact)):
+        if plan.leaves_the_model:
             return self._as_it_is(plan.as_it_is())
-        if must_run and not moves_parameters:
-            return self._verified(planner, executable)
-        note = _MOVES_PARAMETERS if self.verify else _NOT_COMPARED
-        plan = dataclasses.replace(plan, notes=(*plan.notes, note))
-        forward = self.follow(executable)
-        return AcceptedPlan(plan=plan, executable=executable, forward=forward)
+        return AcceptedPlan(
+            plan=dataclasses.replace(plan, notes=(*plan.notes, note)),
+            executable=executable.without_module(),
+            forward=self.follow(executable),
+        )
 
     def _as_it_is(self, plan: Plan) -> AcceptedPlan:
         plan = dataclasses.replace(plan, rung="eager")
         return AcceptedPlan(plan=plan, executable=None, forward=self.step.forward)
 
-    def _measured(self, error: BudgetError, planner: StepPlanner) -> BudgetError:
+    def _reference(self, planner: StepPlanner, eager: Step) -> _Reference:
+        """Run eager's step, if that is asked for and fits in the free memory.
+
+        Raises:
+            CaptureError: The step fails.
+        """
+        if not (self.verify or planner.budget_bytes >= planner.baseline_peak_bytes):
+            return _Reference(notes=(_NOT_COMPARED,))
+        if planner.baseline_peak_bytes >= available_bytes(eager.device):
+            note = "not compared with eager, which does not fit in the free memory"
+            return _Reference(notes=(note,))
+        progress.stage("running eager's step")
+        with eager_failures(eager, stage="verify"):
+            record = eager.record(warm_up=False)
+            other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(record)
+        peak_bytes = planner.fixed_bytes + max(record.peak_bytes, other_bytes)
+        return _Reference(record=record, peak_bytes=peak_bytes)
+
+    def _compared(
+        self, planner: StepPlanner, eager: Step, reference: _Reference
+    ) -> CompiledForward | None:
+        """Compare what was captured with eager, with nothing recomputed; return what was compiled.
+
+        Raises:
+            CaptureError: Other graphs turn up than the ones that were captured.
+            VerificationError: The step fails, or is not bit-equal.
+        """
+        unplanned = planner.unplanned()
+        if unplanned is None or not self.verify or reference.record is None:
+            return None
+        progress.stage("comparing what was captured with eager")
+        forward = self.follow(unplanned)
+        run = dataclasses.replace(eager, forward=forward)
+        with _ready_for_other_graphs(are_expected=True):
+            got = _recorded(run, is_eager_known=True, warm_up=False, measures_peak=False)
+        if is_stale(forward):
+            raise CaptureError(
+                where=self.step.model_name,
+                reason="its code takes another path when it runs than when it is traced",
+            )
+        differing = differences(reference.record, got)
+        if differing:
+            raise VerificationError("what was captured is not eager's step", differing=differing)
+        return getattr(forward, "compiled", None)
+
+    def _measured(
+        self,
+        error: BudgetError,
+        planner: StepPlanner,
+        eager: Step,
+        reference: _Reference,
+        compiled: CompiledForward | None,
+    ) -> BudgetError:
         """The error with a smallest budget within which a step was measured.
 
         Raises:
@@ -120,78 +189,58 @@ class Trial:
             at_least = planner.with_budget(least.minimum_peak_bytes)
             try:
                 executable = at_least.plan()
-                device = torch.device(executable.plan.device)
-                if least.minimum_peak_bytes <= available_bytes(device):
-                    self._verified(at_least, executable)
+                if least.minimum_peak_bytes <= available_bytes(eager.device):
+                    self._verified(at_least, executable, eager, reference, compiled)
                 break
             except BudgetError as raised:
                 least = raised
         return least.of_budget(error.budget_bytes)
 
-    def _verified(self, planner: StepPlanner, executable: ExecutablePlan) -> AcceptedPlan:
+    def _verified(
+        self,
+        planner: StepPlanner,
+        executable: ExecutablePlan,
+        eager: Step,
+        reference: _Reference,
+        compiled: CompiledForward | None,
+    ) -> AcceptedPlan:
         """Compare the plan with real steps, and tighten it if more is measured than predicted.
 
         Without verification only the memory is measured, and only if the plan has to estimate what
         stays between graphs or calls.
         """
-        plan = executable.plan
-        eager = self.step.on(torch.device(plan.device))
-        fixed_bytes = plan.fixed.total_bytes + planner.older_gradients_bytes
-        reference = self._reference(planner, plan, eager, fixed_bytes)
-        is_run = reference.record is not None
-        if self.is_exact and is_run and reference.peak_bytes <= plan.budget_bytes:
-            untouched = dataclasses.replace(
-                planner.untouched().as_it_is(),
-                measured_peak_bytes=reference.peak_bytes,
-                notes=(
-                    *reference.notes,
-                    "eager PyTorch was measured within the budget: nothing to do",
-                ),
-            )
-            return self._as_it_is(untouched)
+        budget_bytes = planner.budget_bytes
         held_back_bytes = 0
         for number in range(_MAX_CORRECTIONS + 1):
             if number:
                 executable = planner.plan(held_back_bytes=held_back_bytes)
             progress.stage(f"trying the plan{f', attempt {number + 1}' if number else ''}")
-            forward = self.follow(executable)
+            compiled = executable.compiled or compiled
+            forward = self.follow(dataclasses.replace(executable, compiled=compiled))
             run = dataclasses.replace(eager, forward=forward)
-            measured_bytes = fixed_bytes + self._peak_bytes(planner, run, reference)
-            excess_bytes = measured_bytes - plan.budget_bytes
+            is_new = compiled is None
+            compiled = getattr(forward, "compiled", None)
+            step_bytes = self._peak_bytes(planner, run, reference, warm_up=is_new)
+            measured_bytes = planner.fixed_bytes + step_bytes
+            excess_bytes = measured_bytes - budget_bytes
+            plan = executable.plan
             if excess_bytes <= 0:
-                measured = dataclasses.replace(
-                    executable.plan, measured_peak_bytes=measured_bytes, notes=reference.notes
+                notes = (*plan.notes, *reference.notes)
+                plan = dataclasses.replace(plan, measured_peak_bytes=measured_bytes, notes=notes)
+                return AcceptedPlan(
+                    plan=plan, executable=executable.without_module(), forward=forward
                 )
-                return AcceptedPlan(plan=measured, executable=executable, forward=forward)
             # A plan that misses its prediction by as much must fit as well.
-            error_bytes = measured_bytes - executable.plan.predicted_peak_bytes
+            error_bytes = measured_bytes - plan.predicted_peak_bytes
             held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
         raise VerificationError(
             f"after {_MAX_CORRECTIONS} corrections a step is measured at "
-            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(plan.budget_bytes)}"
+            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(budget_bytes)}"
         )
 
-    def _reference(
-        self, planner: StepPlanner, plan: Plan, eager: Step, fixed_bytes: int
-    ) -> _Reference:
-        """Run eager's step, if that is asked for and fits in the free memory.
-
-        Raises:
-            CaptureError: The step fails.
-        """
-        if not (self.verify or plan.budget_bytes >= plan.baseline_peak_bytes):
-            return _Reference(notes=(*plan.notes, _NOT_COMPARED))
-        if plan.baseline_peak_bytes >= available_bytes(eager.device):
-            note = "not compared with eager, which does not fit in the free memory"
-            return _Reference(notes=(*plan.notes, note))
-        progress.stage("comparing with eager")
-        with eager_failures(eager, stage="verify"):
-            record = eager.record(warm_up=False)
-            other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(record)
-        peak_bytes = fixed_bytes + max(record.peak_bytes, other_bytes)
-        return _Reference(record=record, peak_bytes=peak_bytes, notes=plan.notes)
-
-    def _peak_bytes(self, planner: StepPlanner, run: Step, reference: _Reference) -> int:
+    def _peak_bytes(
+        self, planner: StepPlanner, run: Step, reference: _Reference, *, warm_up: bool
+    ) -> int:
         """The measured peak of a planned step, which must be bit-equal to eager's.
 
         Raises:
@@ -199,7 +248,7 @@ class Trial:
             VerificationError: The step fails, or is not bit-equal.
         """
         with _ready_for_other_graphs(are_expected=not self.is_exact):
-            got = _recorded(run, is_eager_known=reference.record is not None)
+            got = _recorded(run, is_eager_known=reference.record is not None, warm_up=warm_up)
         if not self.is_exact and is_stale(run.forward):
             raise CaptureError(
                 where=self.step.model_name,
@@ -224,14 +273,25 @@ class Trial:
         return peak_bytes
 
 
-def _recorded(run: Step, *, is_eager_known: bool) -> StepRecord:
+def _measured_as_it_is(untouched: Plan, reference: _Reference) -> Plan:
+    note = "eager PyTorch was measured within the budget: nothing to do"
+    return dataclasses.replace(
+        untouched.as_it_is(),
+        measured_peak_bytes=reference.peak_bytes,
+        notes=(*untouched.notes, *reference.notes, note),
+    )
+
+
+def _recorded(
+    run: Step, *, is_eager_known: bool, warm_up: bool, measures_peak: bool = True
+) -> StepRecord:
     """Run a planned step.
 
     If it fails and eager's does not, the plan is to blame. If eager's did not run, the error may be
     the model's own, and comes out as it is.
     """
     try:
-        return run.record(warm_up=True)
+        return run.record(warm_up=warm_up, measures_peak=measures_peak)
     except (AutockptError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+import torch
+
 from autockpt import progress
 from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
@@ -105,6 +107,16 @@ class CallPlanner:
         """The budget to plan for."""
         return self.problem.budget_bytes
 
+    @property
+    def fixed_bytes(self) -> int:
+        """Memory that the whole step needs, whatever the plan."""
+        return self.problem.fixed_bytes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the step."""
+        return torch.device(self.problem.device)
+
     def with_budget(self, budget_bytes: int) -> CallPlanner:
         """The same step with another budget."""
         problem = dataclasses.replace(self.problem, budget_bytes=budget_bytes)
@@ -141,6 +153,9 @@ class CallPlanner:
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
         return self.problem.untouched()
+
+    def unplanned(self) -> None:
+        """None: with nothing checkpointed, the step is eager's."""
 
 
 def _problem(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autockpt.capture.compiled import CompiledForward
 from autockpt.checkpoint.runtime import CheckpointedCalls, CheckpointedForward
 from autockpt.errors import internal_errors
 from autockpt.report.plan import Plan
@@ -16,10 +17,21 @@ from autockpt.rewrite.runtime import PlannedForward, PlannedRegions
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutablePlan:
-    """A plan and the program that follows it; it belongs to no module, and can be pickled."""
+    """A plan and the program that follows it.
+
+    Attributes:
+        plan: The plan.
+        program: The program. It belongs to no module, and can be pickled.
+        compiled: A module's forward that is compiled already, if there is one.
+    """
 
     plan: Plan
     program: PlannedRegions | CheckpointedCalls
+    compiled: CompiledForward | None = None
+
+    def without_module(self) -> ExecutablePlan:
+        """The same for any module of this kind."""
+        return dataclasses.replace(self, compiled=None)
 
     def forward_of(
         self, module: torch.nn.Module, forward: Callable[..., Any], *, in_order: bool
@@ -37,7 +49,9 @@ class ExecutablePlan:
         with internal_errors("rewrite"):
             if isinstance(self.program, CheckpointedCalls):
                 return CheckpointedForward(module, forward, self.program)
-            return PlannedForward(module, forward, self.program, in_order=in_order)
+            return PlannedForward(
+                module, forward, self.program, in_order=in_order, compiled=self.compiled
+            )
 
 
 def is_stale(forward: Callable[..., Any] | None) -> bool:

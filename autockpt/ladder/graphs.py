@@ -142,6 +142,16 @@ class GraphPlanner:
         """The budget to plan for."""
         return self.problem.budget_bytes
 
+    @property
+    def fixed_bytes(self) -> int:
+        """Memory that the whole step needs, whatever the plan."""
+        return self.problem.fixed_bytes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the step."""
+        return self.captured.device
+
     def with_budget(self, budget_bytes: int) -> GraphPlanner:
         """The same step with another budget."""
         problem = dataclasses.replace(self.problem, budget_bytes=budget_bytes)
@@ -157,12 +167,20 @@ class GraphPlanner:
                 solving=self.step.solving,
                 held_back_bytes=held_back_bytes,
             )
-        with internal_errors("lower"):
-            return ExecutablePlan(plan=plan, program=self._program(plan))
+        return self._executable(plan)
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
         return self.problem.untouched()
+
+    def unplanned(self) -> ExecutablePlan | None:
+        """The captured graphs with nothing recomputed; None if a plan is compiled anew anyway."""
+        return None if self.step.varying else self._executable(self.problem.untouched())
+
+    def _executable(self, plan: Plan) -> ExecutablePlan:
+        with internal_errors("lower"):
+            program = self._program(plan)
+        return ExecutablePlan(plan=plan, program=program, compiled=self.captured.compiled)
 
     def _program(self, plan: Plan) -> PlannedRegions:
         assert plan.schedule is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, Self
 
+import torch
+
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.report.plan import Plan
 
@@ -35,6 +37,14 @@ class StepPlanner(Protocol):
     def budget_bytes(self) -> int:
         """The budget to plan for."""
 
+    @property
+    def fixed_bytes(self) -> int:
+        """Memory that the whole step needs, whatever the plan."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the step."""
+
     def with_budget(self, budget_bytes: int) -> Self:
         """The same step with another budget."""
 
@@ -52,3 +62,9 @@ class StepPlanner(Protocol):
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
+
+    def unplanned(self) -> ExecutablePlan | None:
+        """The step with nothing recomputed, to compare with eager before a solver runs.
+
+        None if there is nothing to learn from it.
+        """

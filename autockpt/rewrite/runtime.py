@@ -18,26 +18,19 @@ import torch.fx as fx
 
 from autockpt.capture.blame import own_code
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
-from autockpt.capture.joint import JointGraph, analyze
+from autockpt.capture.compiled import CompiledForward, CompiledGraph, JointTemplate
+from autockpt.capture.joint import JointGraph
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
-from autockpt.capture.tangents import is_tangent
 from autockpt.errors import AutockptError, CaptureError
 from autockpt.lower.orders import RegionOrder
 from autockpt.request import Dimensions
 from autockpt.rewrite.align import aligned
 from autockpt.rewrite.modules import rewrite
 from autockpt.rewrite.unplanned import backward_from_saved
-from autockpt.torch_private.aot import (
-    boxed,
-    compile_joint,
-    default_partition,
-    mark_boxed,
-    with_eager_gradients,
-)
+from autockpt.torch_private.aot import boxed, default_partition
 from autockpt.torch_private.dynamo import compile_forward, may_vary
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
-from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
@@ -85,8 +78,9 @@ class PlannedForward:
         planned: PlannedRegions,
         *,
         in_order: bool = False,
+        compiled: CompiledForward | None = None,
     ) -> None:
-        """Compile lazily, at the first call.
+        """Compile lazily, at the first call, unless it is compiled already.
 
         Args:
             module: The module.
@@ -94,13 +88,16 @@ class PlannedForward:
             planned: Its plan.
             in_order: Return gradients in eager's order. Data parallelism's buckets depend on it,
                 and with them the order of its sums.
+            compiled: The forward as it was compiled for the capture, or for another plan of the
+                same graphs. It follows this plan from now on, and the other one no longer.
         """
-        self._varying = planned.varying
-        self._backend = _PlanBackend(planned, in_order=in_order)
-        self._compiled = compile_forward(forward, self._backend)
-        if planned.blocks:
-            blocks = compile_blocks(module, planned.blocks, self._backend)
-            self._compiled = functools.partial(run_in_blocks, module, forward, blocks)
+        self._module = module
+        self._forward = forward
+        self._planned = planned
+        self._in_order = in_order
+        if compiled is None or planned.varying or not compiled.takes_others:
+            compiled = None
+        self._follow(compiled or self._newly_compiled())
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
 
     @property
@@ -108,16 +105,23 @@ class PlannedForward:
         """Whether a graph ran that is not in the plan."""
         return self._backend.num_unknown > 0
 
+    @property
+    def compiled(self) -> CompiledForward:
+        """What other plans of the same graphs can run on, instead of this one."""
+        return self._compiled
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward by its plan."""
-        if self._varying:
+        if self._compiled.follower is not self._backend:
+            self._follow(self._newly_compiled())
+        if self._planned.varying:
             leaves = tree_leaves((args, kwargs))
-            for leaf, dimension in self._varying:
+            for leaf, dimension in self._planned.varying:
                 may_vary(leaves[leaf], dimension)
         # Any call may compile again, and must see the same settings as the first.
         with tracing_config(self._answers), quiet_warnings():
             try:
-                return self._compiled(*args, **kwargs)
+                return self._compiled.call(*args, **kwargs)  # type: ignore[misc]
             except Exception as error:
                 # Dynamo wraps what its backend raises.
                 own = wrapped(error, AutockptError) if is_compilation_error(error) else None
@@ -125,41 +129,63 @@ class PlannedForward:
                     raise
                 raise own from own.__cause__
 
+    def _newly_compiled(self) -> CompiledForward:
+        compiled = CompiledForward()
+        compiled.call = compile_forward(self._forward, compiled.compile)
+        if self._planned.blocks:
+            blocks = compile_blocks(self._module, self._planned.blocks, compiled.compile)
+            compiled.call = functools.partial(run_in_blocks, self._module, self._forward, blocks)
+        return compiled
+
+    def _follow(self, compiled: CompiledForward) -> None:
+        """Set what a compiled forward runs, now and for graphs that it compiles later."""
+        self._compiled = compiled
+        self._backend = _PlanBackend(self._planned, compiled, in_order=self._in_order)
+        compiled.follower = self._backend
+        for graph in compiled.graphs:
+            self._backend.follow(graph)
+
 
 class _PlanBackend:
     """A Dynamo backend that rewrites each graph by its region of the plan."""
 
-    def __init__(self, planned: PlannedRegions, *, in_order: bool) -> None:
+    def __init__(
+        self, planned: PlannedRegions, compiled: CompiledForward, *, in_order: bool
+    ) -> None:
         self._in_order = in_order
         self._regions = planned.regions
         self._is_exact = not planned.varying
         self._in_pieces = planned.in_pieces
+        self._graphs = compiled.graphs
         self._num_compiled = 0
         self.num_unknown = 0
         self._times_compiled: collections.Counter[str] = collections.Counter()
 
-    def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         if self._in_pieces:
             return compile_in_pieces(graph_module, example_inputs, self._compile)
         return self._compile(graph_module, example_inputs)
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        region = _CompiledRegion(self)
-        with exact_tracing():
-            compiled = compile_joint(
-                graph_module,
-                example_inputs,
-                partition=region.partition,
-                forward_compiler=lambda module, _: boxed(module),
-                backward_compiler=region.compile_backward,
-                inference_compiler=lambda module, _: boxed(module),
-            )
-        arrivals = region.arrivals if self._in_order else ()
-        return with_eager_gradients(compiled, arrivals)
+        graph = CompiledGraph()
+        region = _FollowedRegion(self, graph)
+        call = graph.compile(graph_module, example_inputs, region.partition)
+        if graph.has_backward:
+            region.take_over(graph.run_own_backward, in_order=self._in_order)
+        self._graphs.append(graph)
+        return call
 
-    def match(
-        self, analyze_with: Callable[[frozenset[int]], JointGraph], num_tangents: int
-    ) -> tuple[PlannedRegion, JointGraph] | None:
+    @own_code("rewrite")
+    def follow(self, graph: CompiledGraph) -> None:
+        """Let a graph that was compiled before run by its region of the plan."""
+        graph.forward = graph.backward = None
+        if graph.has_backward:
+            region = _FollowedRegion(self, graph)
+            forward, backward = region.cut()
+            graph.forward = boxed(forward)
+            region.take_over(boxed(backward), in_order=self._in_order)
+
+    def match(self, template: JointTemplate) -> tuple[PlannedRegion, JointGraph] | None:
         """Find the planned region of a graph, with its analysis; try the next in line first."""
         count = len(self._regions)
         analyses: dict[frozenset[int], JointGraph] = {}
@@ -167,10 +193,10 @@ class _PlanBackend:
             number = (self._num_compiled + offset) % count
             region = self._regions[number]
             absent = region.absent_tangents
-            if max(absent, default=-1) >= num_tangents:
+            if max(absent, default=-1) >= template.num_tangents:
                 continue
             if absent not in analyses:
-                analyses[absent] = analyze_with(absent)
+                analyses[absent] = template.analyzed(absent)
             order = self._order(region, analyses[absent])
             if order is not None:
                 self._num_compiled = number + 1
@@ -197,77 +223,70 @@ class _PlanBackend:
             )
 
 
-class _CompiledRegion:
-    """One graph on its way through AOTAutograd, and its backward at run time."""
+class _FollowedRegion:
+    """One graph that follows its region of a plan."""
 
-    def __init__(self, backend: _PlanBackend) -> None:
+    def __init__(self, backend: _PlanBackend, graph: CompiledGraph) -> None:
         self._backend = backend
-        self._template: fx.GraphModule | None = None
-        self._static_indices: tuple[int, ...] = ()
-        self._num_fwd_outputs = 0
+        self._graph = graph
         self._expected: frozenset[int] = frozenset()
-        self.arrivals: tuple[int, ...] = ()
+        self._arrivals: tuple[int, ...] = ()
         self._saved_names: list[str] = []
-        self._num_tangents = 0
         self._others: dict[frozenset[int], Callable[[list[Any]], Any]] = {}
 
     @own_code("rewrite")
-    def partition(
-        self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any
-    ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        self._template = fx.GraphModule(joint, copy.deepcopy(joint.graph))
-        self._num_fwd_outputs = num_fwd_outputs
-        self._static_indices = tuple(kwargs.get("static_lifetime_input_indices") or ())
-        num_tangents = sum(is_tangent(n) for n in joint.graph.find_nodes(op="placeholder"))
-        found = self._backend.match(self._analyzed, num_tangents)
+    def partition(self, *args: Any, **kwargs: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """Cut a joint graph, as AOTAutograd asks for it."""
+        return self.cut()
+
+    def cut(self) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """The forward and the backward that follow the plan."""
+        template = self._graph.template
+        found = self._backend.match(template)
         if found is None:
             warn_user(
                 "a graph of the model is not in its plan (its code took another path than when "
                 "it was planned); it runs with nothing recomputed, so the budget may be exceeded"
             )
+            module = fx.GraphModule(template.module, copy.deepcopy(template.module.graph))
             forward, backward = default_partition(
-                joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs
+                module,
+                (),
+                num_fwd_outputs=template.num_fwd_outputs,
+                static_lifetime_input_indices=list(template.static_indices),
             )
         else:
             region, analysis = found
             self._expected = region.absent_tangents
-            self.arrivals = region.arrivals
+            self._arrivals = region.arrivals
             forward, backward = rewrite(analysis, region.order)
         names = [node.name for node in backward.graph.find_nodes(op="placeholder")]
-        self._num_tangents = sum("tangents" in name for name in names)
-        self._saved_names = names[: len(names) - self._num_tangents]
+        self._saved_names = names[: len(names) - template.num_tangents]
         return forward, backward
 
-    @own_code("rewrite")
-    def compile_backward(self, module: fx.GraphModule, _: Any) -> Any:
-        planned = boxed(module)
-        expected = self._expected
+    def take_over(self, planned: Callable[[list[Any]], Any], *, in_order: bool) -> None:
+        """Let the graph run the planned backward, or another one if other gradients arrive."""
+        num_tangents = self._graph.template.num_tangents
 
         def backward(args: list[Any]) -> Any:
-            tangents = args[len(args) - self._num_tangents :]
+            tangents = args[len(args) - num_tangents :]
             absent = frozenset(i for i, tangent in enumerate(tangents) if tangent is None)
             del tangents
-            if absent == expected:
+            if absent == self._expected:
                 return planned(args)
             return self._other_backward(absent)(args)
 
-        return mark_boxed(backward)
-
-    def _analyzed(self, absent: frozenset[int]) -> JointGraph:
-        assert self._template is not None
-        return analyze(
-            fx.GraphModule(self._template, copy.deepcopy(self._template.graph)),
-            num_fwd_outputs=self._num_fwd_outputs,
-            static_indices=self._static_indices,
-            absent_tangents=absent,
-        )
+        self._graph.backward = backward
+        self._graph.arrivals = self._arrivals if in_order else ()
 
     @own_code("rewrite")
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:
                 with quiet_warnings():
-                    module = backward_from_saved(self._analyzed(absent), self._saved_names)
+                    module = backward_from_saved(
+                        self._graph.template.analyzed(absent), self._saved_names
+                    )
             except LookupError as error:
                 raise CaptureError(
                     where="a backward that the plan did not expect",

@@ -45,13 +45,17 @@ def extract_forward_backward(
     Nodes that must run in the backward carry ``meta["partitioner_tag"] = "must_be_in_backward"``.
     """
     info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
-    return partitioners._extract_fwd_bwd_modules(
+    forward, backward = partitioners._extract_fwd_bwd_modules(
         joint,
         [node for node in saved if not is_sym_node(node)],
         saved_sym_nodes=[node for node in saved if is_sym_node(node)],
         num_fwd_outputs=num_fwd_outputs,
         static_lifetime_input_nodes=info.static_lifetime_input_nodes,
     )
+    # Except while it traces, torch leaves draws of the forward in the backward, without a reader.
+    backward.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
+    backward.recompile()
+    return forward, backward
 
 
 def tag_backward(node: fx.Node) -> None:
@@ -215,7 +219,7 @@ def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
 
 
 def with_eager_gradients(
-    compiled: Callable[..., Any], arrivals: tuple[int, ...] = ()
+    compiled: Callable[..., Any], arrivals_of: Callable[[], tuple[int, ...]]
 ) -> Callable[..., Any]:
     """Pass gradients to the compiled backward as eager autograd would.
 
@@ -225,12 +229,13 @@ def with_eager_gradients(
 
     Args:
         compiled: AOTAutograd's callable.
-        arrivals: Positions among the tensors given, in the order in which their gradients must
-            arrive. The youngest nodes run first, so each tensor gets a node of its own, and the
-            first tensor gets the last node.
+        arrivals_of: Returns positions among the tensors given, in the order in which their
+            gradients must arrive; empty for any order. The youngest nodes run first, so each tensor
+            gets a node of its own, and the first tensor gets the last node.
     """
 
     def run(*args: Any) -> Any:
+        arrivals = arrivals_of()
         if arrivals:
             given = list(args)
             tensors = [at for at, arg in enumerate(args) if isinstance(arg, torch.Tensor)]

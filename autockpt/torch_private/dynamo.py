@@ -5,14 +5,30 @@ Tested with torch 2.11 to 2.15.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.fx as fx
 
 # A call splits the graph that Dynamo makes of a forward at that place.
 graph_break = torch._dynamo.graph_break
+
+
+def ends_at_a_break(graph_module: fx.GraphModule) -> bool:
+    """Whether Dynamo splits the forward after this one of its graphs."""
+    reason: Any = getattr(graph_module, "compile_subgraph_reason", None)
+    return bool(reason is not None and reason.graph_break)
+
+
+def no_breaks() -> contextlib.AbstractContextManager[Any]:
+    """Let Dynamo raise an error where it would split a graph or leave a frame to Python.
+
+    What it compiles in here may still be split later, by a call that needs other graphs.
+    """
+    return torch._dynamo.error_on_graph_break(True)
 
 
 def may_vary(tensor: torch.Tensor, dimension: int) -> None:

@@ -18,10 +18,21 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.graph import _BoxedCodeGen
 from torch.fx.passes.split_module import split_module
 
-__all__ = ["is_sym_node", "split_in_pieces", "statically_known_true", "take_one_list"]
+__all__ = [
+    "is_sym_node",
+    "skips_version_check",
+    "split_in_pieces",
+    "statically_known_true",
+    "take_one_list",
+]
 
 # torch 2.11 cannot make pieces with one result return a tuple.
 _MAKES_TUPLES = "tuple_return" in inspect.signature(split_module).parameters
+
+
+def skips_version_check(node: fx.Node) -> bool:
+    """Whether a custom autograd function keeps this tensor without ``save_for_backward``."""
+    return bool(node.meta.get("saved_tensor_with_no_vc_check"))
 
 
 def take_one_list(graph: fx.Graph) -> None:

@@ -95,11 +95,13 @@ class Step:
         )
         return max(peaks, default=0)
 
-    def record(self, *, warm_up: bool) -> StepRecord:
+    def record(self, *, warm_up: bool, measures_peak: bool = True) -> StepRecord:
         """Runs the step and restores the model.
 
         Args:
             warm_up: Runs the step once before, so that compilation is not measured.
+            measures_peak: Whether to measure the peak, which takes a while to begin; otherwise it
+                is 0 in the record.
         """
         if warm_up:
             with self.state_kept():
@@ -107,7 +109,11 @@ class Step:
         kept: list[Any] = []
         inputs = own_copies((self.args, dict(self.kwargs)))
         with self.state_kept():
-            peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
+            peak_bytes = 0
+            if measures_peak:
+                peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
+            else:
+                self._run(kept, inputs)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
                 for i, leaf in enumerate(tree_leaves(kept))

@@ -1,0 +1,201 @@
+"""A graph as AOTAutograd compiles it, with a forward and a backward that can be exchanged later.
+
+Tracing a model takes much longer than rewriting its graph. So a graph is traced once. Whoever
+records or plans it then sets what its forward and its backward run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+import torch.fx as fx
+
+from autockpt.capture.joint import JointGraph, analyze
+from autockpt.capture.tangents import is_tangent
+from autockpt.torch_private.aot import (
+    boxed,
+    compile_joint,
+    default_partition,
+    mark_boxed,
+    with_eager_gradients,
+)
+from autockpt.torch_private.graphs import is_sym_node, skips_version_check
+from autockpt.torch_private.kernels import exact_tracing
+
+Boxed = Callable[[list[Any]], Any]
+Partition = Callable[..., tuple[fx.GraphModule, fx.GraphModule]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointTemplate:
+    """A joint graph as AOTAutograd gave it.
+
+    Attributes:
+        module: The graph; it never changes.
+        num_fwd_outputs: How many of its outputs belong to the forward.
+        static_indices: Primal inputs with a fixed address (parameters and buffers).
+        num_tangents: How many gradients its backward takes.
+    """
+
+    module: fx.GraphModule
+    num_fwd_outputs: int
+    static_indices: tuple[int, ...]
+    num_tangents: int
+
+    @classmethod
+    def of(cls, joint: fx.GraphModule, num_fwd_outputs: int, **kwargs: Any) -> JointTemplate:
+        """Copy what a partition function is given."""
+        return cls(
+            module=fx.GraphModule(joint, copy.deepcopy(joint.graph)),
+            num_fwd_outputs=num_fwd_outputs,
+            static_indices=tuple(kwargs.get("static_lifetime_input_indices") or ()),
+            num_tangents=sum(is_tangent(n) for n in joint.graph.find_nodes(op="placeholder")),
+        )
+
+    def analyzed(self, absent_tangents: frozenset[int]) -> JointGraph:
+        """The graph as later stages read it, if no gradient arrives for these tangents."""
+        return analyze(
+            fx.GraphModule(self.module, copy.deepcopy(self.module.graph)),
+            num_fwd_outputs=self.num_fwd_outputs,
+            static_indices=self.static_indices,
+            absent_tangents=absent_tangents,
+        )
+
+
+class CompiledGraph:
+    """One graph, from AOTAutograd to the calls of a training step.
+
+    Attributes:
+        has_backward: Whether it has a backward; without, the graph runs as it is.
+        arrivals: See `with_eager_gradients`.
+        forward: What its forward runs; None runs what it was compiled for.
+        backward: What its backward runs; None runs what it was compiled for.
+    """
+
+    def __init__(self) -> None:
+        self.has_backward = False
+        self.arrivals: tuple[int, ...] = ()
+        self.forward: Boxed | None = None
+        self.backward: Boxed | None = None
+        self._template: JointTemplate | None = None
+        self._own: dict[str, Boxed] = {}
+        self._takes_others = False
+
+    @property
+    def template(self) -> JointTemplate:
+        """The graph, once it is traced."""
+        assert self._template is not None
+        return self._template
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether AOTAutograd got as far as a graph."""
+        return self._template is not None
+
+    def run_own_forward(self, args: list[Any]) -> Any:
+        """Run the forward that the graph was compiled for."""
+        return self._own["forward"](args)
+
+    def run_own_backward(self, args: list[Any]) -> Any:
+        """Run the backward that the graph was compiled for."""
+        return self._own["backward"](args)
+
+    @property
+    def takes_others(self) -> bool:
+        """Whether forward and backward may be exchanged for a pair that saves something else.
+
+        AOTAutograd notes how many sizes, and how many tensors without a version check, the first
+        forward saves, but not how many other tensors.
+        """
+        return self._takes_others or not self.has_backward
+
+    def compile(
+        self,
+        graph_module: fx.GraphModule,
+        example_inputs: list[Any],
+        partition: Partition = default_partition,
+    ) -> Callable[..., Any]:
+        """Trace forward and backward of one of Dynamo's graphs.
+
+        Args:
+            graph_module: The graph.
+            example_inputs: One for every placeholder.
+            partition: Cuts the joint graph; `template` is set when it is called.
+
+        Returns:
+            What runs the graph under autograd.
+        """
+
+        def cut(joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any) -> Any:
+            self._template = JointTemplate.of(joint, num_fwd_outputs, **kwargs)
+            self.has_backward = True
+            self._takes_others = not any(
+                is_sym_node(node) or skips_version_check(node) for node in joint.graph.nodes
+            )
+            parts = partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs)
+            self._takes_others = self._takes_others and all(
+                isinstance(node.meta.get("val"), torch.Tensor)
+                for node in parts[1].graph.find_nodes(op="placeholder")
+            )
+            return parts
+
+        with exact_tracing():
+            compiled = compile_joint(
+                graph_module,
+                example_inputs,
+                partition=cut,
+                forward_compiler=self._take_forward,
+                backward_compiler=self._take_backward,
+                inference_compiler=self._take_inference,
+            )
+        return with_eager_gradients(compiled, lambda: self.arrivals)
+
+    def _take_forward(self, module: fx.GraphModule, _: Any) -> Boxed:
+        self._own["forward"] = boxed(module)
+        return mark_boxed(lambda args: (self.forward or self.run_own_forward)(args))
+
+    def _take_backward(self, module: fx.GraphModule, _: Any) -> Boxed:
+        # AOTAutograd may compile a backward only when it first runs.
+        self._own["backward"] = boxed(module)
+        return mark_boxed(lambda args: (self.backward or self.run_own_backward)(args))
+
+    def _take_inference(self, module: fx.GraphModule, example: Any) -> Boxed:
+        output = next(iter(module.graph.find_nodes(op="output")))
+        self._template = JointTemplate.of(module, len(output.args[0]))
+        return self._take_forward(module, example)
+
+
+class CompiledForward:
+    """A forward that Dynamo has compiled, and the graphs that it runs.
+
+    Attributes:
+        call: What runs the forward.
+        graphs: Its graphs, in the order in which they were compiled.
+        follower: Who has set what the graphs run.
+    """
+
+    def __init__(self, graphs: Iterable[CompiledGraph] = ()) -> None:
+        self.call: Callable[..., Any] | None = None
+        self.graphs = list(graphs)
+        self.follower: Follower | None = None
+
+    @property
+    def takes_others(self) -> bool:
+        """Whether all its graphs may run other plans."""
+        return all(graph.takes_others for graph in self.graphs)
+
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        """Be Dynamo's backend: compile one of its graphs as the follower says."""
+        assert self.follower is not None
+        return self.follower.compile(graph_module, example_inputs)
+
+
+class Follower(Protocol):
+    """Who sets what the graphs of a forward run."""
+
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        """Compile one of Dynamo's graphs."""
