@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 import torch.fx as fx
 
+from autockpt.capture.blame import own_code
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.tangents import is_tangent
 from autockpt.torch_private.aot import (
@@ -76,7 +77,13 @@ class CompiledGraph:
         backward: What its backward runs; None runs what it was compiled for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stage: str) -> None:
+        """Compile nothing yet.
+
+        Args:
+            stage: What autockpt is doing, for errors that report a bug.
+        """
+        self._stage = stage
         self.has_backward = False
         self.arrivals: tuple[int, ...] = ()
         self.forward: Boxed | None = None
@@ -117,31 +124,27 @@ class CompiledGraph:
         self,
         graph_module: fx.GraphModule,
         example_inputs: list[Any],
-        partition: Partition = default_partition,
+        partition: Partition | None = None,
     ) -> Callable[..., Any]:
         """Trace forward and backward of one of Dynamo's graphs.
 
         Args:
             graph_module: The graph.
             example_inputs: One for every placeholder.
-            partition: Cuts the joint graph; `template` is set when it is called.
+            partition: Cuts the joint graph; `template` is set when it is called. None cuts it as
+                AOTAutograd does by default.
 
         Returns:
             What runs the graph under autograd.
         """
 
-        def cut(joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **kwargs: Any) -> Any:
-            self._template = JointTemplate.of(joint, num_fwd_outputs, **kwargs)
-            self.has_backward = True
-            self._takes_others = not any(
-                is_sym_node(node) or skips_version_check(node) for node in joint.graph.nodes
-            )
-            parts = partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **kwargs)
-            self._takes_others = self._takes_others and all(
-                isinstance(node.meta.get("val"), torch.Tensor)
-                for node in parts[1].graph.find_nodes(op="placeholder")
-            )
-            return parts
+        def cut(joint: fx.GraphModule, inputs: Any, **kwargs: Any) -> Any:
+            with own_code(self._stage):
+                self._template = JointTemplate.of(joint, **kwargs)
+                self.has_backward = True
+                parts = (partition or default_partition)(joint, inputs, **kwargs)
+                self._takes_others = _saves_plain_tensors(self._template.module, parts[1])
+                return parts
 
         with exact_tracing():
             compiled = compile_joint(
@@ -155,18 +158,34 @@ class CompiledGraph:
         return with_eager_gradients(compiled, lambda: self.arrivals)
 
     def _take_forward(self, module: fx.GraphModule, _: Any) -> Boxed:
-        self._own["forward"] = boxed(module)
-        return mark_boxed(lambda args: (self.forward or self.run_own_forward)(args))
+        with own_code(self._stage):
+            self._own["forward"] = boxed(module)
+        return mark_boxed(self._run_forward)
+
+    def _run_forward(self, args: list[Any]) -> Any:
+        return (self.forward or self.run_own_forward)(args)
 
     def _take_backward(self, module: fx.GraphModule, _: Any) -> Boxed:
         # AOTAutograd may compile a backward only when it first runs.
-        self._own["backward"] = boxed(module)
-        return mark_boxed(lambda args: (self.backward or self.run_own_backward)(args))
+        with own_code(self._stage):
+            self._own["backward"] = boxed(module)
+        return mark_boxed(self._run_backward)
+
+    def _run_backward(self, args: list[Any]) -> Any:
+        return (self.backward or self.run_own_backward)(args)
 
     def _take_inference(self, module: fx.GraphModule, example: Any) -> Boxed:
-        output = next(iter(module.graph.find_nodes(op="output")))
-        self._template = JointTemplate.of(module, len(output.args[0]))
+        with own_code(self._stage):
+            output = next(iter(module.graph.find_nodes(op="output")))
+            self._template = JointTemplate.of(module, len(output.args[0]))
         return self._take_forward(module, example)
+
+
+def _saves_plain_tensors(joint: fx.GraphModule, backward: fx.GraphModule) -> bool:
+    if any(is_sym_node(node) or skips_version_check(node) for node in joint.graph.nodes):
+        return False
+    inputs = backward.graph.find_nodes(op="placeholder")
+    return all(isinstance(node.meta.get("val"), torch.Tensor) for node in inputs)
 
 
 class CompiledForward:

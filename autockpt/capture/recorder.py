@@ -102,7 +102,7 @@ class _Record:
     """What one graph shows while it runs on fakes."""
 
     def __init__(self, *, is_outside: bool, frame: int) -> None:
-        self.graph = CompiledGraph()
+        self.graph = CompiledGraph(stage="capture")
         self.is_outside = is_outside
         self._frame = frame
         self._joint: JointGraph | None = None

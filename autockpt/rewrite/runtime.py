@@ -31,6 +31,8 @@ from autockpt.rewrite.unplanned import backward_from_saved
 from autockpt.torch_private.aot import boxed, default_partition
 from autockpt.torch_private.dynamo import compile_forward, may_vary
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
+from autockpt.torch_private.kernels import exact_tracing
+from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
@@ -142,8 +144,10 @@ class PlannedForward:
         self._compiled = compiled
         self._backend = _PlanBackend(self._planned, compiled, in_order=self._in_order)
         compiled.follower = self._backend
-        for graph in compiled.graphs:
-            self._backend.follow(graph)
+        # As when AOTAutograd asks for the two parts of a graph.
+        with no_autocast(), torch.no_grad(), exact_tracing(), quiet_warnings():
+            for graph in compiled.graphs:
+                self._backend.follow(graph)
 
 
 class _PlanBackend:
@@ -167,9 +171,9 @@ class _PlanBackend:
         return self._compile(graph_module, example_inputs)
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        graph = CompiledGraph()
+        graph = CompiledGraph(stage="rewrite")
         region = _FollowedRegion(self, graph)
-        call = graph.compile(graph_module, example_inputs, region.partition)
+        call = graph.compile(graph_module, example_inputs, region.cut)
         if graph.has_backward:
             region.take_over(graph.run_own_backward, in_order=self._in_order)
         self._graphs.append(graph)
@@ -234,13 +238,8 @@ class _FollowedRegion:
         self._saved_names: list[str] = []
         self._others: dict[frozenset[int], Callable[[list[Any]], Any]] = {}
 
-    @own_code("rewrite")
-    def partition(self, *args: Any, **kwargs: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """Cut a joint graph, as AOTAutograd asks for it."""
-        return self.cut()
-
-    def cut(self) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """The forward and the backward that follow the plan."""
+    def cut(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """The forward and the backward that follow the plan; AOTAutograd may ask for them."""
         template = self._graph.template
         found = self._backend.match(template)
         if found is None:

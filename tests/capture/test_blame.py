@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autockpt.budget import parse_budget
-from autockpt.capture import recorder
+from autockpt.capture import compiled
 from autockpt.capture.step import capture
 from autockpt.errors import CaptureError, InternalError
 from autockpt.ladder.graphs import GraphPlanner
@@ -41,7 +41,7 @@ def fails_with(error: Exception) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(recorder, "analyze"), (recorder, "default_partition"), (recorder, "boxed"),
+    [(compiled, "analyze"), (compiled, "default_partition"), (compiled, "boxed"),
      (aot, "_autocast_blocks")],
     ids=["analysis", "partition", "compiler", "backend"],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_bug_while_a_block_is_captured_is_no_failed_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = blocks()
-    monkeypatch.setattr(recorder, "default_partition", fails_with(KeyError("x")))
+    monkeypatch.setattr(compiled, "default_partition", fails_with(KeyError("x")))
     with pytest.raises(InternalError, match="KeyError"):
         capture(model, model.forward, (X,), {}, blocks=("0", "1"))
 
@@ -101,14 +101,16 @@ def test_a_bug_in_the_lowering_is_reported_as_one(monkeypatch: pytest.MonkeyPatc
         planner(blocks())
 
 
-@pytest.mark.parametrize("name", ["rewrite", "analyze"])
+@pytest.mark.parametrize(
+    ("place", "name"), [(runtime, "rewrite"), (compiled, "analyze")], ids=["rewrite", "analysis"]
+)
 def test_a_bug_in_the_rewrite_is_reported_as_one(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     """Dynamo calls the rewrite, and wraps what it raises."""
     model = blocks()
     program = planner(model).plan().program
-    monkeypatch.setattr(runtime, name, fails_with(KeyError("x")))
+    monkeypatch.setattr(place, name, fails_with(KeyError("x")))
     with pytest.raises(InternalError, match="rewrite stage failed with KeyError"):
         runtime.PlannedForward(model, model.forward, program)(X)
 
