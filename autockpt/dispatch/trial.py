@@ -93,6 +93,8 @@ class Trial:
             )
         if acts_on_parameters(self.step.module):
             return self._untried(planner, _MOVES_PARAMETERS if self.verify else _NOT_COMPARED)
+        # A refusal does not wait for a step to run.
+        planned = planner.plan() if planner.is_refused_at_once else None
         if planner.is_complete and not self.verify:
             return self._untried(planner, _NOT_COMPARED)
         fits = planner.budget_bytes >= planner.baseline_peak_bytes
@@ -104,7 +106,7 @@ class Trial:
             return self._as_it_is(_measured_as_it_is(planner.untouched(), reference))
         compiled = self._compared(planner, eager, reference)
         try:
-            executable = planner.plan()
+            executable = planned or planner.plan()
         except BudgetError as error:
             if not self.verify or not self.is_exact or error.is_proven:
                 raise

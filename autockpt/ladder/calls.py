@@ -154,6 +154,14 @@ class CallPlanner:
         """The plan that leaves the model as it is."""
         return self.problem.untouched()
 
+    @property
+    def is_refused_at_once(self) -> bool:
+        """Whether a bound proves, before any search, that no plan fits."""
+        return all(
+            dataclasses.replace(self.problem, graph=cut.graph).is_refused_at_once
+            for cut in self.cuts
+        )
+
     def unplanned(self) -> None:
         """None: with nothing checkpointed, the step is eager's."""
 

@@ -173,6 +173,11 @@ class GraphPlanner:
         """The plan that leaves the model as it is."""
         return self.problem.untouched()
 
+    @property
+    def is_refused_at_once(self) -> bool:
+        """Whether a bound proves, before any search, that no plan fits."""
+        return self.problem.is_refused_at_once
+
     def unplanned(self) -> ExecutablePlan | None:
         """The captured graphs with nothing recomputed; None if a plan is compiled anew anyway."""
         return None if self.step.varying else self._executable(self.problem.untouched())

@@ -63,6 +63,10 @@ class StepPlanner(Protocol):
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
 
+    @property
+    def is_refused_at_once(self) -> bool:
+        """Whether a bound proves, before any search, that no plan fits."""
+
     def unplanned(self) -> ExecutablePlan | None:
         """The step with nothing recomputed, to compare with eager before a solver runs.
 

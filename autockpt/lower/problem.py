@@ -21,6 +21,7 @@ from autockpt_solvers import (
     Result,
     Schedule,
     SolveStatus,
+    baseline_schedule,
     judge,
     minimum_budget,
     simulate,
@@ -96,6 +97,17 @@ class StepProblem:
         if named.schedule is not None:
             return self._described(dataclasses.replace(named, method=result.method), named.schedule)
         raise self._budget_error(result, least, time_limit_s, held_back_bytes)
+
+    @property
+    def is_refused_at_once(self) -> bool:
+        """Whether a bound proves, before any search, that no schedule fits."""
+        if self.budget_bytes >= self.baseline_peak_bytes:
+            return False
+        problem = Problem(
+            graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
+        )
+        result = judge(problem, baseline_schedule(self.graph))
+        return result.schedule is None and result.status is SolveStatus.INFEASIBLE
 
     def untouched(self) -> Plan:
         """The plan of leaving the model as it is."""
