@@ -93,8 +93,9 @@ class Trial:
             )
         if acts_on_parameters(self.step.module):
             return self._untried(planner, _MOVES_PARAMETERS if self.verify else _NOT_COMPARED)
-        # A refusal does not wait for a step to run.
-        planned = planner.plan() if planner.is_refused_at_once else None
+        # A refusal does not wait for a step to run, if the least that it names needs no trial.
+        is_refused = planner.is_complete and planner.is_refused_at_once
+        planned = planner.plan() if is_refused else None
         if planner.is_complete and not self.verify:
             return self._untried(planner, _NOT_COMPARED)
         fits = planner.budget_bytes >= planner.baseline_peak_bytes
@@ -108,7 +109,8 @@ class Trial:
         try:
             executable = planned or planner.plan()
         except BudgetError as error:
-            if not self.verify or not self.is_exact or error.is_proven:
+            is_refused = planner.is_complete and error.is_proven
+            if is_refused or not self.verify or not self.is_exact:
                 raise
             raise self._measured(error, planner, eager, reference, compiled) from error
         return self._verified(planner, executable, eager, reference, compiled)
