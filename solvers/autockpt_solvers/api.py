@@ -19,10 +19,10 @@ from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.search.ask import ask, ask_least, is_asked_by_levels
 from autockpt_solvers.session import Session
-from autockpt_solvers.simulator import simulate
+from autockpt_solvers.simulator import ScheduleError, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from autockpt_solvers.attempt import Method
     from autockpt_solvers.clock import Watcher
@@ -87,8 +87,7 @@ def solve(
     """
     check_method(method)
     _check_limits(time_limit_s, seed)
-    clock = Clock(limit_s=time_limit_s, watch=watch, budget_bytes=problem.available_bytes)
-    with _watched(clock):
+    with _clock(time_limit_s, watch, problem.available_bytes) as clock:
         return _solved(problem, method, Session(graph=problem.graph, seed=seed, clock=clock))
 
 
@@ -139,8 +138,7 @@ def judge(
         ScheduleError: The schedule cannot run.
     """
     _check_limits(time_limit_s, 0)
-    clock = Clock(limit_s=time_limit_s, watch=watch, budget_bytes=problem.available_bytes)
-    with _watched(clock):
+    with _clock(time_limit_s, watch, problem.available_bytes) as clock:
         session = Session(graph=problem.graph, seed=0, clock=clock)
         return _judged(problem, [schedule], Attempt(orders=()), "given", session)
 
@@ -173,8 +171,7 @@ def minimum_budget(
     """
     check_method(method)
     _check_limits(time_limit_s, seed)
-    clock = Clock(limit_s=time_limit_s, watch=watch)
-    with _watched(clock):
+    with _clock(time_limit_s, watch, 0) as clock:
         return _minimum(method, Session(graph=graph, seed=seed, clock=clock))
 
 
@@ -211,12 +208,15 @@ def _minimum(method: str | Method, session: Session) -> MinimumBudget:
     )
 
 
-def _watched(clock: Clock) -> contextlib.AbstractContextManager[None]:
-    """What a search runs within: time to compile does not count."""
+@contextlib.contextmanager
+def _clock(time_limit_s: float, watch: Watcher | None, budget_bytes: int) -> Iterator[Clock]:
+    """The clock of a search; what is imported once per process, and compiled, does not count."""
     # Importing numba takes time, and only searches need it.
     from autockpt_solvers.kernels.compiling import compile_time_apart
 
-    return compile_time_apart(clock)
+    clock = Clock(limit_s=time_limit_s, watch=watch, budget_bytes=budget_bytes)
+    with compile_time_apart(clock):
+        yield clock
 
 
 def _check_limits(time_limit_s: object, seed: object) -> None:
@@ -252,16 +252,39 @@ def _ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: i
         ) from error
     if answer is None:
         return Attempt(orders=())
-    if isinstance(answer, Schedule):
-        simulate(problem.graph, answer)
-        return Attempt(orders=(answer.compute_order,))
-    if not isinstance(answer, Attempt):
+    if not isinstance(answer, Attempt | Schedule):
         raise MethodError(
             f"method {name!r} returned {type(answer).__name__}; it must return a Schedule, an "
             "Attempt, or None"
         )
+    try:
+        return _checked(problem.graph, answer)
+    except ScheduleError:
+        raise
+    except Exception as error:
+        raise MethodError(
+            f"method {name!r} returned a damaged {type(answer).__name__} "
+            f"({type(error).__name__}: {error}); its orders must be sequences of op indices, its "
+            "bounds ints, and its steps Compute and Free"
+        ) from error
+
+
+def _checked(graph: ComputeGraph, answer: Attempt | Schedule) -> Attempt:
+    """An answer in which every plan has run; raises whatever a damaged one raises."""
+    if isinstance(answer, Schedule):
+        simulate(graph, answer)
+        return Attempt(orders=(answer.compute_order,))
+    check_integer(answer.lower_bound_ns, "lower_bound_ns")
+    check_integer(answer.lower_bound_bytes, "lower_bound_bytes")
+    for name in (answer.bound_class, answer.method):
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is not a str")
     for order in answer.offered:
-        simulate(problem.graph, with_frees(problem.graph, order))
+        for op in order:
+            check_integer(op, "an op")
+            if not 0 <= op < len(graph.ops):
+                raise ValueError(f"op {op} is not in the graph, which has {len(graph.ops)}")
+        simulate(graph, with_frees(graph, order))
     return answer
 
 

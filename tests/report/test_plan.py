@@ -211,6 +211,8 @@ def _without(key: str) -> str:
         (_edit("budget_bytes", value=2**63), r"\$.budget_bytes must be a number below 2\*\*63"),
         (_edit("budget_bytes", value=10**400), r"\$.budget_bytes must be a number below 2\*\*63"),
         (_edit("rows", 2, "recompute_ns", value=2**63), r"\$.rows\[2\].recompute_ns must be a"),
+        # As a float it is 2**63: it was read, and what was written of it then was refused.
+        (_edit("solve_time_s", value=2**63 - 1), r"\$.solve_time_s must be a number below 2\*\*63"),
         (_edit("solve_time_s", value=float("nan")), "NaN is not a number in JSON"),
         (_text.replace("1.25", "1e400"), r"\$.solve_time_s must be a number below 2\*\*63"),
         (_edit("solve_time_s", value="1"), r"Expected `float`, got `str` - at `\$.solve_time_s`"),

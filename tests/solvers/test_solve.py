@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import types
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from autockpt_solvers import (
     Schedule,
     ScheduleError,
     SolveStatus,
+    StopSearch,
     baseline_schedule,
     judge,
     method_names,
@@ -27,6 +29,7 @@ from autockpt_solvers import (
     solve,
     with_frees,
 )
+from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
@@ -233,3 +236,100 @@ def test_without_a_budget_nothing_is_recomputed(method, graph):
     recomputing = judge(problem, with_frees(graph, GraphFacts(graph).just_in_time(())))
     assert recomputing.status is not SolveStatus.INFEASIBLE
     assert recomputing.lower_bound_ns == 0
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        Attempt(orders=((0, 99),)),
+        Attempt(orders=(("a",),)),
+        Attempt(orders=(None,)),
+        Attempt(orders=5),
+        Attempt(orders=((0, 1.0),)),
+        Attempt(orders=(), lower_bound_ns="many"),
+        Attempt(orders=(), bound_class=3),
+        Attempt(orders=(), others=("x",)),
+        Schedule(steps=(1, 2)),
+        Schedule(steps=None),
+    ],
+)
+def test_a_callable_that_returns_garbage_is_named(garbage):
+    """What was wrong inside of an answer came out as an IndexError of the engine's own code."""
+
+    def mine(problem, *, time_limit_s, seed):
+        return garbage
+
+    with pytest.raises((MethodError, ScheduleError)) as caught:
+        solve(Problem(graph=chain(4), budget_bytes=3), method=mine)
+    if isinstance(caught.value, MethodError):
+        assert "method 'mine' returned a damaged" in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", ["5", None, True, object()])
+def test_a_time_limit_that_is_no_number_is_refused(limit):
+    graph = chain(2)
+    problem = Problem(graph=graph, budget_bytes=3)
+    for ask in (
+        lambda: solve(problem, time_limit_s=limit),
+        lambda: minimum_budget(graph, time_limit_s=limit),
+        lambda: judge(problem, baseline_schedule(graph), time_limit_s=limit),
+    ):
+        with pytest.raises(TypeError, match="it must be a number of seconds"):
+            ask()
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.inf, math.nan])
+def test_a_time_limit_that_is_not_positive_is_refused_everywhere(limit):
+    """`minimum_budget` and `judge` took any."""
+    graph = chain(2)
+    for ask in (
+        lambda: minimum_budget(graph, time_limit_s=limit),
+        lambda: judge(
+            Problem(graph=graph, budget_bytes=3), baseline_schedule(graph), time_limit_s=limit
+        ),
+    ):
+        with pytest.raises(ValueError, match="it must be above 0, and finite"):
+            ask()
+
+
+def test_a_seed_that_cannot_be_one_is_refused():
+    """CP-SAT and numpy raised their own errors, deep in a search."""
+    problem = Problem(graph=chain(2), budget_bytes=3)
+    for seed in (-1, 2**31):
+        with pytest.raises(ValueError, match=r"seed is .*; it must be from 0 to 2147483647"):
+            solve(problem, seed=seed)
+    for seed in (1.5, "1", None):
+        with pytest.raises(TypeError, match="seed is"):
+            minimum_budget(chain(2), seed=seed)
+
+
+def test_three_reasons_why_no_plan_fits_are_told_apart():
+    """A search that had run out of time was told as infeasible."""
+    graph = blocks(6)
+    least = lower_bound_bytes(graph)
+    below = solve(Problem(graph=graph, budget_bytes=least - 1), time_limit_s=60)
+    assert below.status is SolveStatus.INFEASIBLE
+    assert below.lower_bound_bytes > least - 1
+
+    def stop(report):
+        raise StopSearch
+
+    out_of_time = solve(Problem(graph=graph, budget_bytes=least), watch=stop)
+    assert out_of_time.status is SolveStatus.OUT_OF_TIME
+    assert out_of_time.lower_bound_bytes <= least < out_of_time.minimum_peak_bytes
+    by_itself = solve(Problem(graph=graph, budget_bytes=least), method="greedy")
+    assert by_itself.status is SolveStatus.NOT_FOUND
+    for result in (below, out_of_time, by_itself):
+        assert result.schedule is None
+
+
+def test_a_budget_below_the_bound_is_refused_without_a_search(monkeypatch):
+    """A budget of one kilobyte took as long as planning."""
+    asked = []
+    monkeypatch.setattr(
+        "autockpt_solvers.search.ask.solve_by_levels", lambda *_, **__: asked.append(1)
+    )
+    graph = blocks(6)
+    result = solve(Problem(graph=graph, budget_bytes=lower_bound_bytes(graph) - 1))
+    assert (result.status, asked) == (SolveStatus.INFEASIBLE, [])
+    assert result.minimum_peak_bytes <= baseline_peak(graph)

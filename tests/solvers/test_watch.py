@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from graphs import blocks, chain
 
 from autockpt_solvers import (
     Problem,
@@ -21,8 +20,12 @@ from autockpt_solvers import (
     minimum_budget,
     simulate,
     solve,
+    with_frees,
 )
 from autockpt_solvers.clock import Clock
+from autockpt_solvers.methods.registry import METHODS
+from autockpt_solvers.session import Session
+from tests.solvers.graphs import blocks, chain
 
 
 def tight(graph, share=0.45):
@@ -189,3 +192,28 @@ def test_a_clock_that_is_stopped_is_past_every_deadline():
     assert clock.now() > clock.end
     assert clock.until(10) <= clock.now()
     assert clock.seconds_left(math.inf) > 0  # a search that is asked late still answers
+
+
+class Ticking(Clock):
+    """A clock whose time is over after so many looks."""
+
+    def __init__(self, looks):
+        super().__init__(limit_s=1e6)
+        self.looks = looks
+
+    def now(self):
+        self.looks -= 1
+        return super().now() if self.looks > 0 else self.end + 1
+
+
+@pytest.mark.parametrize("looks", [1, 5, 20, 60, 150, 300, 600, 1200])
+@pytest.mark.parametrize("name", METHODS)
+def test_whenever_the_time_is_over_every_plan_can_run(name, looks):
+    """Windows that no time was left for were composed as if they kept nothing and cost nothing:
+    the plan began in the middle."""
+    graph = blocks(6)
+    session = Session(graph=graph, seed=0, clock=Ticking(looks))
+    problem = tight(graph)
+    found = METHODS[name].load()(problem, session, time_limit_s=60)
+    for order in found.offered:
+        simulate(graph, with_frees(graph, order))

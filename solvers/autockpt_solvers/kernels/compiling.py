@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle  # for its error
 import threading
 from functools import cache
 from pathlib import Path
@@ -40,8 +41,52 @@ def compiled_within(function: _Function) -> _Function:
 def _compile(function: _Function, options: dict[str, bool]) -> _Function:
     folder = cache_folder()
     with _cache_in(folder):
-        njit = numba.njit(cache=folder is not None, **options)
-        return cast("_Function", njit(function))
+        made = numba.njit(cache=folder is not None, **options)(function)
+    if folder is not None:
+        made._cache = _TolerantCache(made._cache)
+    return cast("_Function", made)
+
+
+# What unpickling damaged data raises; not every exception, as a signal handler may raise others.
+_OF_DAMAGED_FILES = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class _TolerantCache:
+    """numba's cache of one function, in which a damaged file is as good as none.
+
+    numba raises whatever reading such a file raises, and there is no public way to catch it in
+    time: a full disk or a killed process made every later search fail until the folder was deleted.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compiled code of a signature, or None if it must be compiled."""
+        try:
+            return self._cache.load_overload(signature, target_context)
+        except _OF_DAMAGED_FILES:
+            with contextlib.suppress(OSError):
+                self._cache.flush()  # numba reads the index again before it saves
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep compiled code, if there is room."""
+        with contextlib.suppress(OSError):
+            self._cache.save_overload(signature, data)
 
 
 @cache

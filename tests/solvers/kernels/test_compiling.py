@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import numba
+import pytest
 
 import autockpt_solvers
 from autockpt_solvers.kernels.compiling import cache_folder
 
 SCRIPT = """
 import numba
+import pytest
 numba.config.CACHE_DIR = {cache!r}
 from autockpt_solvers import ComputeGraph, Op, Storage, orders
 from autockpt_solvers.orders.facts import GraphFacts
@@ -74,3 +76,20 @@ def test_changed_code_in_another_file_is_compiled_anew(tmp_path: Path) -> None:
 def test_the_setting_of_numba_stays_as_it_was() -> None:
     folder = cache_folder()
     assert folder is None or str(folder) != numba.config.CACHE_DIR
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("left", [0, 20])
+def test_a_truncated_file_is_compiled_again(tmp_path: Path, kind: str, left: int) -> None:
+    """A full disk left a part of a file, and every later search failed with an error of pickle."""
+    package = tmp_path / "autockpt_solvers"
+    shutil.copytree(Path(autockpt_solvers.__file__).parent, package)
+    cache = tmp_path / "cache"
+    first, folder = run(package, cache)
+    files = list(folder.rglob(f"*.{kind}"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:left])
+    assert run(package, cache) == (first, folder)
+    # What was compiled anew is kept.
+    assert all(file.stat().st_size > left for file in files)

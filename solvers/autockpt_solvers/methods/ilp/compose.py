@@ -19,6 +19,7 @@ from autockpt_solvers.kernels.compiling import compiled
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from autockpt_solvers.clock import Clock
     from autockpt_solvers.methods.ilp.option import Option
     from autockpt_solvers.methods.ilp.segments import Segments
     from autockpt_solvers.methods.ilp.window import Window, WindowKind
@@ -95,6 +96,7 @@ def compose(
     end: int,
     *,
     first: int = 0,
+    clock: Clock | None = None,
 ) -> WindowPlan | None:
     """The cheapest plan that fits a budget, or None.
 
@@ -104,13 +106,14 @@ def compose(
         budget: Bytes that the graph may use.
         end: Segment after the last one to cover.
         first: First segment to cover.
+        clock: Once its time is over, there is no plan.
 
     Returns:
         The plan.
     """
     if budget < 0:
         return None
-    return _cover(windows, options, budget, first, end, is_leanest=False)
+    return _cover(windows, options, budget, first, end, is_leanest=False, clock=clock)
 
 
 def leanest(
@@ -120,12 +123,13 @@ def leanest(
     *,
     limit: int,
     first: int = 0,
+    clock: Clock | None = None,
 ) -> WindowPlan | None:
     """The plan with the lowest peak, of those that keep `limit` bytes or less.
 
     As in `compose`, but the value of a state is the highest peak so far instead of the time.
     """
-    return _cover(windows, options, limit, first, end, is_leanest=True)
+    return _cover(windows, options, limit, first, end, is_leanest=True, clock=clock)
 
 
 def _cover(
@@ -136,6 +140,7 @@ def _cover(
     end: int,
     *,
     is_leanest: bool,
+    clock: Clock | None,
 ) -> WindowPlan | None:
     bucket_bytes = max(1, -(-budget // _BUCKETS))
     shape = (end + 1 - first, budget // bucket_bytes + 1)
@@ -147,6 +152,8 @@ def _cover(
     states.value[0, 0] = 0.0
     columns: dict[WindowKind, _Options] = {}
     for w in sorted(range(len(windows)), key=lambda w: (windows[w].start, windows[w].end)):
+        if clock is not None and clock.is_over:
+            return None
         window = windows[w]
         if window.kind not in columns:
             columns[window.kind] = _columns(options[window.kind], bucket_bytes, is_leanest)

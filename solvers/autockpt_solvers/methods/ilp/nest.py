@@ -51,7 +51,9 @@ def nest(pool: OptionPool, limit: int) -> None:
 
 def _options(pool: OptionPool, window: Window, inner: list[Window], limit: int) -> list[Option]:
     """Options of a long window from plans of the windows within it."""
-    lean = leanest(inner, pool.options, window.end, first=window.start, limit=limit)
+    lean = leanest(
+        inner, pool.options, window.end, first=window.start, limit=limit, clock=pool.clock
+    )
     if lean is None or not window.kind.backward[0].may_recompute:
         return []
     before = least = 0
@@ -60,7 +62,10 @@ def _options(pool: OptionPool, window: Window, inner: list[Window], limit: int) 
         before += option.kept_bytes
     plans = [lean]
     for factor in _BUDGETS:
-        plan = compose(inner, pool.options, int(least * factor), window.end, first=window.start)
+        budget = int(least * factor)
+        plan = compose(
+            inner, pool.options, budget, window.end, first=window.start, clock=pool.clock
+        )
         if plan is not None:
             plans.append(plan)
     return [_option(window, plan) for plan in plans]

@@ -61,6 +61,8 @@ class OptionPool:
             else []
             for kind in self.kinds
         }
+        # A composition cannot count with a window that nothing is known about.
+        self.windows = [window for window in self.windows if self.options[window.kind]]
         self.models: dict[WindowKind, WindowModel | None] = {}
 
     def copy(self, deadline: float) -> OptionPool:
@@ -114,11 +116,15 @@ class OptionPool:
         return best
 
     def _compose(self, budget: int) -> WindowPlan | None:
-        return compose(self.windows, self.options, budget, self.segments.num_segments)
+        return compose(
+            self.windows, self.options, budget, self.segments.num_segments, clock=self.clock
+        )
 
     def leanest(self, limit: int) -> WindowPlan | None:
         """The plan with the lowest peak, if one keeps `limit` bytes or less."""
-        return leanest(self.windows, self.options, self.segments.num_segments, limit=limit)
+        return leanest(
+            self.windows, self.options, self.segments.num_segments, limit=limit, clock=self.clock
+        )
 
     def evaluate(self, plan: WindowPlan) -> tuple[int, int]:
         """Peak and recompute time of a plan on the whole graph."""
