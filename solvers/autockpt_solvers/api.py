@@ -233,7 +233,7 @@ def _check_limits(time_limit_s: object, seed: object) -> None:
 def _why_none_fits(is_proven: bool, clock: Clock) -> SolveStatus:
     if is_proven:
         return SolveStatus.INFEASIBLE
-    return SolveStatus.OUT_OF_TIME if clock.is_over else SolveStatus.NOT_FOUND
+    return SolveStatus.OUT_OF_TIME if clock.is_cut_short or clock.is_over else SolveStatus.NOT_FOUND
 
 
 def _name_of(method: Method) -> str:

@@ -61,6 +61,7 @@ class Clock:
     Attributes:
         end: Time at which the search must end, as `now` counts it; infinite without a limit.
         is_stopped: Whether the watcher has ended the search.
+        is_cut_short: Whether a search has ended because of its time.
         failure: What else the watcher has raised.
     """
 
@@ -87,6 +88,7 @@ class Clock:
         self._lower_bound_ns = 0
         self.end = self._started + limit_s
         self.is_stopped = False
+        self.is_cut_short = False
         self.failure: Exception | None = None
 
     def now(self) -> float:

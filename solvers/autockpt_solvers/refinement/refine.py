@@ -73,9 +73,10 @@ _CLOSE, _FAR, _MOST_WORTH = 2e-3, 1e-2, 2.0
 _COLD_RUN = _Start(2e-5, 0.01)
 _STEPS_OF_COLD_RUN, _SHARE_OF_COLD_RUN, _MOST_IMPROVED = 20, 0.25, 15_000
 
-# From one look at the clock to the next: at first, at least, and seconds after which it is halved.
-# All are multiples of the steps after which annealing cools, so the clock changes no plan.
-_STEPS_PER_CALL, _LEAST_STEPS_PER_CALL, _MOST_S_PER_CALL = 1024, 64, 0.2
+# From one look at the clock to the next: at first and at least, at most, and the seconds after
+# which they are halved. They are multiples of the steps after which annealing cools, so the clock
+# changes no plan.
+_LEAST_STEPS_PER_CALL, _STEPS_PER_CALL, _MOST_S_PER_CALL = 64, 1024, 0.2
 _MOST_CELLS = 400_000_000  # of the largest table, in bytes; larger graphs are not refined
 _MOST_RUNS = 4  # forward ops may run again this many times the number of ops
 
@@ -317,7 +318,7 @@ class Refiner:
         is_over = self.best_order is None and self.plan.totals["over_bytes"][0] > 0
         chains = _CHAINS_IF_NONE_FITS if is_over else _CHAINS
         started = self.clock.now()
-        first, most, per_call = 0, steps, _STEPS_PER_CALL
+        first, most, per_call = 0, steps, _LEAST_STEPS_PER_CALL
         while first < steps:
             stop = min(first + per_call, steps)
             before = self.clock.now()
@@ -326,7 +327,9 @@ class Refiner:
             if self.best_ns >= 0 and budget == self.budget:
                 self.clock.found(self.best_ns, budget)
             now = self.clock.now()
-            if now - before > _MOST_S_PER_CALL:
+            if now - before < _MOST_S_PER_CALL / 4:
+                per_call = min(_STEPS_PER_CALL, per_call * 2)
+            elif now - before > _MOST_S_PER_CALL:
                 per_call = max(_LEAST_STEPS_PER_CALL, per_call // 2)
             if self.best_ns == 0 or now > deadline:
                 break

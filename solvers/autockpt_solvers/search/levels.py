@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _LEVELS = 40
 _BETWEEN = 4  # budgets from a level to the next at which its plan is improved
 _CLOSE = 2e-3  # a plan this close to the bound, in training steps, is not worth improving
-_SHARE_OF_METHOD = 0.95  # of the time left; filling up and proofs get the rest
+_SHARE_OF_METHOD = 0.95  # of the time limit; filling up and proofs get the rest
 _WORTH_FILLING = 1.5  # a plan that costs more than this times the cheapest is not filled up
 
 
@@ -66,11 +66,12 @@ def solve_by_levels(
     deadline = session.clock.until(time_limit_s)
     levels = level_budgets(session.facts)
     top = max((k for k, level in enumerate(levels) if level <= problem.available_bytes), default=0)
+    until = session.clock.until(time_limit_s * _SHARE_OF_METHOD)
     best = _BestPlans(problem, session, levels, bound_ns, deadline)
     for level in range(top, -1, -1):
         session.clock.begin("searching for a plan")
         asked = Problem(graph=problem.graph, budget_bytes=levels[level])
-        left = session.clock.seconds_left(deadline, share=_SHARE_OF_METHOD)
+        left = session.clock.seconds_left(until)
         try:
             attempt = method(asked, session, time_limit_s=left)
         except MemoryError as error:
@@ -84,7 +85,10 @@ def solve_by_levels(
             )
             break
         best.take(attempt, level)
-        if session.clock.now() >= deadline or best.is_proven_below(level):
+        if session.clock.now() >= until:
+            session.clock.is_cut_short = True
+            break
+        if best.is_proven_below(level):
             break
     return best.attempt()
 
