@@ -115,10 +115,14 @@ def _window_plans(problem: Problem, session: Session, deadline: float) -> list[l
 def _runs(facts: GraphFacts, order: list[int]) -> bool:
     """Whether an order can run.
 
-    A window may keep what its region can no longer make by then. That takes several regions, and
-    ops that only the backward needs behind the last op that the forward pass needs.
+    A window may keep what its region can no longer make by then, and what ops make that only the
+    backward needs, of which an earlier window runs none.
     """
-    if len(set(facts.region)) == 1:
+    graph = facts.graph
+    is_simple = all(
+        graph.is_required[k] or not graph.is_needed[k] for k in range(graph.num_forward)
+    )
+    if is_simple and len(set(facts.region)) == 1:
         return True
     try:
         simulate(facts.graph, with_frees(facts.graph, order))
