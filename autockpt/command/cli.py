@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -15,9 +16,10 @@ import typer
 from rich.console import Console
 
 import autockpt
-from autockpt import zoo
+from autockpt import progress, zoo
+from autockpt.command.interrupts import Interrupts, interrupts
 from autockpt.command.target import TargetError, load, load_loss
-from autockpt.errors import AutockptError
+from autockpt.errors import AutockptError, BudgetError
 from autockpt.report import tables as report
 from autockpt_solvers import graph_to_json, simulate
 
@@ -30,6 +32,7 @@ _app = typer.Typer(
 )
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130  # as shells report it: 128 and the number of SIGINT
 
 
 class _Size(StrEnum):
@@ -92,7 +95,7 @@ def plan(
     show_traceback: _Traceback = False,
 ) -> None:
     """Plans a training step and prints the plan, without running a step."""
-    with _errors_told(show_traceback=show_traceback):
+    with _told(quiet=quiet, show_traceback=show_traceback) as interrupted:
         if json is not None:
             _check_writable(json)
         example = load(target, size=size.value, device=device)
@@ -107,6 +110,7 @@ def plan(
             time_limit_s=time_limit,
             progress=not quiet,
         )
+        _say_if_stopped(interrupted)
         if json == Path("-"):
             sys.stdout.write(made.to_json())
             return
@@ -130,7 +134,7 @@ def demo(
     """Trains a model eagerly and optimized, and compares memory, time and bits."""
     from autockpt.command.demo import Demo
 
-    with _errors_told(show_traceback=show_traceback):
+    with _told(quiet=quiet, show_traceback=show_traceback):
         same = Demo(
             example=load(f"zoo:{model}", size=size.value, device=device),
             name=f"{model} ({size.value})",
@@ -156,7 +160,7 @@ def graph(
     show_traceback: _Traceback = False,
 ) -> None:
     """Writes the graph of a model's training step as JSON."""
-    with _errors_told(show_traceback=show_traceback):
+    with _told(quiet=quiet, show_traceback=show_traceback):
         _check_writable(output)
         example = load(target, size=size.value, device=device)
         made = autockpt.plan(
@@ -191,16 +195,20 @@ def solve(
     schedule: Annotated[
         Path | None, typer.Option(help='Write the steps: ["compute", op] and ["free", storage].')
     ] = None,
+    quiet: _Quiet = False,
     show_traceback: _Traceback = False,
 ) -> None:
     """Solves a graph file for a budget, without a model."""
     from autockpt.command.graph_file import solve_file
 
-    with _errors_told(show_traceback=show_traceback):
+    with _told(quiet=quiet, show_traceback=show_traceback) as interrupted:
         for file in (json, schedule):
             if file is not None:
                 _check_writable(file)
-        solved = solve_file(_read(graph), budget, method=method, time_limit_s=time_limit)
+        text = _read(graph)
+        with progress.planning(graph.name, is_shown=not quiet):
+            solved = solve_file(text, budget, method=method, time_limit_s=time_limit)
+        _say_if_stopped(interrupted)
         typer.echo(solved.text())
         if json is not None:
             _write(json, solved.json())
@@ -252,21 +260,53 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def _errors_told(*, show_traceback: bool) -> Iterator[None]:
-    """Prints errors that you can fix as one line and sets the exit code; others are raised."""
+def _told(*, quiet: bool, show_traceback: bool) -> Iterator[Interrupts]:
+    """Shows progress, lets Ctrl-C end a search, and prints what ends the command as one line.
+
+    Errors that you can fix set the exit code; others are raised.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    with _logged(quiet=quiet), interrupts() as interrupted:
+        try:
+            yield interrupted
+            return
+        except KeyboardInterrupt:
+            code, lines = _EXIT_INTERRUPTED, ("interrupted",)
+        except (AutockptError, ValueError, TypeError) as error:
+            is_failure = isinstance(error, AutockptError)
+            if not is_failure and not _raised_here(error):
+                raise
+            if show_traceback:
+                traceback.print_exception(error)
+            code = _EXIT_FAILED if is_failure else _EXIT_USAGE
+            lines = () if show_traceback else (f"error: {error}", *getattr(error, "__notes__", ()))
+            if interrupted.has_stopped and isinstance(error, BudgetError):
+                code, lines = _EXIT_INTERRUPTED, ("search stopped before a plan was found",)
+        for line in lines:
+            console.print(line, markup=False, highlight=False)
+        raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _logged(*, quiet: bool) -> Iterator[None]:
+    """Prints to standard error what is logged if there is no terminal to draw on."""
+    logger = logging.getLogger("autockpt")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("autockpt: %(message)s"))
+    before = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
-    except (AutockptError, ValueError, TypeError) as error:
-        is_failure = isinstance(error, AutockptError)
-        if not is_failure and not _raised_here(error):
-            raise
-        if show_traceback:
-            traceback.print_exception(error)
-        else:
-            console = Console(stderr=True, soft_wrap=True)
-            for line in (f"error: {error}", *getattr(error, "__notes__", ())):
-                console.print(line, markup=False)
-        raise typer.Exit(_EXIT_FAILED if is_failure else _EXIT_USAGE) from error
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _say_if_stopped(interrupted: Interrupts) -> None:
+    if interrupted.has_stopped:
+        typer.echo("search stopped: the best plan so far follows", err=True)
 
 
 def _raised_here(error: BaseException) -> bool:

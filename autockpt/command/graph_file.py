@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from autockpt import progress
 from autockpt.budget import parse_budget
 from autockpt_solvers import (
     EVERY_PLAN,
@@ -138,10 +139,11 @@ def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> S
     baseline_peak_bytes = simulate(graph, baseline_schedule(graph)).peak_bytes
     budget_bytes = parse_budget(budget).resolve(baseline_peak_bytes)
     problem = Problem(graph=graph, budget_bytes=budget_bytes)
+    watch = progress.search("solving", limit_s=time_limit_s, step_ns=graph.total_runtime_ns)
     return Solved(
         instance=instance,
         budget_bytes=budget_bytes,
         baseline_peak_bytes=baseline_peak_bytes,
-        result=solve(problem, method=method, time_limit_s=time_limit_s),
+        result=solve(problem, method=method, time_limit_s=time_limit_s, watch=watch),
         time_limit_s=time_limit_s,
     )

@@ -147,6 +147,7 @@ class CallPlanner:
             assert least is not None
             raise least
         plan, cut = best
+        progress.stage("ordering the calls by the plan")
         with internal_errors("checkpoint"):
             return ExecutablePlan(plan=plan, program=_checkpointed(plan, cut, self.calls))
 

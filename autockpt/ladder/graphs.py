@@ -167,6 +167,7 @@ class GraphPlanner:
                 solving=self.step.solving,
                 held_back_bytes=held_back_bytes,
             )
+        progress.stage("ordering the graphs by the plan")
         return self._executable(plan)
 
     def untouched(self) -> Plan:

@@ -80,8 +80,9 @@ class StepProblem:
             fixed_bytes=self.fixed_bytes,
         )
         limit_s = solving.for_a_solve(time_limit_s)
-        progress.stage("solving", limit_s=limit_s)
-        result = solve(problem, method=method, time_limit_s=limit_s)
+        step_ns = self.graph.total_runtime_ns
+        watch = progress.search("solving", limit_s=limit_s, step_ns=step_ns)
+        result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
         solving.spend(result.solve_time_s)
         if result.schedule is not None:
             return self._described(result, result.schedule)
@@ -89,10 +90,11 @@ class StepProblem:
         if result.status is SolveStatus.INFEASIBLE:
             limit_s = min(limit_s, _QUICK_S)
         began_s = time.monotonic()
-        progress.stage("searching for the smallest workable budget", limit_s=limit_s)
-        least = minimum_budget(self.graph, method=method, time_limit_s=limit_s)
+        name = "searching for the smallest workable budget"
+        watch = progress.search(name, limit_s=limit_s, step_ns=step_ns)
+        least = minimum_budget(self.graph, method=method, time_limit_s=limit_s, watch=watch)
         # A search that its time limit ended may miss what the search for the least finds.
-        named = judge(problem, least.schedule, time_limit_s=limit_s)
+        named = judge(problem, least.schedule, time_limit_s=limit_s, watch=watch)
         solving.spend(time.monotonic() - began_s)
         if named.schedule is not None:
             return self._described(dataclasses.replace(named, method=result.method), named.schedule)

@@ -4,9 +4,9 @@ from autockpt.progress.current import (
     advance,
     finish,
     planning,
+    search,
     stage,
     stop_search,
-    was_stopped,
 )
 from autockpt.progress.terminal import line_set_aside
 
@@ -15,7 +15,7 @@ __all__ = [
     "finish",
     "line_set_aside",
     "planning",
+    "search",
     "stage",
     "stop_search",
-    "was_stopped",
 ]

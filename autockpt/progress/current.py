@@ -1,9 +1,9 @@
 """What planning is doing now: stages are noted here, and a display shows them.
 
-Planning calls `stage`, `advance` and `finish`, which only store a value. A thread beside it shows
-that value. So planning never waits for a terminal, and the display keeps moving while one call of a
-solver or a compiler takes a minute. None of these functions may be called in code that Dynamo
-traces.
+Planning calls `stage`, `search`, `advance` and `finish`, which only store a value. A thread beside
+it shows that value. So planning never waits for a terminal, and the display keeps moving while one
+call of a solver or a compiler takes a minute. None of these functions may be called in code that
+Dynamo traces.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 
 from autockpt.progress.displays import Display, display_here
-from autockpt.progress.stages import Stage, seconds
+from autockpt.progress.interrupted import interrupts_kept
+from autockpt.progress.stages import Stage, seconds, standing
+from autockpt_solvers import SearchReport, StopSearch, Watcher
 
 SILENT_S = 2.0  # planning that takes less shows nothing
 
@@ -36,10 +38,9 @@ class Planning:
         """Enter a stage; it lasts until the next one."""
         self.stage = stage
 
-    def change(self, *, num_done: int, detail: str = "") -> None:
+    def change(self, *, num_done: int = 0, detail: str = "") -> None:
         """Say how far the stage is."""
         if self.stage is not None:
-            detail = detail or self.stage.detail
             self.stage = dataclasses.replace(self.stage, num_done=num_done, detail=detail)
 
     @contextlib.contextmanager
@@ -97,7 +98,7 @@ def planning(name: str, *, is_shown: bool) -> Iterator[None]:
     is_on = is_shown and os.environ.get("AUTOCKPT_PROGRESS") != "0"
     try:
         _here.planning = Planning(name)
-        with _here.planning.shown() if is_on else contextlib.nullcontext():
+        with interrupts_kept(), _here.planning.shown() if is_on else contextlib.nullcontext():
             yield
     finally:
         _here.planning = None
@@ -114,6 +115,34 @@ def stage(name: str, *, num_all: int = 0, limit_s: float | None = None) -> None:
     here = _here.planning
     if here is not None:
         here.begin(Stage(name=name, began_s=time.monotonic(), num_all=num_all, limit_s=limit_s))
+
+
+def search(name: str, *, limit_s: float, step_ns: int) -> Watcher | None:
+    """Enter a stage that is a search of the engine.
+
+    Args:
+        name: As for `stage`.
+        limit_s: The search's time limit.
+        step_ns: The time of a step in which nothing is recomputed, which costs are compared with.
+
+    Returns:
+        What watches the search: it shows what the search has reached, and ends it after
+        `stop_search`. None if nothing is shown here.
+    """
+    here = _here.planning
+    if here is None:
+        return None
+    here.begin(Stage(name=name, began_s=time.monotonic(), limit_s=limit_s, is_search=True))
+
+    def watch(report: SearchReport) -> None:
+        if here.is_stopping:
+            raise StopSearch
+        detail = report.stage
+        if report.recompute_ns is not None:
+            detail = standing(report.recompute_ns, report.lower_bound_ns, step_ns)
+        here.change(detail=detail)
+
+    return watch
 
 
 def advance(num_done: int) -> None:
@@ -134,9 +163,9 @@ def stop_search() -> bool:
     Returns:
         Whether a search runs that was not asked before.
     """
-    return False
-
-
-def was_stopped() -> bool:
-    """Whether a search of the planning on this thread was asked to end."""
-    return _here.planning is not None and _here.planning.is_stopping
+    here = _here.planning
+    if here is None or here.is_stopping or here.stage is None or not here.stage.is_search:
+        return False
+    here.is_stopping = True
+    here.change(detail="ending the search; Ctrl-C once more quits")
+    return True
