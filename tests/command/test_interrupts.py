@@ -1,0 +1,119 @@
+"""Ctrl-C on the command line, with real signals: once to end the search, twice to quit."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from terminals import environment
+
+from autockpt.report.plan import Plan
+
+# A search does not end before it is told to; `stubborn` ones do not end even then.
+_PROGRAM = """
+import time, sys
+from autockpt_solvers import clock, StopSearch
+from autockpt.command import cli, graph_file
+from autockpt.lower import problem
+from autockpt.progress import displays
+
+displays._LOG_FROM_S, displays.Log.interval_s, clock._BETWEEN_REPORTS_S = 0.0, 0.01, 0.0
+
+def unending(asked, *, watch, **options):
+    def waiting(report):
+        if report.recompute_ns is not None or "no plan" in KIND:
+            print("searching", file=sys.stderr, flush=True)
+            try:
+                while True:
+                    watch(report)
+                    time.sleep(0.01)
+            except StopSearch:
+                print("told to end", file=sys.stderr, flush=True)
+                while "stubborn" in KIND:
+                    time.sleep(0.01)
+                raise
+        watch(report)
+    return solve(asked, watch=waiting, **options)
+
+solve = problem.solve
+problem.solve = graph_file.solve = unending
+"""
+
+
+class _Command:
+    """A command that runs, and what it has written to standard error."""
+
+    def __init__(self, kind: str, *args: str) -> None:
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"KIND = {kind!r}\n{_PROGRAM}\ncli.main()\n", *args],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        assert self._process.stderr is not None
+        self._stderr: Iterator[str] = iter(self._process.stderr)
+
+    def interrupt_when(self, text: str) -> None:
+        """Send SIGINT once a line contains this."""
+        for line in self._stderr:
+            self.lines.append(line.rstrip("\n"))
+            if text in line:
+                self._process.send_signal(signal.SIGINT)
+                return
+        raise AssertionError(f"{text!r} did not come: {self.lines}")
+
+    def code(self) -> int:
+        """The exit code, once it has ended."""
+        with self._process:
+            self.lines += [line.rstrip("\n") for line in self._stderr]
+        return self._process.returncode
+
+
+_PLAN = ("plan", "zoo:sequential", "--budget", "60%", "--time-limit", "500")
+
+
+def test_the_first_ends_the_search_and_keeps_the_best_plan(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    command = _Command("usual", *_PLAN, "--json", str(file))
+    command.interrupt_when("searching")
+    assert command.code() == 0, command.lines
+    assert "search stopped: the best plan so far follows" in command.lines
+    plan = Plan.load(file)
+    assert 0 < plan.predicted_peak_bytes <= plan.budget_bytes < plan.baseline_peak_bytes
+
+
+@pytest.mark.parametrize("kind", ["stubborn", "no plan, stubborn"])
+def test_the_second_quits(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    command = _Command(kind, *_PLAN, "--json", str(file), "--quiet")
+    command.interrupt_when("searching")
+    command.interrupt_when("told to end")
+    assert command.code() == 130
+    assert command.lines == ["searching", "told to end", "interrupted"]
+    assert not file.exists()
+
+
+def test_at_another_stage_the_first_quits() -> None:
+    command = _Command("usual", *_PLAN)
+    command.interrupt_when("capturing")
+    assert command.code() == 130
+    assert command.lines[-1] == "interrupted"
+    assert all(re.match(r"autockpt: |interrupted$", line) for line in command.lines)
+
+
+def test_a_graph_files_search_ends_too(tmp_path: Path) -> None:
+    graph, result = tmp_path / "graph.json", tmp_path / "result.json"
+    made = _Command("usual", "graph", "zoo:sequential", "-o", str(graph))
+    assert made.code() == 0, made.lines
+    command = _Command("usual", "solve", str(graph), "--budget", "60%", "--json", str(result))
+    command.interrupt_when("searching")
+    assert command.code() == 0, command.lines
+    assert "search stopped: the best plan so far follows" in command.lines
+    assert '"status": "' in result.read_text()
