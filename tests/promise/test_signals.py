@@ -1,0 +1,206 @@
+"""Signals while `optimize` plans: they do what they always do, and the model stays as it was.
+
+Signals are real, and each case is a process of its own. Some arrive when a stage begins, and others
+in the middle of it, from another thread.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from terminals import environment
+
+_PROGRAM = """
+import os, random, signal, sys, threading, time
+import torch
+from torch import nn
+import autockpt
+from autockpt.progress import current
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(
+            nn.Sequential(
+                nn.Linear(16, 32), nn.BatchNorm1d(32), nn.GELU(), nn.Dropout(0.2), nn.Linear(32, 16)
+            )
+            for _ in range(4)
+        ))
+        self.num_calls = 0
+
+    def forward(self, x):
+        self.num_calls += 1
+        return self.layers(x).square().mean()
+
+torch.manual_seed(0)
+net, x = Net(), torch.randn(64, 16)
+net.layers[1][3].eval()
+net.layers[2][0].weight.requires_grad_(False)
+net.layers[0].register_forward_hook(lambda module, inputs, output: None)
+net(x).backward()
+
+def optimize():
+    autockpt.optimize(net, "85%", sample_args=(x,), optimizer="sgd", time_limit_s=5)
+
+def state():
+    modules, parameters = list(net.modules()), list(net.parameters())
+    values = [*parameters, *(p.grad for p in parameters), *net.buffers()]
+    return {
+        "values": [None if value is None else value.tolist() for value in values],
+        "objects": [id(value) for value in values],
+        "trained": [p.requires_grad for p in parameters],
+        "training": [module.training for module in modules],
+        "attributes": [sorted(vars(module)) for module in modules],
+        "hooks": [
+            {name: list(hooks) for name, hooks in vars(module).items() if "hooks" in name}
+            for module in modules
+        ],
+        "on parameters": [
+            (len(p._backward_hooks or ()), len(p._post_accumulate_grad_hooks or ()))
+            for p in parameters
+        ],
+        "calls": net.num_calls,
+        "random": (torch.get_rng_state().tolist(), random.getstate()),
+        "handlers": (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)),
+        "modes": (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
+        "hook": sys.unraisablehook,
+        "threads": [t.name for t in threading.enumerate() if t.name.startswith("autockpt")],
+    }
+
+def at(wanted, act):
+    "Act once when this stage begins."
+    def begin(planning, stage):
+        begun(planning, stage)
+        if stage.name.startswith(wanted) and not seen:
+            seen.append(stage.name)
+            act()
+    seen = []
+    current.Planning.begin = begin
+    return seen
+
+begun = current.Planning.begin
+STAGES = ("measuring", "capturing", "profiling the time", "solving", "comparing", "trying")
+"""
+
+
+def _run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM + program, *args],
+        capture_output=True,
+        text=True,
+        env=environment(AUTOCKPT_RAISE="1"),
+        timeout=600,
+        check=False,
+    )
+
+
+def test_an_interrupt_leaves_the_model_as_it_was_at_every_stage() -> None:
+    done = _run("""
+def signalled():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1e9)
+
+for stage in STAGES:
+    before = state()
+    seen = at(stage, signalled)
+    try:
+        optimize()
+    except KeyboardInterrupt:
+        after = state()
+        changed = [name for name in before if before[name] != after[name]]
+        print(stage, changed, len(seen))
+    else:
+        print(stage, "was not interrupted")
+    if stage == "profiling the time":
+        current.Planning.begin = begun
+        optimize()  # so that what is profiled is known, and the rest is quick
+        autockpt.restore(net)
+        net.zero_grad()
+        net(x).backward()
+current.Planning.begin = begun
+optimize()
+print(type(autockpt.get_plan(net)).__name__)
+""")
+    stages = ("measuring", "capturing", "profiling the time", "solving", "comparing", "trying")
+    assert done.stdout.splitlines() == [*(f"{stage} [] 1" for stage in stages), "Plan"], done.stderr
+
+
+def test_one_in_the_middle_of_a_stage_leaves_it_too() -> None:
+    """torch drops a few exceptions while it traces, so a second signal follows if one is lost."""
+    done = _run("""
+def signalled(after_s):
+    while not is_over.wait(after_s):
+        os.kill(os.getpid(), signal.SIGINT)
+        after_s = 1.0
+
+optimize()
+autockpt.restore(net)
+moments = (("capturing", 0.1), ("capturing", 0.5), ("comparing", 0.05), ("trying", 0.1))
+for stage, after_s in moments:
+    before, is_over = state(), threading.Event()
+    thread = threading.Thread(target=signalled, args=(after_s,))
+    at(stage, thread.start)
+    try:
+        try:
+            optimize()
+        finally:
+            is_over.set()
+    except KeyboardInterrupt:
+        thread.join()
+        after = state()
+        print([name for name in before if before[name] != after[name]])
+""")
+    assert done.stdout.splitlines() == ["[]"] * 4, done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_your_own_handler_runs_and_stays(name: str) -> None:
+    done = _run(
+        """
+number = getattr(signal, sys.argv[1])
+class Mine(BaseException): pass  # as SystemExit and KeyboardInterrupt are
+came = []
+def notes(*_): came.append("noted")
+def raises(*_): raise Mine
+signal.signal(number, notes)
+at("capturing", lambda: os.kill(os.getpid(), number))
+optimize()
+print(came, type(autockpt.get_plan(net)).__name__, signal.getsignal(number) is notes)
+autockpt.restore(net)
+net.zero_grad()
+net(x).backward()
+signal.signal(number, raises)
+for stage in ("capturing", "solving", "trying"):
+    before = state()
+    def signalled():
+        os.kill(os.getpid(), number)
+        time.sleep(1e9)
+    at(stage, signalled)
+    try:
+        optimize()
+    except Mine:
+        after = state()
+        print([name for name in before if before[name] != after[name]])
+os.kill(os.getpid(), number) if number == signal.SIGTERM else signal.raise_signal(number)
+""",
+        name,
+    )
+    assert done.stdout.splitlines() == ["['noted'] Plan True", "[]", "[]", "[]"], done.stderr
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("Mine")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_default_ends_the_process_at_once(number: signal.Signals) -> None:
+    done = _run(f"""
+at("solving", lambda: (print("solving", flush=True), os.kill(os.getpid(), {int(number)})))
+optimize()
+print("went on")
+""")
+    assert done.stdout == "solving\n"
+    # Python turns an uncaught KeyboardInterrupt into the signal again.
+    assert done.returncode == -number
+    assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
