@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,14 @@ import torch
 from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.dispatch.buckets import Bucket
+from autockpt.dispatch.identity import identity
+from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
 from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
-from autockpt.errors import AutockptError, BudgetError
+from autockpt.errors import AutockptError, BudgetError, internal_errors
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
@@ -27,6 +30,8 @@ from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.user_warnings import warn_user
+from autockpt.verify.step import acts_on_parameters
+from autockpt_solvers import SolveStatus
 
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
@@ -124,10 +129,13 @@ class PlanMaker:
             return self._planned(call)
 
     def _planned(self, call: Call) -> Callable[..., Any]:
-        accepted, bucket = self._with_open_sizes(call)
+        name = self._name_if_kept(call)
+        accepted = None if name is None else self._kept(call, name)
+        bucket, where = None, "kept from an earlier process"
         if accepted is None:
+            where = ""
             try:
-                accepted = self._exactly(call)
+                accepted, bucket = self._new(call)
             except BudgetError as error:
                 forward = self.store.forward(call.key.alone)
                 if not call.key.accumulates or forward is None:
@@ -139,8 +147,11 @@ class PlanMaker:
                 )
                 self.store.add_as_alone(call.key)
                 return forward
+            if name is not None and bucket is None:
+                file = self._keep(name, accepted)
+                where = "" if file is None else f"kept in {file}"
         self.store.add(call.key, accepted, bucket)
-        progress.finish(outcome(accepted.plan))
+        progress.finish("; ".join(filter(None, (outcome(accepted.plan), where))))
         if len(self.store) == _MANY_PLANS:
             warn_user(
                 f"autockpt has planned {type(self.module).__name__} for {_MANY_PLANS} kinds of "
@@ -148,6 +159,60 @@ class PlanMaker:
                 "as a tensor."
             )
         return accepted.forward
+
+    def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
+        accepted, bucket = self._with_open_sizes(call)
+        return (self._exactly(call), None) if accepted is None else (accepted, bucket)
+
+    def _name_if_kept(self, call: Call) -> str | None:
+        """What a plan for this call is kept as; None if it is not kept.
+
+        If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
+        """
+        varies = bool(self._candidates(call.key))
+        if varies or not are_kept() or acts_on_parameters(self.module):
+            return None
+        with internal_errors("keep"):
+            return identity(
+                self.module,
+                self.forward,
+                call.key,
+                self._request_for(call.key),
+                buckets_bytes=0 if call.parallel is None else call.parallel.buckets_bytes,
+            )
+
+    def _kept(self, call: Call, name: str) -> AcceptedPlan | None:
+        """The plan that was kept for this call, if it still serves."""
+        kept = load(name)
+        if kept is None or (self.verify and not kept.is_verified):
+            return None
+        is_best = kept.plan.status is SolveStatus.OPTIMAL
+        if not is_best and kept.time_limit_s < self.request.time_limit_s:
+            return None
+        trial = self._trial(call, self._step(call), is_exact=True)
+        accepted = trial.accept_kept(kept.plan, kept.program, is_verified=kept.is_verified)
+        if accepted is None:
+            forget(name)
+            return None
+        self.ladder.know(kept.reason, kept.given_up)
+        note = f"kept since {kept.date}"
+        if kept.is_verified:
+            note += ", when the same versions of autockpt and torch verified its bits and its peak"
+        plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, note))
+        self._tell_rung(plan)
+        return dataclasses.replace(accepted, plan=plan)
+
+    def _keep(self, name: str, accepted: AcceptedPlan) -> Path | None:
+        executable = accepted.executable
+        kept = KeptPlan(
+            plan=accepted.plan,
+            program=None if executable is None else executable.program,
+            is_verified=accepted.is_verified,
+            time_limit_s=self.request.time_limit_s,
+            reason=self.ladder.reason,
+            given_up=self.ladder.given_up,
+        )
+        return keep(name, kept)
 
     def _with_open_sizes(self, call: Call) -> tuple[AcceptedPlan | None, Bucket | None]:
         """A plan that also serves smaller inputs, and its bucket; None if there is no such plan."""
@@ -175,35 +240,24 @@ class PlanMaker:
         reason_before = self.ladder.reason
         accepted = self.ladder.descend(self._rungs(call))
         plan = self.ladder.explained(accepted.plan)
-        if self.ladder.reason and not reason_before:
+        if not reason_before:
+            self._tell_rung(plan)
+        return dataclasses.replace(accepted, plan=plan)
+
+    def _tell_rung(self, plan: Plan) -> None:
+        if self.ladder.reason:
             warn_user(
                 f'{type(self.module).__name__} falls back to the rung "{plan.rung}" because the '
                 f"rungs above it failed. {self.ladder.reason}"
             )
-        return dataclasses.replace(accepted, plan=plan)
 
     def _rungs(self, call: Call, bucket: Bucket | None = None) -> Iterator[Rung[AcceptedPlan]]:
         """Ways to run a step within the budget, best first."""
-        key, parallel = call.key, call.parallel
-        step = StepToPlan(
-            module=self.module,
-            forward=self.forward,
-            args=call.args,
-            kwargs=call.kwargs,
-            request=self._request_for(key),
-            accumulates=key.accumulates,
-            buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
-            solving=call.solving,
-        )
-        trial = Trial(
-            step=step,
-            is_exact=bucket is None,
-            verify=self.verify,
-            follow=lambda executable: self._following(executable, parallel),
-        )
+        step = self._step(call)
+        trial = self._trial(call, step, is_exact=bucket is None)
         planned = step
         if bucket is not None:
-            args, kwargs = resized(call.args, call.kwargs, key.layout, bucket.sizes)
+            args, kwargs = resized(call.args, call.kwargs, call.key.layout, bucket.sizes)
             planned = dataclasses.replace(step, args=args, kwargs=kwargs, varying=bucket.varying)
 
         def run_as_it_is() -> AcceptedPlan:
@@ -212,10 +266,31 @@ class PlanMaker:
         return rungs_of(
             planned,
             trial.accept,
-            in_pieces=key.accumulates or _reduces_on_the_way(parallel),
+            in_pieces=call.key.accumulates or _reduces_on_the_way(call.parallel),
             whole_alone=bucket is not None,
-            captures=not key.has_global_hooks,
+            captures=not call.key.has_global_hooks,
             run_as_it_is=run_as_it_is if self.verify else None,
+        )
+
+    def _step(self, call: Call) -> StepToPlan:
+        parallel = call.parallel
+        return StepToPlan(
+            module=self.module,
+            forward=self.forward,
+            args=call.args,
+            kwargs=call.kwargs,
+            request=self._request_for(call.key),
+            accumulates=call.key.accumulates,
+            buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
+            solving=call.solving,
+        )
+
+    def _trial(self, call: Call, step: StepToPlan, *, is_exact: bool) -> Trial:
+        return Trial(
+            step=step,
+            is_exact=is_exact,
+            verify=self.verify,
+            follow=lambda executable: self._following(executable, call.parallel),
         )
 
     def _request_for(self, key: PlanKey) -> Request:

@@ -13,11 +13,13 @@ import torch
 from autockpt import progress
 from autockpt.budget import format_bytes
 from autockpt.capture.compiled import CompiledForward
+from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
 from autockpt.ladder.executable import ExecutablePlan, is_stale
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
+from autockpt.rewrite.runtime import PlannedRegions
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
@@ -35,11 +37,13 @@ class AcceptedPlan:
         plan: The plan, with what was measured.
         executable: What it takes to follow it again; None if the model runs as it is.
         forward: The forward that follows it.
+        is_verified: Whether its bits were compared with eager's, and its peak with the budget.
     """
 
     plan: Plan
     executable: ExecutablePlan | None
     forward: Callable[..., Any]
+    is_verified: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,49 @@ class Trial:
             raise self._measured(error, planner, eager, reference, compiled) from error
         return self._verified(planner, executable, eager, reference, compiled)
 
+    def accept_kept(
+        self,
+        plan: Plan,
+        program: PlannedRegions | CheckpointedCalls | None,
+        *,
+        is_verified: bool,
+    ) -> AcceptedPlan | None:
+        """Follow a plan that was accepted in another process, if it is for this step.
+
+        The step runs on copies first, so that nothing has changed if the plan does not serve.
+        Graphs are the same ones as then, or they do not run. Modules are only called the same, so
+        their peak is measured again.
+
+        Args:
+            plan: The plan.
+            program: What follows it; None if the model runs as it is.
+            is_verified: Whether bits and peak were verified then.
+
+        Returns:
+            None if the step runs other graphs, fails, or exceeds the budget.
+        """
+        eager = self.step.on(torch.device(plan.device))
+        executable = None if program is None else ExecutablePlan(plan=plan, program=program)
+        forward = self.step.forward if executable is None else self.follow(executable)
+        run = dataclasses.replace(eager, forward=forward)
+        measures = not (is_verified and isinstance(program, PlannedRegions))
+        progress.stage("trying the kept plan")
+        try:
+            with _ready_for_other_graphs(are_expected=True):
+                got = run.record(warm_up=measures and program is not None, measures_peak=measures)
+        except Exception:  # noqa: BLE001 - planning anew tells what is wrong
+            return None
+        if is_stale(forward):
+            return None
+        if measures:
+            fixed_bytes = plan.fixed.total_bytes + self.step.older_gradients_bytes
+            plan = dataclasses.replace(plan, measured_peak_bytes=fixed_bytes + got.peak_bytes)
+            if fixed_bytes + got.peak_bytes > plan.budget_bytes:
+                return None
+        return AcceptedPlan(
+            plan=plan, executable=executable, forward=forward, is_verified=is_verified
+        )
+
     def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:
         executable = planner.plan()
         plan = executable.plan
@@ -128,7 +175,10 @@ class Trial:
 
     def _as_it_is(self, plan: Plan) -> AcceptedPlan:
         plan = dataclasses.replace(plan, rung="eager")
-        return AcceptedPlan(plan=plan, executable=None, forward=self.step.forward)
+        is_measured = plan.measured_peak_bytes is not None
+        return AcceptedPlan(
+            plan=plan, executable=None, forward=self.step.forward, is_verified=is_measured
+        )
 
     def _reference(self, planner: StepPlanner, eager: Step) -> _Reference:
         """Run eager's step, if that is asked for and fits in the free memory.
@@ -232,7 +282,10 @@ class Trial:
                 notes = (*plan.notes, *reference.notes)
                 plan = dataclasses.replace(plan, measured_peak_bytes=measured_bytes, notes=notes)
                 return AcceptedPlan(
-                    plan=plan, executable=executable.without_module(), forward=forward
+                    plan=plan,
+                    executable=executable.without_module(),
+                    forward=forward,
+                    is_verified=self.verify and reference.record is not None,
                 )
             # A plan that misses its prediction by as much must fit as well.
             error_bytes = measured_bytes - plan.predicted_peak_bytes

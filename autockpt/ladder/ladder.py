@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from autockpt.errors import (
@@ -57,6 +57,16 @@ class Ladder:
         copied.reason = self.reason
         copied._given_up = dict(self._given_up)
         return copied
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """The rungs that are no longer tried, with the reasons."""
+        return dict(self._given_up)
+
+    def know(self, reason: str, given_up: Mapping[str, str]) -> None:
+        """Take over what another process found out about the model."""
+        self.reason = reason
+        self._given_up |= given_up
 
     def give_up(self, rung: str, reason: str) -> None:
         """Never try a rung again."""

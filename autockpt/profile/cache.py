@@ -41,6 +41,25 @@ class NodeCost:
     output_bytes: tuple[int, ...] = ()
 
 
+def cache_folder() -> Path:
+    """``$AUTOCKPT_CACHE_DIR``, or autockpt's folder among the user's caches."""
+    return Path(os.environ.get("AUTOCKPT_CACHE_DIR") or platformdirs.user_cache_dir("autockpt"))
+
+
+def profile_file() -> Path:
+    """Where measured costs are."""
+    return cache_folder() / f"profile-v{_SCHEMA_VERSION}.sqlite"
+
+
+def device_name(device: torch.device) -> str:
+    """The kind of device, as far as costs depend on it."""
+    if device.type == "cpu":
+        return f"cpu:{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
+    if device.type == "meta":
+        return "meta"
+    return str(torch.get_device_module(device).get_device_name(device))
+
+
 class ProfileCache:
     """Stores costs by signature, for one device and torch version."""
 
@@ -51,13 +70,7 @@ class ProfileCache:
     @classmethod
     def open_default(cls, device: torch.device) -> ProfileCache:
         """Opens the cache in ``$AUTOCKPT_CACHE_DIR`` or the user's cache folder."""
-        folder = os.environ.get("AUTOCKPT_CACHE_DIR") or platformdirs.user_cache_dir("autockpt")
-        if device.type == "cpu":
-            name = f"cpu:{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
-        else:
-            name = torch.get_device_module(device).get_device_name(device)
-        path = Path(folder) / f"profile-v{_SCHEMA_VERSION}.sqlite"
-        return cls(path, f"{torch.__version__}|{name}")
+        return cls(profile_file(), f"{torch.__version__}|{device_name(device)}")
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

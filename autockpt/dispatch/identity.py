@@ -1,0 +1,167 @@
+"""What a kept plan belongs to, as a hash: the model, its inputs, the request, the device.
+
+Equal hashes do not prove that a plan fits. A plan names the graphs that it is for, and a graph that
+is not among them is never run by it. The hash only has to find the plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from autockpt.dispatch.key import PlanKey
+from autockpt.profile.cache import device_name
+from autockpt.request import Request
+
+_SCHEMA_VERSION = 1
+
+
+def identity(
+    module: torch.nn.Module,
+    forward: Callable[..., Any],
+    key: PlanKey,
+    request: Request,
+    *,
+    buckets_bytes: int,
+) -> str | None:
+    """The hash for one kind of call of a module; None if its plan cannot be told from others.
+
+    Args:
+        module: The module.
+        forward: Its own forward.
+        key: What the plan depends on.
+        request: What is asked of the plan. The time limit does not count.
+        buckets_bytes: What data parallelism keeps beside the gradients.
+    """
+    if not isinstance(request.method, str) or key.has_global_hooks:
+        return None
+    loss = None if request.loss_fn is None else _described(request.loss_fn)
+    if request.loss_fn is not None and loss is None:
+        return None
+    device = next((t.device for t in _tensors(module) if t.device.type != "cpu"), None)
+    device = device or torch.device("cpu")
+    lines = [
+        f"{_SCHEMA_VERSION} {_own_version()} {torch.__version__} {platform.python_version()}",
+        device_name(device),
+        f"{torch.are_deterministic_algorithms_enabled()} {torch.get_float32_matmul_precision()}",
+        f"{request.method} {request.budget} {request.budget.bytes} {request.optimizer}",
+        f"{buckets_bytes} {loss} {key}",
+        _code(forward),
+        *_parts(module),
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _own_version() -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("autockpt")
+    return ""
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _parts(module: torch.nn.Module) -> Iterator[str]:
+    """A line for each submodule and each tensor, with tensors that are shared told apart."""
+    numbers: dict[int, int] = {}
+    classes: dict[type, str] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        settings = ""
+        with contextlib.suppress(Exception):  # code of the user
+            settings = part.extra_repr()
+        kind = classes.get(type(part)) or _class(type(part))
+        classes[type(part)] = kind
+        yield f"{path} {part.training} {settings} {kind}"
+    for path, tensor in (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ):
+        number = numbers.setdefault(id(tensor), len(numbers))
+        strides = tensor.stride() if tensor.layout is torch.strided else ()
+        yield (
+            f"{path} {number} {tuple(tensor.shape)} {strides} {tensor.dtype} {tensor.device.type} "
+            f"{tensor.requires_grad}"
+        )
+
+
+def _class(kind: type) -> str:
+    """A class by its name and its library's version, or its methods if it is in no library."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    version = _library_version(kind.__module__.partition(".")[0])
+    if version is not None:
+        return f"{name} {version}"
+    methods = [
+        f"{method}:{_code(value)}"
+        for base in kind.__mro__
+        if _library_version(base.__module__.partition(".")[0]) is None and base is not object
+        for method, value in sorted(vars(base).items())
+        if isinstance(value, types.FunctionType)
+    ]
+    return f"{name} {' '.join(methods)}"
+
+
+@functools.lru_cache(maxsize=256)
+def _library_version(package: str) -> str | None:
+    loaded = sys.modules.get(package)
+    version = getattr(loaded, "__version__", None)
+    return version if isinstance(version, str) and package != "__main__" else None
+
+
+def _code(function: Any) -> str:
+    """A hash of a function's code, wherever it stands in its file."""
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return f"{type(function).__module__}.{type(function).__qualname__}"
+    digest = hashlib.sha256()
+    stack = [code]
+    while stack:
+        current = stack.pop()
+        digest.update(current.co_code)
+        digest.update(repr((current.co_names, current.co_varnames)).encode())
+        for constant in current.co_consts:
+            if isinstance(constant, types.CodeType):
+                stack.append(constant)
+            else:
+                digest.update(repr(constant).encode())
+    return digest.hexdigest()
+
+
+def _described(value: Any) -> str | None:
+    """What a loss function computes, in words that are the same in every process, or None."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return repr(value)
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+        return _all_described(parts, f"partial {sorted(value.keywords)}")
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return _all_described([*cells, *defaults], f"{value.__qualname__} {_code(value)}")
+    if isinstance(value, torch.nn.Module) and not list(value.children()):
+        tensors = [
+            f"{name} {tuple(t.shape)} {t.dtype}"
+            for name, t in (*value.named_parameters(), *value.named_buffers())
+        ]
+        plain = {k: v for k, v in vars(value).items() if isinstance(v, (bool, int, float, str))}
+        return f"{_class(type(value))} {sorted(plain.items())} {tensors}"
+    if isinstance(value, types.BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    return None
+
+
+def _all_described(values: list[Any], head: str) -> str | None:
+    described = [_described(value) for value in values]
+    if any(text is None for text in described):
+        return None
+    return f"{head} {described}"

@@ -1,0 +1,170 @@
+"""Plans on disk, for the next process that trains the same model: one JSON file a plan.
+
+Files contain values, no code, so reading them executes nothing. If a file is damaged or another
+program's, its plan is made again; if the folder cannot be read or written, autockpt warns and plans
+without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from autockpt.checkpoint.runtime import CheckpointedCalls
+from autockpt.errors import internal_errors
+from autockpt.profile.cache import cache_folder
+from autockpt.report.plan import Plan
+from autockpt.report.plan_file import write_whole
+from autockpt.rewrite.runtime import PlannedRegions
+from autockpt.user_warnings import warn_user
+
+_VERSION = 1
+_MOST_FILES = 1000  # the oldest are deleted beyond that
+_IS_OFF = ("0", "off", "false", "no")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPlan:
+    """A plan that was accepted earlier, with what it takes to follow it.
+
+    Attributes:
+        plan: The plan.
+        program: What follows it; None if the model runs as it is.
+        is_verified: Whether bits and peak were verified.
+        time_limit_s: How long the search for it was allowed to take.
+        reason: Why it is not on the highest rung; empty if it is.
+        given_up: The rungs that the model failed on, with the reasons.
+        date: When it was made.
+    """
+
+    plan: Plan
+    program: PlannedRegions | CheckpointedCalls | None
+    is_verified: bool
+    time_limit_s: float
+    reason: str
+    given_up: dict[str, str]
+    date: str = dataclasses.field(default_factory=lambda: dt.date.today().isoformat())
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """A kept plan as it stands in a file; its plan is text, as `Plan.to_json` writes it."""
+
+    version: int
+    identity: str
+    date: str
+    is_verified: bool
+    time_limit_s: float
+    reason: str
+    given_up: dict[str, str]
+    regions: PlannedRegions | None
+    calls: CheckpointedCalls | None
+    plan: str
+
+
+def plans_folder() -> Path:
+    """Where kept plans are."""
+    return cache_folder() / f"plans-v{_VERSION}"
+
+
+def are_kept() -> bool:
+    """Whether plans are kept; the environment variable ``AUTOCKPT_PLAN_CACHE=0`` says no."""
+    return os.environ.get("AUTOCKPT_PLAN_CACHE", "").lower() not in _IS_OFF
+
+
+def load(identity: str) -> KeptPlan | None:
+    """The plan that is kept for a model and its inputs; None if there is none."""
+    path = _path(identity)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _warn("read", error)
+        return None
+    return _read(data, identity)
+
+
+def _read(data: bytes, identity: str) -> KeptPlan | None:
+    head, _, body = data.partition(b"\n")
+    if head != _checksum(body):
+        return None
+    try:
+        entry = msgspec.json.decode(body, type=_Entry)
+        plan = Plan.from_json(entry.plan)
+    except (ValueError, RecursionError):
+        return None
+    if (entry.version, entry.identity) != (_VERSION, identity):
+        return None
+    return KeptPlan(
+        plan=plan,
+        program=entry.regions or entry.calls,
+        is_verified=entry.is_verified,
+        time_limit_s=entry.time_limit_s,
+        reason=entry.reason,
+        given_up=entry.given_up,
+        date=entry.date,
+    )
+
+
+def keep(identity: str, kept: KeptPlan) -> Path | None:
+    """Write a plan to disk; return the file, or None if it cannot be written."""
+    program = kept.program
+    with internal_errors("keep"):
+        entry = _Entry(
+            version=_VERSION,
+            identity=identity,
+            date=kept.date,
+            is_verified=kept.is_verified,
+            time_limit_s=kept.time_limit_s,
+            reason=kept.reason,
+            given_up=kept.given_up,
+            regions=program if isinstance(program, PlannedRegions) else None,
+            calls=program if isinstance(program, CheckpointedCalls) else None,
+            plan=kept.plan.to_json(),
+        )
+        body = msgspec.json.encode(entry)
+    path = _path(identity)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (_checksum(body) + b"\n" + body).decode())
+        _delete_oldest(path.parent)
+    except OSError as error:
+        _warn("write", error)
+        return None
+    return path
+
+
+def forget(identity: str) -> None:
+    """Delete a plan that no longer serves."""
+    with contextlib.suppress(OSError):
+        _path(identity).unlink(missing_ok=True)
+
+
+def _path(identity: str) -> Path:
+    return plans_folder() / f"{identity}.json"
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
+
+
+def _delete_oldest(folder: Path) -> None:
+    files = list(folder.glob("*.json"))
+    if len(files) <= _MOST_FILES:
+        return
+    by_age = sorted(files, key=lambda file: file.stat().st_mtime)
+    for file in by_age[: len(files) - _MOST_FILES]:
+        file.unlink(missing_ok=True)
+
+
+def _warn(action: str, error: OSError) -> None:
+    warn_user(
+        f"cannot {action} the kept plans in {plans_folder()} ({error}); planning without them. Set "
+        "AUTOCKPT_CACHE_DIR to another folder, or AUTOCKPT_PLAN_CACHE=0."
+    )
