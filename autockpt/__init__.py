@@ -13,6 +13,7 @@ from autockpt.errors import (
     InternalError,
     NotTrainableError,
     PeerError,
+    PlanMismatchError,
     TorchVersionError,
     VerificationError,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "NotTrainableError",
     "PeerError",
     "Plan",
+    "PlanMismatchError",
     "TorchVersionError",
     "VerificationError",
     "format_bytes",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +16,9 @@ from autockpt.arguments import (
     check_bool,
     check_module,
     check_signature,
+    checked_budget,
     checked_inputs,
+    checked_plan,
     checked_request,
 )
 from autockpt.budget import Budget
@@ -34,7 +38,7 @@ ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
 def optimize(
     model: ModuleT,
-    budget: int | str | Budget,
+    budget: int | str | Budget | None = None,
     *,
     sample_args: tuple[Any, ...] = (),
     sample_kwargs: Mapping[str, Any] | None = None,
@@ -44,6 +48,7 @@ def optimize(
     time_limit_s: float = 60.0,
     verify: bool = True,
     progress: bool = True,
+    plan: Plan | str | os.PathLike[str] | None = None,
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
@@ -71,6 +76,10 @@ def optimize(
         progress: Show on a terminal, in a notebook or in the log what planning does, if it takes
             more than two seconds.
 
+        plan: A plan to follow, or the file that :meth:`Plan.save` wrote: nothing is solved, but the
+            step is captured, compared with eager and measured as usual. ``budget`` may be left out
+            then. Other kinds of call, such as inputs of other sizes, are planned when they come.
+
     Returns:
         ``model``.
 
@@ -80,6 +89,7 @@ def optimize(
             where and why.
         InternalError: autockpt has a bug, and no fallback works.
         NotTrainableError: Nothing in the model requires grad.
+        PlanMismatchError: The given plan is for another step. Says what differs.
         PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step is not bit-equal to eager's.
         TypeError: An argument has the wrong type, or the forward does not take the inputs.
@@ -102,11 +112,15 @@ def optimize(
                 time_limit_s=time_limit_s,
                 verify=verify,
                 progress=progress,
+                plan=plan,
             )
         return model
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
-        request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
+        given = checked_plan(plan)
+        asked = checked_budget(budget, given)
+        request = checked_request(model, asked, loss_fn, optimizer, method, time_limit_s, progress)
+        request = dataclasses.replace(request, given=given)
         args, kwargs = checked_inputs(sample_args, sample_kwargs)
         before = model.__dict__.get("forward")
         original = before.original if isinstance(before, OptimizedForward) else model.forward

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 
-from autockpt.budget import Budget, parse_budget
+from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
+from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt_solvers import Method, check_method
 
@@ -61,6 +63,50 @@ def checked_request(
         time_limit_s=time_limit_s,
         progress=progress,
     )
+
+
+def checked_plan(plan: Any) -> Plan | None:
+    """Return a plan that was handed over, as a value or as a file, or None.
+
+    Raises:
+        OSError: The file cannot be read.
+        TypeError: It is neither.
+        ValueError: The file is no plan, or the plan has nothing to follow.
+    """
+    if plan is None:
+        return None
+    if isinstance(plan, (str, os.PathLike)):
+        plan = Plan.load(plan)
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}; it must be a Plan or the path of one")
+    if plan.schedule is None and plan.rung != "eager":
+        raise ValueError(
+            "plan has no schedule, so it cannot be followed; give one that optimize or "
+            "autockpt.plan returned, with its graph"
+        )
+    return plan
+
+
+def checked_budget(budget: int | str | Budget | None, plan: Plan | None) -> int | str | Budget:
+    """Return the budget, or that of a plan that was handed over.
+
+    Raises:
+        TypeError: There is neither.
+        ValueError: The plan needs more than the budget.
+    """
+    if budget is None:
+        if plan is None:
+            raise TypeError(
+                'budget is missing; give one, such as "8GB" or "60%", or a plan that has one'
+            )
+        return plan.budget_bytes
+    asked = parse_budget(budget)
+    if plan is not None and asked.bytes is not None and asked.bytes < plan.predicted_peak_bytes:
+        raise ValueError(
+            f"plan needs {format_bytes(plan.predicted_peak_bytes)}, more than the budget of "
+            f"{asked}; give a larger budget, or plan anew for this one"
+        )
+    return asked
 
 
 def checked_inputs(

@@ -181,6 +181,21 @@ class VerificationError(AutockptError, RuntimeError):
         )
 
 
+class PlanMismatchError(AutockptError, ValueError):
+    """A plan that was handed over is for another step than the one that is to follow it.
+
+    Attributes:
+        difference: The first thing that differs, in words.
+    """
+
+    def __init__(self, difference: str) -> None:
+        self.difference = difference
+        super().__init__(
+            f"the given plan is for another step: {difference}. Plan again, or give the plan that "
+            "was made for this model, these inputs and this loss."
+        )
+
+
 class InternalError(AutockptError, RuntimeError):
     """A bug in autockpt, not in the model; the original exception is chained.
 

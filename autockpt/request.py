@@ -10,12 +10,13 @@ import torch
 
 from autockpt.budget import Budget
 from autockpt.profile.optimizer import OptimizerMemory
+from autockpt.report.plan import Plan
 from autockpt_solvers import Method
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a plan; see ``optimize``."""
+    """What is asked of a plan; see ``optimize``. With ``given``, that plan is followed."""
 
     budget: Budget
     optimizer: OptimizerMemory
@@ -23,6 +24,7 @@ class Request:
     method: str | Method
     time_limit_s: float
     progress: bool = True
+    given: Plan | None = None
 
 
 # Dimensions of inputs that may vary: pairs of the leaf's index and the dimension's.

@@ -170,7 +170,8 @@ class PlanMaker:
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
         varies = bool(self._candidates(call.key))
-        if varies or not are_kept() or acts_on_parameters(self.module):
+        is_kept = are_kept() and self.request.given is None
+        if varies or not is_kept or acts_on_parameters(self.module):
             return None
         with internal_errors("keep"):
             return identity(
@@ -263,7 +264,7 @@ class PlanMaker:
         def run_as_it_is() -> AcceptedPlan:
             return AcceptedPlan(plan=eager_plan(step), executable=None, forward=self.forward)
 
-        return rungs_of(
+        rungs = rungs_of(
             planned,
             trial.accept,
             in_pieces=call.key.accumulates or _reduces_on_the_way(call.parallel),
@@ -271,6 +272,8 @@ class PlanMaker:
             captures=not call.key.has_global_hooks,
             run_as_it_is=run_as_it_is if self.verify else None,
         )
+        given = step.request.given
+        return (rung for rung in rungs if given is None or rung.name == given.rung)
 
     def _step(self, call: Call) -> StepToPlan:
         parallel = call.parallel
@@ -295,7 +298,9 @@ class PlanMaker:
 
     def _request_for(self, key: PlanKey) -> Request:
         memory = self.request.optimizer.scaled_to(self.module.parameters())
-        request = dataclasses.replace(self.request, optimizer=memory)
+        # A plan that was given is for the first kind of call.
+        given = self.request.given if self.store.latest is None else None
+        request = dataclasses.replace(self.request, optimizer=memory, given=given)
         budget_bytes = self.store.budget_bytes(key)
         if budget_bytes is None:
             return request

@@ -114,6 +114,7 @@ class Trial:
             executable = planned or planner.plan()
         except BudgetError as error:
             is_refused = planner.is_complete and error.is_proven
+            is_refused = is_refused or self.step.request.given is not None
             if is_refused or not self.verify or not self.is_exact:
                 raise
             raise self._measured(error, planner, eager, reference, compiled) from error
@@ -265,7 +266,9 @@ class Trial:
         """
         budget_bytes = planner.budget_bytes
         held_back_bytes = 0
-        for number in range(_MAX_CORRECTIONS + 1):
+        is_given = self.step.request.given is not None
+        num_corrections = 0 if is_given else _MAX_CORRECTIONS
+        for number in range(num_corrections + 1):
             if number:
                 executable = planner.plan(held_back_bytes=held_back_bytes)
             progress.stage(f"trying the plan{f', attempt {number + 1}' if number else ''}")
@@ -291,8 +294,9 @@ class Trial:
             error_bytes = measured_bytes - plan.predicted_peak_bytes
             held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)
         raise VerificationError(
-            f"after {_MAX_CORRECTIONS} corrections a step is measured at "
-            f"{format_bytes(measured_bytes)}, over the budget of {format_bytes(budget_bytes)}"
+            f"{'with the given plan' if is_given else f'after {num_corrections} corrections'} a "
+            f"step is measured at {format_bytes(measured_bytes)}, over the budget of "
+            f"{format_bytes(budget_bytes)}"
         )
 
     def _peak_bytes(

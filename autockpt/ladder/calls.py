@@ -12,7 +12,7 @@ from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
 from autockpt.checkpoint.graph import CallGraph, call_graph, frontiers
 from autockpt.checkpoint.runtime import CheckpointedCalls
-from autockpt.errors import BudgetError, CaptureError, internal_errors
+from autockpt.errors import BudgetError, CaptureError, PlanMismatchError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.problem import StepProblem
@@ -125,6 +125,8 @@ class CallPlanner:
     def plan(self, *, held_back_bytes: int = 0) -> ExecutablePlan:
         """Solve for the budget, for every cut of the forward; see `StepPlanner.plan`."""
         request = self.step.request
+        if request.given is not None:
+            return self._applied(request.given)
         best: tuple[Plan, CallGraph] | None = None
         least: BudgetError | None = None
         for cut in self.cuts:
@@ -150,6 +152,21 @@ class CallPlanner:
         progress.stage("ordering the calls by the plan")
         with internal_errors("checkpoint"):
             return ExecutablePlan(plan=plan, program=_checkpointed(plan, cut, self.calls))
+
+    def _applied(self, given: Plan) -> ExecutablePlan:
+        """Follow a plan that was made elsewhere, by the cut that it was made for."""
+        mismatch: PlanMismatchError | None = None
+        for cut in self.cuts:
+            problem = dataclasses.replace(self.problem, graph=cut.graph)
+            try:
+                plan = problem.apply(given, time_limit_s=self.step.request.time_limit_s)
+            except PlanMismatchError as error:
+                mismatch = mismatch or error
+                continue
+            program = _checkpointed(plan, cut, self.calls)
+            return ExecutablePlan(plan=plan, program=program)
+        assert mismatch is not None
+        raise mismatch
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""

@@ -160,6 +160,9 @@ class GraphPlanner:
     def plan(self, *, held_back_bytes: int = 0) -> ExecutablePlan:
         """Solve for the budget; see `StepPlanner.plan`."""
         request = self.step.request
+        if request.given is not None:
+            given = self.problem.apply(request.given, time_limit_s=request.time_limit_s)
+            return self._executable(given)
         with solver_errors(request):
             plan = self.problem.plan(
                 method=request.method,

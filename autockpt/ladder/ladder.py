@@ -21,6 +21,7 @@ from autockpt.errors import (
     BudgetError,
     CaptureError,
     InternalError,
+    PlanMismatchError,
     VerificationError,
 )
 from autockpt.report.plan import Plan
@@ -129,7 +130,7 @@ def leads_down(error: AutockptError) -> bool:
     """Whether the next rung is tried after this error."""
     if isinstance(error, InternalError):
         return os.environ.get("AUTOCKPT_RAISE", "") in ("", "0")
-    return isinstance(error, (BudgetError, CaptureError, VerificationError))
+    return isinstance(error, (BudgetError, CaptureError, PlanMismatchError, VerificationError))
 
 
 def _with_others_as_notes(failures: list[tuple[str, AutockptError]]) -> AutockptError:

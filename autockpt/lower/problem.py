@@ -6,7 +6,8 @@ import dataclasses
 import time
 
 from autockpt import progress
-from autockpt.errors import BudgetError
+from autockpt.errors import BudgetError, PlanMismatchError
+from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes, ModuleRow
@@ -99,6 +100,32 @@ class StepProblem:
         if named.schedule is not None:
             return self._described(dataclasses.replace(named, method=result.method), named.schedule)
         raise self._budget_error(result, least, time_limit_s, held_back_bytes)
+
+    def apply(self, given: Plan, *, time_limit_s: float) -> Plan:
+        """A plan that was made elsewhere, for this step.
+
+        Args:
+            given: The plan.
+            time_limit_s: Ends the search for a bound.
+
+        Raises:
+            BudgetError: On this device the plan needs more than the budget.
+            PlanMismatchError: It is for another step.
+        """
+        if given.graph is None or given.schedule is None:
+            raise PlanMismatchError("it has no schedule")
+        difference = first_difference(given.graph, self.graph)
+        if difference:
+            raise PlanMismatchError(difference)
+        problem = Problem(
+            graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
+        )
+        progress.stage("judging the given plan", limit_s=time_limit_s)
+        result = judge(problem, given.schedule, time_limit_s=time_limit_s)
+        if result.schedule is None:
+            raise BudgetError(budget_bytes=self.budget_bytes, minimum_peak_bytes=result.peak_bytes)
+        named = dataclasses.replace(result, method=given.method)
+        return self._described(named, given.schedule)
 
     @property
     def is_refused_at_once(self) -> bool:
