@@ -261,7 +261,7 @@ def _steps_row(name: str, text: str, share: float, time_limit_s: float) -> _Row:
     found = [r.schedule.compute_order for r in rivals if r.schedule is not None]
     limit = _baseline_peak_bytes(graph)
     cells = [_cheapest(facts, found, budget)]
-    pool = OptionPool(facts, deadline)
+    pool = OptionPool(facts, session.clock, deadline)
     lean = pool.leanest(limit)
     assert lean is not None, "the baseline is a plan of windows"
     for step in ("composition", "nesting"):

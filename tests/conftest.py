@@ -40,13 +40,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "autockpt-cache"
     folder.mkdir(exist_ok=True)
-    before = os.environ.get("AUTOCKPT_CACHE_DIR")
-    os.environ["AUTOCKPT_CACHE_DIR"] = str(folder)
+    # A plan that an earlier test left would hide how plans are made.
+    settings = {"AUTOCKPT_CACHE_DIR": str(folder), "AUTOCKPT_PLAN_CACHE": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ |= settings
     yield folder
-    if before is None:
-        del os.environ["AUTOCKPT_CACHE_DIR"]
-    else:
-        os.environ["AUTOCKPT_CACHE_DIR"] = before
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import autockpt
 from autockpt import progress, zoo
+from autockpt.command import cache
 from autockpt.command.interrupts import Interrupts, interrupts
 from autockpt.command.target import TargetError, load, load_loss
 from autockpt.errors import AutockptError, BudgetError
@@ -30,6 +31,7 @@ _app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_app.add_typer(cache.app, name="cache")
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130  # as shells report it: 128 and the number of SIGINT

@@ -1,0 +1,52 @@
+"""`autockpt cache`: what is on disk, and how to get rid of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autockpt
+
+
+def run(*args: str, folder: Path, keeps: str = "1") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "autockpt", "cache", *args],
+        env=os.environ | {"AUTOCKPT_CACHE_DIR": str(folder), "AUTOCKPT_PLAN_CACHE": keeps},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_is_kept_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCKPT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("AUTOCKPT_PLAN_CACHE", "1")
+    assert "plans      0 kept, 0 B" in run("info", folder=tmp_path).stdout
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 32), nn.Tanh()) for _ in range(1)))
+    autockpt.optimize(model, "1GB", sample_args=(torch.ones(4, 8),), loss_fn=torch.sum)
+    shown = run("info", folder=tmp_path)
+    assert shown.returncode == 0
+    assert str(tmp_path) in shown.stdout
+    assert "plans      1 kept" in shown.stdout
+    assert "operators  0 measured" not in shown.stdout
+    assert "off" in run("info", folder=tmp_path, keeps="0").stdout
+    cleared = run("clear", folder=tmp_path)
+    assert cleared.returncode == 0
+    assert "deleted 2 files" in cleared.stdout
+    assert list(tmp_path.glob("**/*.json")) == []
+    assert "plans      0 kept, 0 B" in run("info", folder=tmp_path).stdout
+
+
+def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
+    shown = run("info", folder=tmp_path / "none")
+    assert shown.returncode == 0
+    assert "operators  0 measured" in shown.stdout
+    assert run("clear", folder=tmp_path / "none").returncode == 0
+    assert not (tmp_path / "none").exists()
