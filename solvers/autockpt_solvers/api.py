@@ -18,6 +18,7 @@ from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.search.ask import ask, ask_least, is_asked_by_levels
+from autockpt_solvers.search.least import least_plan
 from autockpt_solvers.session import Session
 from autockpt_solvers.simulator import ScheduleError, simulate
 
@@ -109,7 +110,17 @@ def _solved(problem: Problem, method: str | Method, session: Session) -> Result:
     offered = attempt.offered or (baseline,)
     best = session.facts.best(offered, problem.available_bytes)
     schedules = [with_frees(problem.graph, order) for order in best]
-    return _judged(problem, schedules, attempt, attempt.method or name, session)
+    lean = _least_known(method, session)
+    return _judged(problem, schedules, attempt, attempt.method or name, session, lean)
+
+
+def _least_known(method: str | Method, session: Session) -> Schedule | None:
+    """The leanest plan that a method knows for every budget; None if that takes a search."""
+    if not isinstance(method, str) or not METHODS[method].descends:
+        return None
+    if not is_asked_by_levels(METHODS[method], session.graph):
+        return None
+    return with_frees(session.graph, least_plan(session, METHODS[method]))
 
 
 def judge(
@@ -294,20 +305,28 @@ def _judged(
     attempt: Attempt,
     name: str,
     session: Session,
+    lean: Schedule | None = None,
 ) -> Result:
-    """Replay schedules; report the cheapest that fits, with the bounds for its class of plans."""
+    """Replay schedules; report the cheapest that fits, with the bounds for its class of plans.
+
+    The minimum is the peak of `lean`, or of the leanest schedule if that is None.
+    """
     graph, clock = problem.graph, session.clock
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
     minimum, leanest = min(
         ((timeline.peak_bytes, schedule) for timeline, schedule in replays), key=lambda r: r[0]
     )
+    least, least_class = least_bytes(graph, leanest, attempt)
+    minimum_bound = least
+    if lean is not None:
+        minimum = simulate(graph, lean).peak_bytes
+        minimum_bound, _ = least_bytes(graph, lean, Attempt(orders=()))
     fitting = [
         (timeline.recompute_ns, timeline.peak_bytes, k)
         for k, (timeline, _) in enumerate(replays)
         if timeline.peak_bytes <= problem.available_bytes
     ]
     if not fitting:
-        least, bound_class = least_bytes(graph, leanest, attempt)
         return Result(
             status=_why_none_fits(least > problem.available_bytes, clock),
             schedule=None,
@@ -315,8 +334,9 @@ def _judged(
             peak_bytes=minimum + problem.fixed_bytes,
             lower_bound_ns=0,
             lower_bound_bytes=least + problem.fixed_bytes,
-            bound_class=bound_class,
+            bound_class=least_class,
             minimum_peak_bytes=minimum + problem.fixed_bytes,
+            minimum_bound_bytes=minimum_bound + problem.fixed_bytes,
             solve_time_s=clock.elapsed_s,
             method=name,
         )
@@ -336,6 +356,7 @@ def _judged(
         lower_bound_bytes=bound_bytes + problem.fixed_bytes,
         bound_class=bound_class,
         minimum_peak_bytes=minimum + problem.fixed_bytes,
+        minimum_bound_bytes=minimum_bound + problem.fixed_bytes,
         solve_time_s=clock.elapsed_s,
         method=name,
     )

@@ -41,7 +41,11 @@ class Result:
         lower_bound_bytes: No plan of `bound_class` has a lower peak, fixed bytes included. If it
             exceeds the budget, no such plan fits.
         bound_class: The plans that both bounds hold for, in words. The schedule, if any, is one.
-        minimum_peak_bytes: Lowest peak of the plans that the method offered, fixed bytes included.
+        minimum_peak_bytes: The smallest budget for which a plan is known, fixed bytes included.
+            With `auto` and `ilp`, on graphs with a backward pass, it is the same for every budget,
+            and what `minimum_budget` returns. Other methods: lowest peak of the plans offered.
+        minimum_bound_bytes: No plan of the class of the plan with that peak has a lower one, fixed
+            bytes included. If both are equal, the minimum is proven.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
     """
@@ -54,6 +58,7 @@ class Result:
     lower_bound_bytes: int
     bound_class: str
     minimum_peak_bytes: int
+    minimum_bound_bytes: int
     solve_time_s: float
     method: str
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.methods.greedy import DropCurve
     from autockpt_solvers.methods.ilp.method import Windows
     from autockpt_solvers.methods.mincut import PriceCurve
+    from autockpt_solvers.orders.reordered import Moved
     from autockpt_solvers.problem import Problem
 
 
@@ -40,6 +41,8 @@ class Session:
         prices: The plans of `mincut`, by price.
         windows: The windows of `ilp`, and the options to run each.
         revolved: The plans of `revolve` that no other one of them beats.
+        least: The leanest plan that is known before a search; see `search.least`.
+        reordered: The graph in a better order of its backward, if there is one, and its session.
     """
 
     graph: ComputeGraph
@@ -52,6 +55,8 @@ class Session:
     prices: PriceCurve | None = None
     windows: Windows | None = None
     revolved: tuple[Sequence[int], ...] | None = None
+    least: Sequence[int] | None = None
+    reordered: tuple[Moved | None, Session] | None = None
 
     def __post_init__(self) -> None:
         self.facts = GraphFacts(self.graph)

@@ -10,6 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt
+from autockpt_solvers.bounds.least import least_peak_bytes
 from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
 from autockpt_solvers.bounds.recomputation import any_plan_bound_ns, lower_bound_ns
 from autockpt_solvers.orders.reordered import with_backward
@@ -76,7 +77,7 @@ def least_bytes(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> tu
     bounds = [(least_op_bytes(graph), EVERY_PLAN)]
     bound_class, as_run = class_of(graph, schedule)
     if bound_class != EVERY_PLAN:
-        bounds.append((lower_bound_bytes(as_run), bound_class))
+        bounds.append((least_peak_bytes(as_run), bound_class))
     if attempt.bound_class:
         bounds.append((attempt.lower_bound_bytes, attempt.bound_class))
     # Of equal bounds, `max` takes the first, which holds for most plans.

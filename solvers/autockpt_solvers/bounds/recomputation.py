@@ -42,7 +42,7 @@ _CLOSE_ENOUGH = 1.0005  # the planes promise no more than this times the bound: 
 _FORWARD_END = -1  # the time step before the first backward op
 
 
-class _Relaxation:
+class Relaxation:
     """What is needed after a time step, and the arcs of its layer in the network."""
 
     def __init__(self, graph: ComputeGraph, budget: int) -> None:
@@ -127,7 +127,7 @@ class _Relaxation:
 class _LayeredCuts:
     """Minimum cuts of a network with a layer per time step."""
 
-    def __init__(self, relaxation: _Relaxation, steps: list[int]) -> None:
+    def __init__(self, relaxation: Relaxation, steps: list[int]) -> None:
         offset = relaxation.num_forward
         per_layer = offset + len(relaxation.graph.storages)
         self.relaxation = relaxation
@@ -201,7 +201,7 @@ def lower_bound_ns(problem: Problem, *, time_limit_s: float, clock: Clock | None
         return 0
     clock = clock or Clock()
     deadline = clock.until(time_limit_s)
-    relaxation = _Relaxation(graph, problem.available_bytes)
+    relaxation = Relaxation(graph, problem.available_bytes)
     most = max(1, min(_MAX_TIME_STEPS, _MAX_NODES // (len(graph.storages) + graph.num_forward)))
     step, over = relaxation.excess(set())
     steps: list[int] = []
@@ -233,7 +233,7 @@ def any_plan_bound_ns(problem: Problem, *, time_limit_s: float, clock: Clock | N
     if graph.num_forward in (0, len(graph.ops)):
         return 0
     clock = clock or Clock()
-    cuts = _LayeredCuts(_Relaxation(graph, problem.available_bytes), [_FORWARD_END])
+    cuts = _LayeredCuts(Relaxation(graph, problem.available_bytes), [_FORWARD_END])
     value, _, _ = _ascend(cuts, np.zeros(1), clock, clock.until(time_limit_s))
     return max(0, int(value))
 

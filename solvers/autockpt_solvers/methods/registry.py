@@ -33,6 +33,8 @@ class Record:
             this one.
         bound_ns: A lower bound on the recompute time of its plans. A search stops when a plan meets
             it.
+        descends: Whether its least budget is found by a descent (see `search.least`), the same for
+            every budget.
         minimises_peak: Whether it searches for the lowest peak if nothing fits the budget.
     """
 
@@ -42,6 +44,7 @@ class Record:
     may_reorder: bool = False
     credits: str = ""
     bound_ns: Callable[..., int] = lower_bound_ns
+    descends: bool = False
     minimises_peak: bool = False
 
     @property
@@ -57,7 +60,12 @@ class Record:
 
 METHODS = {
     "auto": Record(
-        module="auto", function="solve_auto", is_search=True, may_reorder=True, credits="ilp"
+        module="auto",
+        function="solve_auto",
+        is_search=True,
+        may_reorder=True,
+        descends=True,
+        credits="ilp",
     ),
     "none": Record(module="none", function="solve_none"),
     "full": Record(module="reference.full", function="solve_full"),
@@ -72,7 +80,9 @@ METHODS = {
     "intervals": Record(
         module="any_order.intervals", function="solve_intervals", minimises_peak=True
     ),
-    "ilp": Record(module="ilp", function="solve_ilp", is_search=True, may_reorder=True),
+    "ilp": Record(
+        module="ilp", function="solve_ilp", is_search=True, may_reorder=True, descends=True
+    ),
     "local": Record(module="local", function="solve_local", is_search=True),
     # Its plans may run backward ops in another order.
     "moments": Record(

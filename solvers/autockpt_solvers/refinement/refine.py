@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """How a run begins; both in training steps.
 
     Attributes:
@@ -47,13 +47,13 @@ class _Start(NamedTuple):
 # where refinement brings most.
 
 # The runs of `refine`, each from the best plan so far: from hot and strict to cool and lenient.
-_RUNS = (_Start(3e-4, 0.06), _Start(1e-4, 0.01), _Start(1e-4, 0.003), _Start(5e-5, 0.003))
+_RUNS = (Start(3e-4, 0.06), Start(1e-4, 0.01), Start(1e-4, 0.003), Start(5e-5, 0.003))
 # If these leave much to gain, many short runs follow, each from the start, and a last one from the
 # best plan: which of a few very different plans a run reaches is decided early, and by chance.
 _SHORT_RUN, _LAST_RUN = _RUNS[2:]
 _STEPS_OF_SHORT_RUN = 60  # times the decisions and reads of the graph
 _COOLING = 0.02  # last temperature over first
-_LAST_WEIGHT = 20.0  # as `_Start.weight`, at the last step
+_LAST_WEIGHT = 20.0  # as `Start.weight`, at the last step
 # Share of the changes that decide anew about the chains that they recompute. It takes more of them
 # to get far below the peak of a plan, but each recomputes more, and so takes longer.
 _CHAINS, _CHAINS_IF_NONE_FITS = 1 / 16, 1 / 2
@@ -70,7 +70,7 @@ _CLOSE, _FAR, _MOST_WORTH = 2e-3, 1e-2, 2.0
 
 # `improve` takes a cold run, with so many steps per decision and read, but at most that share of
 # all. On graphs with more ops and reads than the last figure that is too few to find anything.
-_COLD_RUN = _Start(2e-5, 0.01)
+_COLD_RUN = Start(2e-5, 0.01)
 _STEPS_OF_COLD_RUN, _SHARE_OF_COLD_RUN, _MOST_IMPROVED = 20, 0.25, 15_000
 
 # From one look at the clock to the next: at first and at least, at most, and the seconds after
@@ -127,6 +127,11 @@ def refine(
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
+def can_refine(facts: GraphFacts) -> bool:
+    """Whether the tables of a graph have room in memory."""
+    return len(facts.graph.storages) * len(facts.backward_ops) <= _MOST_CELLS
+
+
 def can_start(facts: GraphFacts, order: Sequence[int]) -> bool:
     """Whether `refine` may start from an order: tables have room for so many runs only."""
     return len(order) <= (1 + _MOST_RUNS) * len(facts.graph.ops)
@@ -134,7 +139,7 @@ def can_start(facts: GraphFacts, order: Sequence[int]) -> bool:
 
 def can_improve(facts: GraphFacts) -> bool:
     """Whether `improve` is worth its time on a graph."""
-    return _work_per_step(facts) <= _MOST_IMPROVED
+    return work_per_step(facts) <= _MOST_IMPROVED
 
 
 def improve(
@@ -158,7 +163,7 @@ def improve(
     return facts.best(known, budget)[0]
 
 
-def _work_per_step(facts: GraphFacts) -> int:
+def work_per_step(facts: GraphFacts) -> int:
     """Runs and reads of the graph."""
     return 2 * len(facts.reads) + sum(map(len, facts.reads))
 
@@ -166,8 +171,7 @@ def _work_per_step(facts: GraphFacts) -> int:
 def _refiner(session: Session, budget: int, deadline: float) -> Refiner | None:
     """A refiner, compiled; None if there is nothing to decide, or no time."""
     facts = session.facts
-    num_cells = len(facts.graph.storages) * len(facts.backward_ops)
-    if num_cells > _MOST_CELLS or session.clock.now() >= deadline:
+    if not can_refine(facts) or session.clock.now() >= deadline:
         return None
     refiner = Refiner(facts, budget, session.seed, session.clock)
     if not refiner.has_choices:
@@ -210,7 +214,7 @@ class Refiner:
         self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN), _CHAINS)
         self.found[:] = before
 
-    def cooling(self, start: _Start) -> Cooling:
+    def cooling(self, start: Start) -> Cooling:
         """How a run cools that begins like this."""
         return Cooling(
             unit_ns=self.unit_ns,
@@ -224,7 +228,7 @@ class Refiner:
     @property
     def num_steps(self) -> int:
         """Steps that are worth taking; they depend on the graph only."""
-        most = _MOST_WORK // max(1, _work_per_step(self.facts))
+        most = _MOST_WORK // max(1, work_per_step(self.facts))
         return min(_STEPS_PER_OP * len(self.facts.reads), most)
 
     @property
@@ -277,7 +281,7 @@ class Refiner:
         return max(self.budget, budget)
 
     def run_each(
-        self, start: Sequence[int], runs: Sequence[_Start], steps: int, deadline: float
+        self, start: Sequence[int], runs: Sequence[Start], steps: int, deadline: float
     ) -> None:
         """Take some runs: the first from `start`, the others from the best plan so far.
 
@@ -297,7 +301,7 @@ class Refiner:
             self.run(order, steps, until, run, aim=aim)
 
     def run(
-        self, order: Sequence[int], steps: int, deadline: float, start: _Start, *, aim: int = 0
+        self, order: Sequence[int], steps: int, deadline: float, start: Start, *, aim: int = 0
     ) -> None:
         """Take one run from hot to cold, from an order that can run.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.bounds.proof import bound_in_order_ns, own_order
-from autockpt_solvers.search.backward import find_order
+from autockpt_solvers.search.least import least_plan, reordered
 from autockpt_solvers.search.levels import least_by_levels, solve_by_levels
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 # Of the time limit, at most. Zoo graphs need a few percent of a minute.
-_SHARE_OF_ORDER, _SHARE_OF_BOUND = 0.2, 0.2
+_SHARE_OF_BOUND = 0.2
 _QUICK_S = 1.0  # for the search, if a bound proves that no plan fits
 
 
@@ -50,10 +50,11 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
     clock = session.clock
     deadline = clock.until(time_limit_s)
     method = record.load()
-    moved = None
-    if record.may_reorder:
-        clock.begin("ordering the backward pass")
-        moved = find_order(problem.graph, time_limit_s=time_limit_s * _SHARE_OF_ORDER, clock=clock)
+    if record.descends:
+        least = least_plan(session, record)
+        if session.facts.evaluate(least)[0] > problem.available_bytes:
+            return Attempt(orders=(least,))
+    moved, there = reordered(session, may_reorder=record.may_reorder)
     if moved is None:
         if record.is_in_order:
             if problem.available_bytes < lower_bound_bytes(problem.graph):
@@ -63,14 +64,11 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
         return solve_by_levels(
             problem, session, method, time_limit_s=left, bound_ns=record.bound_ns
         )
-    there = session.of_same_search(moved.graph)
     budget = problem.available_bytes
     baseline = there.facts.baseline()
     if there.facts.evaluate(baseline)[0] <= budget:
         return moved.attempt(Attempt(orders=(baseline,), method="none"))
     asked = dataclasses.replace(problem, graph=moved.graph)
-    if budget < lower_bound_bytes(moved.graph):
-        return moved.attempt(_quick_plans(asked, there, record))
     _prove_first(asked, there, moved.originals[problem.graph.num_forward :], time_limit_s)
     found = solve_by_levels(asked, there, method, time_limit_s=clock.seconds_left(deadline))
     attempt = moved.attempt(found)
@@ -97,37 +95,15 @@ def ask_least(
     session: Session, record: Record, *, time_limit_s: float
 ) -> tuple[int, Sequence[int] | None]:
     """The smallest budget for which `ask` finds a plan, and that plan."""
-    clock = session.clock
-    deadline = clock.until(time_limit_s)
-    method = record.load()
-    moved = None
-    if record.may_reorder:
-        clock.begin("ordering the backward pass")
-        moved = find_order(session.graph, time_limit_s=time_limit_s * _SHARE_OF_ORDER, clock=clock)
-    if moved is None:
-        return least_by_levels(session, method, time_limit_s=clock.seconds_left(deadline))
-    from autockpt_solvers.methods.heuristics import solve_heuristics
-
-    there = session.of_same_search(moved.graph)
-    baseline = there.facts.baseline()
-    found: list[tuple[int, Sequence[int] | None]] = [
-        (there.facts.evaluate(baseline)[0], moved.originally(baseline))
-    ]
-    floor, order = least_by_levels(there, method, time_limit_s=clock.seconds_left(deadline))
-    found.append((floor, None if order is None else moved.originally(order)))
-    left = clock.seconds_left(deadline)
-    found.append(least_by_levels(session, solve_heuristics, time_limit_s=left))
-    return min((least for least in found if least[1] is not None), key=lambda least: least[0])
+    if record.descends:
+        order = least_plan(session, record)
+        return session.facts.evaluate(order)[0], order
+    return least_by_levels(session, record.load(), time_limit_s=time_limit_s)
 
 
 def _quick_plans(problem: Problem, session: Session, record: Record) -> Attempt:
-    """What a method finds at once, for a budget that no plan can meet; `ilp` asks heuristics."""
-    method = record.load()
-    if record.may_reorder:
-        from autockpt_solvers.methods.heuristics import solve_heuristics
-
-        method = solve_heuristics
-    found = method(problem, session, time_limit_s=_QUICK_S)
+    """What a method finds at once, for a budget that no plan can meet."""
+    found = record.load()(problem, session, time_limit_s=_QUICK_S)
     return Attempt(orders=(session.facts.baseline(), *found.offered))
 
 

@@ -37,10 +37,17 @@ _SHARE_OF_METHOD = 0.95  # of the time limit; filling up and proofs get the rest
 _WORTH_FILLING = 1.5  # a plan that costs more than this times the cheapest is not filled up
 
 
-def level_budgets(facts: GraphFacts) -> list[int]:
-    """The levels, ascending and evenly spaced from the least possible peak to the baseline's."""
+def level_budgets(facts: GraphFacts, lowest: int = 0) -> list[int]:
+    """The levels, ascending.
+
+    Args:
+        facts: The graph.
+        lowest: The lowest level, if there is to be none below it. The others are evenly spaced from
+            the least possible peak to the baseline's.
+    """
     least, most = lower_bound_bytes(facts.graph), facts.evaluate(facts.baseline())[0]
-    return sorted({least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)})
+    levels = {least + (most - least) * k // _LEVELS for k in range(_LEVELS + 1)}
+    return sorted({max(level, lowest) for level in levels})
 
 
 def solve_by_levels(
@@ -64,7 +71,8 @@ def solve_by_levels(
         The plans, with the name of the method that made the best one.
     """
     deadline = session.clock.until(time_limit_s)
-    levels = level_budgets(session.facts)
+    lowest = 0 if session.least is None else session.facts.evaluate(session.least)[0]
+    levels = level_budgets(session.facts, lowest)
     top = max((k for k, level in enumerate(levels) if level <= problem.available_bytes), default=0)
     until = session.clock.until(time_limit_s * _SHARE_OF_METHOD)
     best = _BestPlans(problem, session, levels, bound_ns, deadline)
@@ -84,6 +92,8 @@ def solve_by_levels(
                 stacklevel=2,
             )
             break
+        if level == 0 and session.least is not None:
+            attempt = dataclasses.replace(attempt, orders=(*attempt.orders, session.least))
         best.take(attempt, level)
         if session.clock.now() >= until:
             session.clock.is_cut_short = True

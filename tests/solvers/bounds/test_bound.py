@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from autockpt_solvers import Problem, SolveStatus, minimum_budget, solve
 from autockpt_solvers.bounds.peak import forced_bytes, lower_bound_bytes
 from autockpt_solvers.bounds.recomputation import (
+    Relaxation,
     _LayeredCuts,
-    _Relaxation,
     any_plan_bound_ns,
     lower_bound_ns,
 )
@@ -82,7 +82,7 @@ def test_a_flow_that_overflows_is_no_bound():
     b.add("out", kept, output=True)
     b.add("first", is_backward=True)
     b.add("second", kept, is_backward=True)
-    cuts = _LayeredCuts(_Relaxation(b.graph(), 1 << 50), [0])
+    cuts = _LayeredCuts(Relaxation(b.graph(), 1 << 50), [0])
     value, _, _ = cuts.cut(np.array([1.0]))
     assert value == 40 * 2**47 - 2**50 + cuts.relaxation.forced[0]
     assert cuts.cut(np.array([10.0])) is None

@@ -14,13 +14,13 @@ from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.kernels.annealing import Cooling, Steps
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.refinement.anneal import derive
-from autockpt_solvers.refinement.refine import Refiner, _Start, refine
+from autockpt_solvers.refinement.refine import Refiner, Start, refine
 from autockpt_solvers.session import Session
 from tests.solvers.brute import least_recompute
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
 FOREVER = float("inf")
-WARM = _Start(temperature=1e-3, weight=0.06)
+WARM = Start(temperature=1e-3, weight=0.06)
 
 
 def session(problem, seed=0):
@@ -53,7 +53,7 @@ def test_what_follows_from_single_changes_is_what_follows_from_the_tables(graph,
     if not refiner.has_choices:
         return
     # Hot, so that most changes are taken, and many dear ones are undone.
-    refiner.run(start, 300, FOREVER, _Start(temperature=0.3, weight=0.01))
+    refiner.run(start, 300, FOREVER, Start(temperature=0.3, weight=0.01))
     annealed = [np.copy(part) for part in refiner.plan[: refiner.plan._fields.index("totals")]]
     sums = ["over_bytes", "recompute_ns", "forward_over_bytes", "forward_peak_bytes"]
     totals = refiner.plan.totals[sums].tolist()

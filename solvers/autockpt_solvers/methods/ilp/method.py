@@ -63,7 +63,8 @@ def solve_ilp(problem: Problem, session: Session, *, time_limit_s: float) -> Att
     if any(graph.is_needed[: graph.num_forward]):
         plans = [plan for plan in _window_plans(problem, session, deadline) if _runs(facts, plan)]
         session.clock.begin("improving the plan")
-        known = [plan for plan in (*heuristics.offered, *plans) if can_start(facts, plan)]
+        lean = () if session.least is None else (session.least,)
+        known = [plan for plan in (*heuristics.offered, *lean, *plans) if can_start(facts, plan)]
         for start in facts.best(known, problem.available_bytes)[:1]:
             plans += refine(problem, session, start, deadline=deadline)
     return dataclasses.replace(
