@@ -5,6 +5,7 @@ from __future__ import annotations
 from autockpt_solvers.api import (
     MethodError,
     baseline_schedule,
+    cheaper_budgets,
     check_method,
     judge,
     method_names,
@@ -16,7 +17,7 @@ from autockpt_solvers.clock import SearchReport, StopSearch, Watcher
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
 from autockpt_solvers.problem import Problem
-from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
+from autockpt_solvers.result import BudgetPoint, MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees
 from autockpt_solvers.serialize import (
     graph_from_json,
@@ -29,6 +30,7 @@ from autockpt_solvers.simulator import MemoryTimeline, ScheduleError, simulate
 __all__ = [
     "EVERY_PLAN",
     "Attempt",
+    "BudgetPoint",
     "Compute",
     "ComputeGraph",
     "Free",
@@ -48,6 +50,7 @@ __all__ = [
     "Storage",
     "Watcher",
     "baseline_schedule",
+    "cheaper_budgets",
     "check_method",
     "graph_from_json",
     "graph_to_json",

@@ -46,6 +46,7 @@ class Result:
             and what `minimum_budget` returns. Other methods: lowest peak of the plans offered.
         minimum_bound_bytes: No plan of the class of the plan with that peak has a lower one, fixed
             bytes included. If both are equal, the minimum is proven.
+        minimum_schedule: A schedule with that peak, if the minimum is the same for every budget.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
     """
@@ -59,6 +60,7 @@ class Result:
     bound_class: str
     minimum_peak_bytes: int
     minimum_bound_bytes: int
+    minimum_schedule: Schedule | None
     solve_time_s: float
     method: str
 
@@ -68,6 +70,19 @@ class Result:
         if self.recompute_ns <= self.lower_bound_ns:
             return 0.0
         return (self.recompute_ns - self.lower_bound_ns) / self.recompute_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetPoint:
+    """A budget, and what a plan for it recomputes.
+
+    Attributes:
+        budget_bytes: The budget, fixed bytes included.
+        recompute_ns: Time of repeated runs of a plan that fits.
+    """
+
+    budget_bytes: int
+    recompute_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

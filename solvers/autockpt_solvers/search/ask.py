@@ -38,8 +38,8 @@ def is_asked_by_levels(record: Record, graph: ComputeGraph) -> bool:
 def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: float) -> Attempt:
     """Ask a method for plans; a larger budget never costs more.
 
-    If the backward was reordered, heuristics search in the graph's own order too, unless the bound
-    proves that they cannot do better.
+    A method that descends is not asked for less than its least budget, and always offers the plan
+    for that.
 
     Args:
         problem: The problem; its budget is below the baseline's peak.
@@ -47,13 +47,26 @@ def ask(problem: Problem, session: Session, record: Record, *, time_limit_s: flo
         record: The method; `is_asked_by_levels` holds for it.
         time_limit_s: Ends the search.
     """
+    if not record.descends:
+        return _searched(problem, session, record, time_limit_s)
+    deadline = session.clock.until(time_limit_s)
+    least = least_plan(session, record)
+    if session.facts.evaluate(least)[0] > problem.available_bytes:
+        return Attempt(orders=(least,))
+    left = session.clock.seconds_left(deadline)
+    attempt = _searched(problem, session, record, left)
+    return dataclasses.replace(attempt, orders=(*attempt.orders, least))
+
+
+def _searched(problem: Problem, session: Session, record: Record, time_limit_s: float) -> Attempt:
+    """Search by levels.
+
+    If the backward was reordered, heuristics search in the graph's own order too, unless the bound
+    proves that they cannot do better.
+    """
     clock = session.clock
     deadline = clock.until(time_limit_s)
     method = record.load()
-    if record.descends:
-        least = least_plan(session, record)
-        if session.facts.evaluate(least)[0] > problem.available_bytes:
-            return Attempt(orders=(least,))
     moved, there = reordered(session, may_reorder=record.may_reorder)
     if moved is None:
         if record.is_in_order:
