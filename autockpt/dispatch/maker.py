@@ -28,6 +28,7 @@ from autockpt.ladder.step import StepToPlan
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
+from autockpt.report.words import cost_warning
 from autockpt.request import Request
 from autockpt.user_warnings import warn_user
 from autockpt.verify.step import acts_on_parameters
@@ -152,6 +153,8 @@ class PlanMaker:
                 where = "" if file is None else f"kept in {file}"
         self.store.add(call.key, accepted, bucket)
         progress.finish("; ".join(filter(None, (outcome(accepted.plan), where))))
+        if warning := cost_warning(accepted.plan):
+            warn_user(warning)
         if len(self.store) == _MANY_PLANS:
             warn_user(
                 f"autockpt has planned {type(self.module).__name__} for {_MANY_PLANS} kinds of "

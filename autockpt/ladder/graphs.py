@@ -175,7 +175,7 @@ class GraphPlanner:
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
-        return self.problem.untouched()
+        return self.problem.untouched(method=self.step.request.method)
 
     @property
     def is_refused_at_once(self) -> bool:

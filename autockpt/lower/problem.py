@@ -23,13 +23,14 @@ from autockpt_solvers import (
     Schedule,
     SolveStatus,
     baseline_schedule,
+    cheaper_budgets,
     judge,
     minimum_budget,
     simulate,
     solve,
 )
 
-# For the smallest budget, if a bound proves at once that the budget is too small.
+# For the smallest budget if a bound proves that the budget is too small, and for cheaper budgets.
 _QUICK_S = 2.0
 
 
@@ -87,6 +88,14 @@ class StepProblem:
         solving.spend(result.solve_time_s)
         if result.schedule is not None:
             return self._described(result, result.schedule)
+        if result.minimum_schedule is not None:
+            known = MinimumBudget(
+                peak_bytes=result.minimum_peak_bytes - self.fixed_bytes,
+                lower_bound_bytes=result.minimum_bound_bytes - self.fixed_bytes,
+                bound_class=result.bound_class,
+                schedule=result.minimum_schedule,
+            )
+            raise self._budget_error(result, known, time_limit_s, held_back_bytes)
         limit_s = solving.for_a_minimum(time_limit_s)
         if result.status is SolveStatus.INFEASIBLE:
             limit_s = min(limit_s, _QUICK_S)
@@ -138,11 +147,22 @@ class StepProblem:
         result = judge(problem, baseline_schedule(self.graph))
         return result.schedule is None and result.status is SolveStatus.INFEASIBLE
 
-    def untouched(self) -> Plan:
-        """The plan of leaving the model as it is."""
-        result = solve(Problem(graph=self.graph, budget_bytes=None), method="none")
+    def untouched(self, *, method: str | Method = "none") -> Plan:
+        """The plan of leaving the model as it is.
+
+        Args:
+            method: Whose smallest budget the plan names, if that takes no search. Otherwise it
+                names the peak of the plan.
+        """
+        knows_minimum = method in ("auto", "ilp")
+        problem = Problem(
+            graph=self.graph,
+            budget_bytes=self.fixed_bytes + self.graph.most_bytes,
+            fixed_bytes=self.fixed_bytes,
+        )
+        result = solve(problem, method=method if knows_minimum else "none")
         assert result.schedule is not None
-        return self._described(result, result.schedule)
+        return self._described(dataclasses.replace(result, method="none"), result.schedule)
 
     def _described(self, result: Result, schedule: Schedule) -> Plan:
         timeline = simulate(self.graph, schedule)
@@ -151,6 +171,8 @@ class StepProblem:
             predicted_peak_bytes=self.fixed_bytes + timeline.peak_bytes,
             baseline_peak_bytes=self.baseline_peak_bytes,
             minimum_peak_bytes=result.minimum_peak_bytes,
+            minimum_bound_bytes=result.minimum_bound_bytes,
+            cheaper_budgets=self._cheaper_budgets(result, schedule),
             baseline_step_ns=sum(op.runtime_ns for op in self.graph.ops),
             recompute_ns=result.recompute_ns,
             lower_bound_ns=result.lower_bound_ns,
@@ -170,6 +192,16 @@ class StepProblem:
             graph=self.graph,
             schedule=schedule,
         )
+
+    def _cheaper_budgets(self, result: Result, schedule: Schedule) -> tuple[tuple[int, int], ...]:
+        """Larger budgets at which a step costs less, if this plan more than doubles it."""
+        if result.recompute_ns <= self.graph.total_runtime_ns:
+            return ()
+        room = Problem(
+            graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
+        )
+        points = cheaper_budgets(room, schedule, time_limit_s=_QUICK_S)
+        return tuple((point.budget_bytes, point.recompute_ns) for point in points)
 
     def _budget_error(
         self, result: Result, least: MinimumBudget, time_limit_s: float, held_back_bytes: int

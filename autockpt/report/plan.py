@@ -22,7 +22,12 @@ class Plan(PlanValues):
         budget_bytes: The budget.
         predicted_peak_bytes: Simulated peak of a step under this plan.
         baseline_peak_bytes: Simulated peak of the step in eager PyTorch.
-        minimum_peak_bytes: Lowest peak that the method found; a budget of this size is enough.
+        minimum_peak_bytes: The smallest budget that a plan is known for. With the methods `"auto"`
+            and `"ilp"` it is the same for every budget.
+        minimum_bound_bytes: No plan of the class of that plan has a lower peak; 0 if nothing is
+            proven. If it equals `minimum_peak_bytes`, that is proven to be the minimum.
+        cheaper_budgets: If this plan more than doubles the step: the nearest larger budgets for
+            which much cheaper plans are known, each with their recomputation in ns.
         baseline_step_ns: Time of all operations of a step, each counted once.
         recompute_ns: Time of the recomputed operations.
         lower_bound_ns: Within the budget, no plan of the bound's class recomputes less.

@@ -16,6 +16,7 @@ from rich.text import Text
 from autockpt.budget import format_bytes
 from autockpt.report.module_rows import Line, compress
 from autockpt.report.values import PlanValues
+from autockpt.report.words import cost_warning, standing_of_minimum
 
 WIDTH = 100
 _BAR_WIDTH = 28
@@ -63,7 +64,9 @@ def _peaks(plan: PlanValues) -> Padding:
         sign = "+" if difference >= 0 else ""
         note = f"{sign}{format_bytes(difference)} against the prediction"
         rows.append(("measured", plan.measured_peak_bytes, "green", note))
-    rows.append(("minimum", plan.minimum_peak_bytes, "cyan", "the least budget found to be enough"))
+    standing = standing_of_minimum(plan)
+    name = "minimum" if standing == "proven" else "least found"
+    rows.append((name, plan.minimum_peak_bytes, "cyan", standing))
     grid = _grid("left", "left", "right", "left")
     for name, size_bytes, style, note in rows:
         filled = min(_BAR_WIDTH, round(_BAR_WIDTH * size_bytes / most))
@@ -173,7 +176,9 @@ def _assumptions(plan: PlanValues) -> Padding:
     else:
         source = f"Operation times are a roofline estimate for {plan.device}: nothing was run."
     grid = _grid("left", "left")
-    for note in (source, *plan.notes):
+    warning = cost_warning(plan)
+    dear = (f"{warning[0].upper()}{warning[1:]}",) if warning else ()
+    for note in (source, *dear, *plan.notes):
         grid.add_row("-", Text(note))
     return _section("Notes", grid)
 

@@ -37,6 +37,8 @@ class PlanValues:
     rung: str = "whole"
     measured_peak_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    minimum_bound_bytes: int = 0
+    cheaper_budgets: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_not_negative(self)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
+from autockpt.report.words import cost_warning
 from autockpt_solvers import ComputeGraph, Op, SolveStatus, Storage, with_frees
 
 _MIB = 2**20
@@ -99,7 +101,7 @@ def test_the_report_says_all_that_is_promised() -> None:
     assert "200.00 MiB" in line_of("eager")
     assert "96.00 MiB  48% of eager" in line_of("this plan")
     assert "+512 B against the prediction" in line_of("measured")
-    assert "80.00 MiB" in line_of("minimum")
+    assert "80.00 MiB" in line_of("least found")
     assert "+12.0%" in line_of("recomputed")
     assert "120.00 ms on 1.00 s" in line_of("recomputed")
     assert "+9.0%: at most 25.0%" in line_of("lower bound")
@@ -111,6 +113,30 @@ def test_the_report_says_all_that_is_promised() -> None:
     assert line_of("total").split()[1:6] == ["4", "10.00", "MiB", "8.00", "MiB"]
     assert "measured on cpu" in line_of("-")
     assert "A note [with brackets]." in report
+
+
+def test_the_report_tells_a_proven_minimum_from_the_least_found() -> None:
+    """A roomy budget's report named a "minimum" that a smaller budget's plan went below."""
+    assert re.search(r"minimum .* 80.00 MiB  proven", str(_plan(minimum_bound_bytes=80 * _MIB)))
+    found = str(_plan(minimum_bound_bytes=79 * _MIB))
+    assert re.search(r"least found .* 80.00 MiB  at least 79.00 MiB", found)
+
+
+def test_a_plan_that_more_than_doubles_the_step_says_so_and_what_more_memory_saves() -> None:
+    """Near the least budget a plan of +677% was followed without a word."""
+    dear = _plan(
+        recompute_ns=6_770_000_000,
+        cheaper_budgets=((101 * _MIB, 310_000_000), (110 * _MIB, 90_000_000)),
+    )
+    assert cost_warning(dear) == (
+        "the plan for 100.00 MiB recomputes 677% of the step. With a larger budget it is less "
+        "(+1.00 MiB: +31%; +10.00 MiB: +9%)."
+    )
+    assert "The plan for 100.00 MiB recomputes 677% of the step." in " ".join(str(dear).split())
+    assert Plan.from_json(dear.to_json()) == dear
+    assert cost_warning(_plan(recompute_ns=1_000_000_000)) == ""
+    alone = _plan(recompute_ns=1_500_000_000)
+    assert cost_warning(alone).endswith("recomputes 150% of the step. Raise the budget if you can.")
 
 
 def test_the_report_of_a_plan_that_recomputes_nothing_is_short() -> None:
