@@ -5,7 +5,6 @@ from __future__ import annotations
 from autockpt_solvers.api import (
     MethodError,
     baseline_schedule,
-    cheaper_budgets,
     check_method,
     judge,
     method_names,
@@ -16,6 +15,7 @@ from autockpt_solvers.attempt import EVERY_PLAN, Attempt, Method
 from autockpt_solvers.clock import SearchReport, StopSearch, Watcher
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
+from autockpt_solvers.nearby import cheaper_budgets
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import BudgetPoint, MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Compute, Free, Schedule, with_frees

@@ -15,10 +15,9 @@ from autockpt_solvers.graph import check_integer
 from autockpt_solvers.methods.registry import METHODS
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.problem import Problem
-from autockpt_solvers.result import BudgetPoint, MinimumBudget, Result, SolveStatus
+from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
 from autockpt_solvers.search.ask import ask, ask_least, is_asked_by_levels
-from autockpt_solvers.search.larger import points_above
 from autockpt_solvers.search.least import least_plan
 from autockpt_solvers.session import Session
 from autockpt_solvers.simulator import ScheduleError, simulate
@@ -88,8 +87,8 @@ def solve(
         ScheduleError: A callable returned a schedule that cannot run.
     """
     check_method(method)
-    _check_limits(time_limit_s, seed)
-    with _clock(time_limit_s, watch, problem.available_bytes) as clock:
+    check_limits(time_limit_s, seed)
+    with clock_of(time_limit_s, watch, problem.available_bytes) as clock:
         return _solved(problem, method, Session(graph=problem.graph, seed=seed, clock=clock))
 
 
@@ -149,8 +148,8 @@ def judge(
         ValueError: The time limit is not positive.
         ScheduleError: The schedule cannot run.
     """
-    _check_limits(time_limit_s, 0)
-    with _clock(time_limit_s, watch, problem.available_bytes) as clock:
+    check_limits(time_limit_s, 0)
+    with clock_of(time_limit_s, watch, problem.available_bytes) as clock:
         session = Session(graph=problem.graph, seed=0, clock=clock)
         return _judged(problem, [schedule], Attempt(orders=()), "given", session)
 
@@ -182,54 +181,9 @@ def minimum_budget(
         As `solve`.
     """
     check_method(method)
-    _check_limits(time_limit_s, seed)
-    with _clock(time_limit_s, watch, 0) as clock:
+    check_limits(time_limit_s, seed)
+    with clock_of(time_limit_s, watch, 0) as clock:
         return _minimum(method, Session(graph=graph, seed=seed, clock=clock))
-
-
-def cheaper_budgets(
-    problem: Problem,
-    schedule: Schedule,
-    *,
-    most: int = 3,
-    time_limit_s: float = 10.0,
-    seed: int = 0,
-    watch: Watcher | None = None,
-) -> tuple[BudgetPoint, ...]:
-    """Find budgets a little larger than a problem's for which much cheaper plans are known.
-
-    Use it when a plan recomputes much: near the smallest budget, a few bytes more may save most of
-    that. It takes a second or two. `solve` may find even cheaper plans for these budgets.
-
-    Args:
-        problem: The problem that the schedule is for.
-        schedule: A schedule that fits.
-        most: How many budgets to return at most.
-        time_limit_s: Ends the search.
-        seed: As in `solve`.
-        watch: As in `solve`.
-
-    Returns:
-        The budgets, ascending, each clearly cheaper than the one before. Empty if the schedule runs
-        nothing again, if it repeats backward ops, or on graphs without a backward pass.
-
-    Raises:
-        TypeError: The time limit is not a number, or the seed is not an int.
-        ValueError: The time limit is not positive, or the seed is out of range.
-        ScheduleError: The schedule cannot run.
-    """
-    _check_limits(time_limit_s, seed)
-    graph = problem.graph
-    own = range(graph.num_forward, len(graph.ops))
-    order = schedule.compute_order
-    recompute_ns = simulate(graph, schedule).recompute_ns
-    repeats = sorted(op for op in order if op >= graph.num_forward) != list(own)
-    if not recompute_ns or repeats or not 0 < graph.num_forward < len(graph.ops):
-        return ()
-    clock = Clock(limit_s=time_limit_s, watch=watch)
-    with _watched(clock):
-        session = Session(graph=graph, seed=seed, clock=clock)
-        return points_above(problem, session, order, most=most)
 
 
 def _minimum(method: str | Method, session: Session) -> MinimumBudget:
@@ -266,7 +220,7 @@ def _minimum(method: str | Method, session: Session) -> MinimumBudget:
 
 
 @contextlib.contextmanager
-def _clock(time_limit_s: float, watch: Watcher | None, budget_bytes: int) -> Iterator[Clock]:
+def clock_of(time_limit_s: float, watch: Watcher | None, budget_bytes: int) -> Iterator[Clock]:
     """The clock of a search; what is imported once per process, and compiled, does not count."""
     # Importing numba takes time, and only searches need it.
     from autockpt_solvers.kernels.compiling import compile_time_apart
@@ -276,7 +230,7 @@ def _clock(time_limit_s: float, watch: Watcher | None, budget_bytes: int) -> Ite
         yield clock
 
 
-def _check_limits(time_limit_s: object, seed: object) -> None:
+def check_limits(time_limit_s: object, seed: object) -> None:
     """Raise TypeError or ValueError if a time limit or a seed cannot be used."""
     if isinstance(time_limit_s, bool) or not isinstance(time_limit_s, Real):
         raise TypeError(f"time_limit_s is {time_limit_s!r}; it must be a number of seconds")
