@@ -2,7 +2,7 @@
 
 After Checkmate (Jain et al. 2020), Rotor (Beaumont et al. 2019) and Rockmate (Zhao et al. 2023):
 
-The steps are named as in docs/engine.md, where they are parts of step 3:
+The steps are named as in docs/engine.md, where they are parts of step 4:
 
 a. Heuristics: `mincut`, `greedy` and `revolve` offer plans (`methods.heuristics`).
 b. Windows: cut the forward pass into segments (`segments`). A window is some consecutive segments,
