@@ -46,6 +46,7 @@ class JointTemplate:
     num_fwd_outputs: int
     static_indices: tuple[int, ...]
     num_tangents: int
+    _analyses: dict[frozenset[int], JointGraph] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, joint: fx.GraphModule, num_fwd_outputs: int, **kwargs: Any) -> JointTemplate:
@@ -58,13 +59,18 @@ class JointTemplate:
         )
 
     def analyzed(self, absent_tangents: frozenset[int]) -> JointGraph:
-        """The graph as later stages read it, if no gradient arrives for these tangents."""
-        return analyze(
-            fx.GraphModule(self.module, copy.deepcopy(self.module.graph)),
-            num_fwd_outputs=self.num_fwd_outputs,
-            static_indices=self.static_indices,
-            absent_tangents=absent_tangents,
-        )
+        """The graph as later stages read it, if no gradient arrives for these tangents.
+
+        It is analyzed once and must not change; see `copied`.
+        """
+        if absent_tangents not in self._analyses:
+            self._analyses[absent_tangents] = analyze(
+                fx.GraphModule(self.module, copy.deepcopy(self.module.graph)),
+                num_fwd_outputs=self.num_fwd_outputs,
+                static_indices=self.static_indices,
+                absent_tangents=absent_tangents,
+            )
+        return self._analyses[absent_tangents]
 
 
 class CompiledGraph:

@@ -25,6 +25,7 @@ from autockpt.ladder.executable import is_stale
 from autockpt.ladder.ladder import Ladder
 from autockpt.report.plan import Plan
 from autockpt.request import Request
+from autockpt.rewrite.runtime import OtherGraphError
 from autockpt.torch_private.fakes import FakeTensor
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_warnings import warn_user
@@ -119,7 +120,12 @@ class OptimizedForward:
             forward = store.forward(call.key)
         if forward is None:
             forward = self._first_forward(args, kwargs)
-        return forward(*args, **kwargs)
+        try:
+            return forward(*args, **kwargs)
+        except OtherGraphError:
+            with self._lock:
+                forward = self._maker.without_kept(self._call(args, kwargs))
+            return forward(*args, **kwargs)
 
     def _first_forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -92,6 +92,14 @@ class PlanMaker:
             self.store.set_forward(call.key, forward)
         return forward
 
+    def without_kept(self, call: Call) -> Callable[..., Any]:
+        """Plan a call anew whose kept plan turned out to be for other graphs."""
+        name = self._name_if_kept(call)
+        if name is not None:
+            forget(name)
+        self.store.drop(call.key)
+        return self.forward_for(call)
+
     def replan(self, key: PlanKey) -> None:
         """Plan again at the next call, a few times: the model's code has taken another path."""
         self.store.forget(key, max_stale=_MAX_STALE)
@@ -194,7 +202,12 @@ class PlanMaker:
         if not is_best and kept.time_limit_s < self.request.time_limit_s:
             return None
         trial = self._trial(call, self._step(call), is_exact=True)
-        accepted = trial.accept_kept(kept.plan, kept.program, is_verified=kept.is_verified)
+        accepted = trial.accept_kept(
+            kept.plan,
+            kept.program,
+            is_verified=kept.is_verified,
+            can_wait=call.parallel is None,
+        )
         if accepted is None:
             forget(name)
             return None

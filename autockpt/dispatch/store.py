@@ -125,6 +125,11 @@ class PlanStore:
         """Do not plan for a bucket again."""
         self._buckets[key.without_layout].fail(key.layout, bucket)
 
+    def drop(self, key: PlanKey) -> None:
+        """Remove a plan that never ran."""
+        self._forwards.pop(key, None)
+        self._plans.pop(key, None)
+
     def forget(self, key: PlanKey, *, max_stale: int) -> None:
         """Give up a plan whose forward is stale, so that the next call plans again.
 

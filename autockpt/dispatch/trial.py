@@ -19,7 +19,7 @@ from autockpt.ladder.executable import ExecutablePlan, is_stale
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
-from autockpt.rewrite.runtime import PlannedRegions
+from autockpt.rewrite.runtime import PlannedForward, PlannedRegions
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
@@ -126,17 +126,20 @@ class Trial:
         program: PlannedRegions | CheckpointedCalls | None,
         *,
         is_verified: bool,
+        can_wait: bool,
     ) -> AcceptedPlan | None:
         """Follow a plan that was accepted in another process, if it is for this step.
 
-        The step runs on copies first, so that nothing has changed if the plan does not serve.
-        Graphs are the same ones as then, or they do not run. Modules are only called the same, so
-        their peak is measured again.
+        If the plan has one graph, the first call raises `OtherGraphError` before anything runs if
+        the step has another. Otherwise the step runs on copies first, so that nothing has changed
+        if the plan does not serve. Modules are only called the same as then, so that their peak is
+        measured again.
 
         Args:
             plan: The plan.
             program: What follows it; None if the model runs as it is.
             is_verified: Whether bits and peak were verified then.
+            can_wait: Whether the first call may turn out to need another plan.
 
         Returns:
             None if the step runs other graphs, fails, or exceeds the budget.
@@ -145,6 +148,14 @@ class Trial:
         executable = None if program is None else ExecutablePlan(plan=plan, program=program)
         forward = self.step.forward if executable is None else self.follow(executable)
         run = dataclasses.replace(eager, forward=forward)
+        if (
+            can_wait
+            and is_verified
+            and isinstance(forward, PlannedForward)
+            and forward.is_one_graph
+        ):
+            forward.is_untried = True
+            return AcceptedPlan(plan=plan, executable=executable, forward=forward, is_verified=True)
         measures = not (is_verified and isinstance(program, PlannedRegions))
         progress.stage("trying the kept plan")
         try:

@@ -19,7 +19,7 @@ import torch.fx as fx
 from autockpt.capture.blame import own_code
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
 from autockpt.capture.compiled import CompiledForward, CompiledGraph, JointTemplate
-from autockpt.capture.joint import JointGraph
+from autockpt.capture.joint import JointGraph, copied
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
@@ -70,8 +70,20 @@ class PlannedRegions:
     blocks: tuple[str, ...] = ()
 
 
+class OtherGraphError(AutockptError):
+    """The first call of a forward that was not tried needs another graph than its plan has."""
+
+    def __init__(self) -> None:
+        super().__init__("a graph of the model is not in its plan")
+
+
 class PlannedForward:
-    """A forward compiled to follow one plan; call it like the forward."""
+    """A forward compiled to follow one plan; call it like the forward.
+
+    Attributes:
+        is_untried: Whether the first call raises `OtherGraphError` instead of running a graph that
+            is not in the plan. If the plan has one graph, nothing has run then.
+    """
 
     def __init__(
         self,
@@ -93,6 +105,7 @@ class PlannedForward:
             compiled: The forward as it was compiled for the capture, or for another plan of the
                 same graphs. It follows this plan from now on, and the other one no longer.
         """
+        self.is_untried = False
         self._module = module
         self._forward = forward
         self._planned = planned
@@ -106,6 +119,11 @@ class PlannedForward:
     def is_stale(self) -> bool:
         """Whether a graph ran that is not in the plan."""
         return self._backend.num_unknown > 0
+
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether the plan is for one graph, in one piece."""
+        return len(self._planned.regions) == 1 and not self._planned.blocks
 
     @property
     def compiled(self) -> CompiledForward:
@@ -123,7 +141,10 @@ class PlannedForward:
         # Any call may compile again, and must see the same settings as the first.
         with tracing_config(self._answers), quiet_warnings():
             try:
-                return self._compiled.call(*args, **kwargs)  # type: ignore[misc]
+                self._backend.must_match = self.is_untried
+                output = self._compiled.call(*args, **kwargs)  # type: ignore[misc]
+                self.is_untried = False
+                return output
             except Exception as error:
                 # Dynamo wraps what its backend raises.
                 own = wrapped(error, AutockptError) if is_compilation_error(error) else None
@@ -163,6 +184,7 @@ class _PlanBackend:
         self._graphs = compiled.graphs
         self._num_compiled = 0
         self.num_unknown = 0
+        self.must_match = False
         self._times_compiled: collections.Counter[str] = collections.Counter()
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
@@ -192,20 +214,20 @@ class _PlanBackend:
     def match(self, template: JointTemplate) -> tuple[PlannedRegion, JointGraph] | None:
         """Find the planned region of a graph, with its analysis; try the next in line first."""
         count = len(self._regions)
-        analyses: dict[frozenset[int], JointGraph] = {}
         for offset in range(count):
             number = (self._num_compiled + offset) % count
             region = self._regions[number]
             absent = region.absent_tangents
             if max(absent, default=-1) >= template.num_tangents:
                 continue
-            if absent not in analyses:
-                analyses[absent] = template.analyzed(absent)
-            order = self._order(region, analyses[absent])
+            joint = template.analyzed(absent)
+            order = self._order(region, joint)
             if order is not None:
                 self._num_compiled = number + 1
                 self._count(region)
-                return dataclasses.replace(region, order=order), analyses[absent]
+                return dataclasses.replace(region, order=order), joint
+        if self.must_match:
+            raise OtherGraphError
         self.num_unknown += 1
         return None
 
@@ -255,10 +277,10 @@ class _FollowedRegion:
                 static_lifetime_input_indices=list(template.static_indices),
             )
         else:
-            region, analysis = found
+            region, joint = found
             self._expected = region.absent_tangents
             self._arrivals = region.arrivals
-            forward, backward = rewrite(analysis, region.order)
+            forward, backward = rewrite(copied(joint), region.order)
         names = [node.name for node in backward.graph.find_nodes(op="placeholder")]
         self._saved_names = names[: len(names) - template.num_tangents]
         return forward, backward
@@ -284,7 +306,7 @@ class _FollowedRegion:
             try:
                 with quiet_warnings():
                     module = backward_from_saved(
-                        self._graph.template.analyzed(absent), self._saved_names
+                        copied(self._graph.template.analyzed(absent)), self._saved_names
                     )
             except LookupError as error:
                 raise CaptureError(
