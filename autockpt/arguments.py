@@ -97,7 +97,8 @@ def checked_budget(budget: int | str | Budget | None, plan: Plan | None) -> int 
     if budget is None:
         if plan is None:
             raise TypeError(
-                'budget is missing; give one, such as "8GB" or "60%", or a plan that has one'
+                'budget must be an int or a str, such as "8GB" or "60%"; it may be left out only '
+                "with a plan, which has one"
             )
         return plan.budget_bytes
     asked = parse_budget(budget)

@@ -234,7 +234,9 @@ class Trial:
             )
         differing = differences(reference.record, got)
         if differing:
-            raise VerificationError("what was captured is not eager's step", differing=differing)
+            raise VerificationError(
+                "what was captured is not bit-equal to eager's step", differing=differing
+            )
         return getattr(forward, "compiled", None)
 
     def _measured(
