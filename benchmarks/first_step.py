@@ -113,7 +113,7 @@ def _first_step(name: str, how: str, budget: str) -> FirstStep:
 
         autockpt.optimize(model, budget, loss_fn=loss_fn)
     output = called(*args, **kwargs)
-    loss = output.loss if loss_fn is None else loss_fn(output)
+    loss = getattr(output, "loss", output) if loss_fn is None else loss_fn(output)
     loss.backward()
     return _told(model)
 
