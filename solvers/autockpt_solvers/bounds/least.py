@@ -27,13 +27,21 @@ def least_peak_bytes(graph: ComputeGraph) -> int:
     relaxation = Relaxation(graph, 0)
     num_backward = len(graph.ops) - graph.num_forward
     steps = sorted(range(num_backward), key=lambda step: -relaxation.forced[step])
+    unlimited_bytes = graph.most_bytes + 1
     for step in steps[:_MOST_STEPS]:
-        least = max(least, relaxation.forced[step] + _fewest_kept_bytes(relaxation, step))
+        kept_bytes = _fewest_kept_bytes(relaxation, step, unlimited_bytes)
+        least = max(least, relaxation.forced[step] + kept_bytes)
     return least
 
 
-def _fewest_kept_bytes(relaxation: Relaxation, step: int) -> int:
-    """The fewest bytes from which all that is read after a time step can be recomputed."""
+def _fewest_kept_bytes(relaxation: Relaxation, step: int, unlimited_bytes: int) -> int:
+    """The fewest bytes from which all that is read after a time step can be recomputed.
+
+    Args:
+        relaxation: The relaxation of the graph.
+        step: The time step.
+        unlimited_bytes: The capacity of arcs that no cut may take.
+    """
     from ortools.graph.python import max_flow
 
     graph = relaxation.graph
@@ -42,7 +50,7 @@ def _fewest_kept_bytes(relaxation: Relaxation, step: int) -> int:
     flow = max_flow.SimpleMaxFlow()
     arcs = relaxation.layer(step)
     for tail, head, size in arcs:
-        capacity = graph.most_bytes + 1 if size < 0 else size
+        capacity = unlimited_bytes if size < 0 else size
         flow.add_arc_with_capacity(ends.get(tail, tail), ends.get(head, head), capacity)
     if not arcs or flow.solve(source, source + 1) != flow.OPTIMAL:
         return 0
