@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.fx as fx
 
 from autockpt.capture.blame import own_code
+from autockpt.capture.fakes import FakeStep
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.tangents import is_tangent
 from autockpt.torch_private.aot import (
@@ -194,33 +195,61 @@ def _saves_plain_tensors(joint: fx.GraphModule, backward: fx.GraphModule) -> boo
     return all(isinstance(node.meta.get("val"), torch.Tensor) for node in inputs)
 
 
-class CompiledForward:
-    """A forward that Dynamo has compiled, and the graphs that it runs.
+class Follower(Protocol):
+    """Who decides what the graphs of a forward run."""
+
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        """Compile one of Dynamo's graphs."""
+
+
+class Backend:
+    """A Dynamo backend that compiles each graph as its follower says.
+
+    Dynamo keeps every backend for the rest of the process, so it must lead to no tensor and no
+    module.
 
     Attributes:
-        call: What runs the forward.
-        graphs: Its graphs, in the order in which they were compiled.
-        follower: Who has set what the graphs run.
+        graphs: What it has compiled, in that order.
+        follower: Who decides what the graphs run.
+        stand_ins: What graphs run on instead of the tensors that they are called with, if anything.
     """
 
-    def __init__(self, graphs: Iterable[CompiledGraph] = ()) -> None:
-        self.call: Callable[..., Any] | None = None
-        self.graphs = list(graphs)
-        self.follower: Follower | None = None
+    def __init__(self, follower: Follower | None = None) -> None:
+        self.graphs: list[CompiledGraph] = []
+        self.follower = follower
+        self.stand_ins: FakeStep | None = None
+
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        """Compile one of Dynamo's graphs."""
+        assert self.follower is not None
+        return self.follower.compile(graph_module, example_inputs)
+
+    def on_stand_ins(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a compiled graph run on `stand_ins` for as long as there are any."""
+
+        def run(*args: Any) -> Any:
+            fakes = self.stand_ins
+            if fakes is None:
+                return compiled(*args)
+            with fakes.mode:
+                return compiled(*map(fakes.of, args))
+
+        return run
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CompiledForward:
+    """A module's forward as Dynamo has compiled it.
+
+    Attributes:
+        call: What runs it.
+        backend: What compiles its graphs, and has those that it runs.
+    """
+
+    call: Callable[..., Any]
+    backend: Backend
 
     @property
     def takes_others(self) -> bool:
         """Whether all its graphs may run other plans."""
-        return all(graph.takes_others for graph in self.graphs)
-
-    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        """Be Dynamo's backend: compile one of its graphs as the follower says."""
-        assert self.follower is not None
-        return self.follower.compile(graph_module, example_inputs)
-
-
-class Follower(Protocol):
-    """Who sets what the graphs of a forward run."""
-
-    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        """Compile one of Dynamo's graphs."""
+        return all(graph.takes_others for graph in self.backend.graphs)

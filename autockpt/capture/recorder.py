@@ -1,11 +1,10 @@
-"""A Dynamo backend that records the joint graphs of a step while it runs on fake tensors.
+"""Records the joint graphs of a step while it runs on fake tensors.
 
 AOTAutograd calls what is marked as `own_code`, in the middle of tracing the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ import torch.fx as fx
 
 from autockpt.capture.blame import own_code
 from autockpt.capture.captured import CapturedGraph, Keys
-from autockpt.capture.compiled import CompiledForward, CompiledGraph
-from autockpt.capture.fakes import FakeStep
+from autockpt.capture.compiled import Backend, CompiledGraph
 from autockpt.capture.joint import JointGraph
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
@@ -30,72 +28,52 @@ class SplitForwardError(AutockptError):
 
 
 class Recorder:
-    """A Dynamo backend that runs graphs unchanged on fakes and records their joint graphs.
+    """Lets graphs run unchanged on fakes, and records their joint graphs.
 
     Attributes:
         is_outside: Whether the graphs that come next belong to code outside of the model.
     """
 
-    def __init__(self, *, in_pieces: bool, stand_ins: FakeStep | None = None) -> None:
-        """Make a recorder for one step.
+    def __init__(self, backend: Backend, *, in_pieces: bool) -> None:
+        """Record what a backend compiles.
 
         Args:
+            backend: The backend. If it has stand-ins, what is traced is also what runs later. The
+                forward must be one graph then: tensors between two graphs would be fakes.
             in_pieces: Cut each graph.
-            stand_ins: The fakes to run on instead of the tensors that graphs are called with. What
-                is traced then is also what runs later, so the forward must be one graph: tensors
-                between two graphs would be fakes. None if the step is on fakes anyway.
         """
         self.is_outside = False
+        self._backend = backend
         self._in_pieces = in_pieces
-        self._stand_ins = stand_ins
         self._num_frames = 0
         self._records: list[_Record] = []
-        self._recorded: CompiledForward | None = None
 
-    def __call__(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+    def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         """Compile one of Dynamo's graphs to run unchanged, and record it."""
-        if self._recorded is not None:
-            return self._recorded.compile(graph_module, example_inputs)
-        fakes = None if self.is_outside else self._stand_ins
-        if fakes is not None and (self._records or ends_at_a_break(graph_module)):
+        is_traced_once = self._backend.stand_ins is not None and not self.is_outside
+        if is_traced_once and (self._records or ends_at_a_break(graph_module)):
             raise SplitForwardError
         self._num_frames += 1
         if self._in_pieces:
             compiled = compile_in_pieces(graph_module, example_inputs, self._compile)
         else:
             compiled = self._compile(graph_module, example_inputs)
-        return compiled if fakes is None else self._on_fakes(compiled, fakes)
+        return self._backend.on_stand_ins(compiled) if is_traced_once else compiled
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         record = _Record(is_outside=self.is_outside, frame=self._num_frames)
         self._records.append(record)
+        if not self.is_outside:
+            self._backend.graphs.append(record.graph)
         return record.compile(graph_module, example_inputs)
 
-    def _on_fakes(self, compiled: Callable[..., Any], fakes: FakeStep) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            if self._recorded is not None:
-                return compiled(*args)
-            with fakes.mode:
-                return compiled(*map(fakes.of, args))
-
-        return run
-
     def finish(self) -> tuple[CapturedGraph, ...]:
-        """Return the recorded graphs, in the order in which they were compiled."""
-        return tuple(graph for record in self._records for graph in record.finish())
+        """Return the recorded graphs, in the order in which they were compiled.
 
-    def compiled(self, call: Callable[..., Any]) -> CompiledForward | None:
-        """The forward that was traced, for others to follow a plan with; None if it was on fakes.
-
-        Args:
-            call: What Dynamo made of the forward with this backend.
+        From now on they run as they were compiled, on whatever they are called with.
         """
-        if self._stand_ins is None:
-            return None
-        graphs = (record.graph for record in self._records if not record.is_outside)
-        self._recorded = CompiledForward(graphs)
-        self._recorded.call = call
-        return self._recorded
+        self._backend.stand_ins = None
+        return tuple(graph for record in self._records for graph in record.finish())
 
 
 class _Record:
@@ -155,6 +133,7 @@ class _Record:
         return grads
 
     def finish(self) -> list[CapturedGraph]:
+        self.graph.forward = self.graph.backward = None
         if not self.graph.is_traced:
             return []
         template = self.graph.template

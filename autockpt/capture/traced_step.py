@@ -13,7 +13,7 @@ import torch
 from autockpt.capture.blame import models_code
 from autockpt.capture.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.capture.captured import CapturedGraph
-from autockpt.capture.compiled import CompiledForward
+from autockpt.capture.compiled import Backend, CompiledForward
 from autockpt.capture.fakes import FakeStep, running_on, standing_in_for
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.recorder import Recorder, SplitForwardError, keys_of
@@ -71,27 +71,38 @@ def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
         if traced is not None:
             return traced
     with running_on(fakes, step.module):
-        on_fakes = dataclasses.replace(step, args=fakes.args, kwargs=fakes.kwargs)
-        return _traced(on_fakes, Recorder(in_pieces=step.in_pieces))
+        return _traced(dataclasses.replace(step, args=fakes.args, kwargs=fakes.kwargs))
 
 
 def _in_one_graph(step: StepToTrace, fakes: FakeStep) -> TracedStep | None:
     """Trace a forward on its own tensors; None if it is not one graph."""
-    recorder = Recorder(in_pieces=step.in_pieces, stand_ins=fakes)
     # The step may change containers among its inputs.
     args, kwargs = tree_map(lambda leaf: leaf, (step.args, step.kwargs))
     try:
-        traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), recorder, fakes)
+        traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), fakes)
     except SplitForwardError:
         return None
     return traced if any(not graph.is_outside for graph in traced.graphs) else None
 
 
-def _traced(step: StepToTrace, recorder: Recorder, stand_ins: FakeStep | None = None) -> TracedStep:
+def _traced(step: StepToTrace, stand_ins: FakeStep | None = None) -> TracedStep:
+    backend, outside = Backend(), Backend()
+    recorder = Recorder(backend, in_pieces=step.in_pieces)
+    backend.follower, backend.stand_ins, outside.follower = recorder, stand_ins, recorder
+    try:
+        return _recorded(step, recorder, backend, outside)
+    finally:
+        backend.follower = backend.stand_ins = outside.follower = None
+
+
+def _recorded(
+    step: StepToTrace, recorder: Recorder, backend: Backend, outside: Backend
+) -> TracedStep:
+    stand_ins = backend.stand_ins
     failed: set[str] = set()
-    compiled = compile_forward(step.forward, recorder)
+    compiled = compile_forward(step.forward, backend.compile)
     if step.blocks:
-        by_path = compile_blocks(step.module, step.blocks, recorder, failed=failed)
+        by_path = compile_blocks(step.module, step.blocks, backend.compile, failed=failed)
         compiled = functools.partial(run_in_blocks, step.module, step.forward, by_path)
     with (
         tracing_config(eager_answers(positions_are_counted=step.positions_are_counted)),
@@ -112,15 +123,16 @@ def _traced(step: StepToTrace, recorder: Recorder, stand_ins: FakeStep | None = 
         else:
             recorder.is_outside = True
             with models_code("loss_fn", "it cannot be traced"):
-                loss = compile_forward(step.loss_fn, recorder)(output)
+                loss = compile_forward(step.loss_fn, outside.compile)(output)
         foreign = foreign_ops(loss)
         with no_autocast():
             torch.autograd.backward(*backward_roots(loss))
+    runs = stand_ins is not None
     return TracedStep(
         graphs=recorder.finish(),
         held_keys=frozenset(key for t in [*held, *tree_leaves(loss)] for key in keys_of(t)),
         foreign_ops=foreign,
-        compiled=recorder.compiled(compiled),
+        compiled=CompiledForward(call=compiled, backend=backend) if runs else None,
     )
 
 

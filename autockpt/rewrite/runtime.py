@@ -18,7 +18,7 @@ import torch.fx as fx
 
 from autockpt.capture.blame import own_code
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
-from autockpt.capture.compiled import CompiledForward, CompiledGraph, JointTemplate
+from autockpt.capture.compiled import Backend, CompiledForward, CompiledGraph, JointTemplate
 from autockpt.capture.joint import JointGraph, copied
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
@@ -118,7 +118,7 @@ class PlannedForward:
     @property
     def is_stale(self) -> bool:
         """Whether a graph ran that is not in the plan."""
-        return self._backend.num_unknown > 0
+        return self._graphs.num_unknown > 0
 
     @property
     def is_one_graph(self) -> bool:
@@ -132,7 +132,7 @@ class PlannedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward by its plan."""
-        if self._compiled.follower is not self._backend:
+        if self._compiled.backend.follower is not self._graphs:
             self._follow(self._newly_compiled())
         if self._planned.varying:
             leaves = tree_leaves((args, kwargs))
@@ -141,8 +141,8 @@ class PlannedForward:
         # Any call may compile again, and must see the same settings as the first.
         with tracing_config(self._answers), quiet_warnings():
             try:
-                self._backend.must_match = self.is_untried
-                output = self._compiled.call(*args, **kwargs)  # type: ignore[misc]
+                self._graphs.must_match = self.is_untried
+                output = self._compiled.call(*args, **kwargs)
                 self.is_untried = False
                 return output
             except Exception as error:
@@ -153,35 +153,36 @@ class PlannedForward:
                 raise own from own.__cause__
 
     def _newly_compiled(self) -> CompiledForward:
-        compiled = CompiledForward()
-        compiled.call = compile_forward(self._forward, compiled.compile)
+        backend = Backend()
+        call = compile_forward(self._forward, backend.compile)
         if self._planned.blocks:
-            blocks = compile_blocks(self._module, self._planned.blocks, compiled.compile)
-            compiled.call = functools.partial(run_in_blocks, self._module, self._forward, blocks)
-        return compiled
+            blocks = compile_blocks(self._module, self._planned.blocks, backend.compile)
+            call = functools.partial(run_in_blocks, self._module, self._forward, blocks)
+        return CompiledForward(call=call, backend=backend)
 
     def _follow(self, compiled: CompiledForward) -> None:
         """Set what a compiled forward runs, now and for graphs that it compiles later."""
         self._compiled = compiled
-        self._backend = _PlanBackend(self._planned, compiled, in_order=self._in_order)
-        compiled.follower = self._backend
+        graphs = compiled.backend.graphs
+        self._graphs = _PlannedGraphs(self._planned, graphs, in_order=self._in_order)
+        compiled.backend.follower = self._graphs
         # As when AOTAutograd asks for the two parts of a graph.
         with no_autocast(), torch.no_grad(), exact_tracing(), quiet_warnings():
-            for graph in compiled.graphs:
-                self._backend.follow(graph)
+            for graph in graphs:
+                self._graphs.follow(graph)
 
 
-class _PlanBackend:
-    """A Dynamo backend that rewrites each graph by its region of the plan."""
+class _PlannedGraphs:
+    """Rewrites each graph by its region of the plan."""
 
     def __init__(
-        self, planned: PlannedRegions, compiled: CompiledForward, *, in_order: bool
+        self, planned: PlannedRegions, graphs: list[CompiledGraph], *, in_order: bool
     ) -> None:
         self._in_order = in_order
         self._regions = planned.regions
         self._is_exact = not planned.varying
         self._in_pieces = planned.in_pieces
-        self._graphs = compiled.graphs
+        self._graphs = graphs
         self._num_compiled = 0
         self.num_unknown = 0
         self.must_match = False
@@ -252,8 +253,8 @@ class _PlanBackend:
 class _FollowedRegion:
     """One graph that follows its region of a plan."""
 
-    def __init__(self, backend: _PlanBackend, graph: CompiledGraph) -> None:
-        self._backend = backend
+    def __init__(self, plan: _PlannedGraphs, graph: CompiledGraph) -> None:
+        self._plan = plan
         self._graph = graph
         self._expected: frozenset[int] = frozenset()
         self._arrivals: tuple[int, ...] = ()
@@ -263,7 +264,7 @@ class _FollowedRegion:
     def cut(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         """The forward and the backward that follow the plan; AOTAutograd may ask for them."""
         template = self._graph.template
-        found = self._backend.match(template)
+        found = self._plan.match(template)
         if found is None:
             warn_user(
                 "a graph of the model is not in its plan (its code took another path than when "
