@@ -1,7 +1,7 @@
 """What a kept plan belongs to, as a hash: the model, its inputs, the request, the device.
 
-Equal hashes do not prove that a plan fits. A plan names the graphs that it is for, and a graph that
-is not among them is never run by it. The hash only has to find the plan.
+Equal hashes do not prove that a plan fits; the hash only has to find it. A plan for graphs names
+them, and no other graph runs by it. A plan for calls of modules is compared with eager again.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import autockpt_solvers
 from autockpt.dispatch.key import PlanKey
-from autockpt.profile.cache import device_name
+from autockpt.profile.cache import PROFILE_VERSION, device_name
 from autockpt.request import Request
 
 _SCHEMA_VERSION = 1
@@ -49,22 +52,50 @@ def identity(
         return None
     device = next((t.device for t in _tensors(module) if t.device.type != "cpu"), None)
     device = device or torch.device("cpu")
+    # Devices of one kind share plans, whatever their index.
+    called = re.sub(r"index=\d+|cuda:\d+", "", f"{key}")
     lines = [
-        f"{_SCHEMA_VERSION} {_own_version()} {torch.__version__} {platform.python_version()}",
+        f"{_SCHEMA_VERSION} {PROFILE_VERSION} {torch.__version__} {platform.python_version()}",
+        " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ortools", "numba")),
+        _own_sources(),
         device_name(device),
-        f"{torch.are_deterministic_algorithms_enabled()} {torch.get_float32_matmul_precision()}",
+        _settings_of_torch(),
         f"{request.method} {request.budget} {request.budget.bytes} {request.optimizer}",
-        f"{buckets_bytes} {loss} {key}",
+        f"{buckets_bytes} {loss} {called}",
         _code(forward),
         *_parts(module),
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _own_version() -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("autockpt")
-    return ""
+@functools.cache
+def _own_sources() -> str:
+    """Autockpt's own code, by the size and the date of each file."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent.parent, Path(autockpt_solvers.__path__[0])):
+        for file in sorted(folder.rglob("*.py")):
+            status = file.stat()
+            digest.update(
+                f"{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode()
+            )
+    return digest.hexdigest()
+
+
+def _settings_of_torch() -> str:
+    """Settings that decide which kernels run, and with them the workspace."""
+    backends = torch.backends
+    settings = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        backends.cudnn.enabled,
+        backends.cudnn.benchmark,
+        backends.cudnn.deterministic,
+        backends.cuda.flash_sdp_enabled(),
+        backends.cuda.mem_efficient_sdp_enabled(),
+        backends.cuda.math_sdp_enabled(),
+        backends.mkldnn.enabled,
+    )
+    return repr(settings)
 
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -132,22 +163,33 @@ def _code(function: Any) -> str:
         for constant in current.co_consts:
             if isinstance(constant, types.CodeType):
                 stack.append(constant)
+            elif isinstance(constant, frozenset):
+                # Its order is another one in each process.
+                digest.update(repr(sorted(map(repr, constant))).encode())
             else:
                 digest.update(repr(constant).encode())
     return digest.hexdigest()
 
 
-def _described(value: Any) -> str | None:
+def _described(value: Any, outer: tuple[int, ...] = ()) -> str | None:
     """What a loss function computes, in words that are the same in every process, or None."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return repr(value)
+    if isinstance(value, types.BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    if id(value) in outer:
+        return None
     if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.values()]
-        return _all_described(parts, f"partial {sorted(value.keywords)}")
+        return _all_described(parts, f"partial {sorted(value.keywords)}", (*outer, id(value)))
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        try:
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        except ValueError:  # a cell that is empty
+            return None
         defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return _all_described([*cells, *defaults], f"{value.__qualname__} {_code(value)}")
+        head = f"{value.__qualname__} {_code(value)}"
+        return _all_described([*cells, *defaults], head, (*outer, id(value)))
     if isinstance(value, torch.nn.Module) and not list(value.children()):
         tensors = [
             f"{name} {tuple(t.shape)} {t.dtype}"
@@ -155,13 +197,11 @@ def _described(value: Any) -> str | None:
         ]
         plain = {k: v for k, v in vars(value).items() if isinstance(v, (bool, int, float, str))}
         return f"{_class(type(value))} {sorted(plain.items())} {tensors}"
-    if isinstance(value, types.BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
     return None
 
 
-def _all_described(values: list[Any], head: str) -> str | None:
-    described = [_described(value) for value in values]
+def _all_described(values: list[Any], head: str, outer: tuple[int, ...]) -> str | None:
+    described = [_described(value, outer) for value in values]
     if any(text is None for text in described):
         return None
     return f"{head} {described}"

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from autockpt.checkpoint.runtime import CheckpointedCalls
-from autockpt.errors import internal_errors
 from autockpt.profile.cache import cache_folder
 from autockpt.report.plan import Plan
 from autockpt.report.plan_file import write_whole
@@ -115,20 +114,19 @@ def _read(data: bytes, identity: str) -> KeptPlan | None:
 def keep(identity: str, kept: KeptPlan) -> Path | None:
     """Write a plan to disk; return the file, or None if it cannot be written."""
     program = kept.program
-    with internal_errors("keep"):
-        entry = _Entry(
-            version=_VERSION,
-            identity=identity,
-            date=kept.date,
-            is_verified=kept.is_verified,
-            time_limit_s=kept.time_limit_s,
-            reason=kept.reason,
-            given_up=kept.given_up,
-            regions=program if isinstance(program, PlannedRegions) else None,
-            calls=program if isinstance(program, CheckpointedCalls) else None,
-            plan=kept.plan.to_json(),
-        )
-        body = msgspec.json.encode(entry)
+    entry = _Entry(
+        version=_VERSION,
+        identity=identity,
+        date=kept.date,
+        is_verified=kept.is_verified,
+        time_limit_s=kept.time_limit_s,
+        reason=kept.reason,
+        given_up=kept.given_up,
+        regions=program if isinstance(program, PlannedRegions) else None,
+        calls=program if isinstance(program, CheckpointedCalls) else None,
+        plan=kept.plan.to_json(),
+    )
+    body = msgspec.json.encode(entry)
     path = _path(identity)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,9 +156,14 @@ def _delete_oldest(folder: Path) -> None:
     files = list(folder.glob("*.json"))
     if len(files) <= _MOST_FILES:
         return
-    by_age = sorted(files, key=lambda file: file.stat().st_mtime)
-    for file in by_age[: len(files) - _MOST_FILES]:
+    for file in sorted(files, key=_date)[: len(files) - _MOST_FILES]:
         file.unlink(missing_ok=True)
+
+
+def _date(file: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):  # another process deleted it
+        return file.stat().st_mtime
+    return 0.0
 
 
 def _warn(action: str, error: OSError) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,13 @@ from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
 from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
-from autockpt.errors import AutockptError, BudgetError, internal_errors
+from autockpt.errors import (
+    AutockptError,
+    BudgetError,
+    InternalError,
+    PlanMismatchError,
+    internal_errors,
+)
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
@@ -34,6 +40,7 @@ from autockpt.user_warnings import warn_user
 from autockpt.verify.step import acts_on_parameters
 from autockpt_solvers import SolveStatus
 
+T = TypeVar("T")
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
 
@@ -181,40 +188,32 @@ class PlanMaker:
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
         varies = bool(self._candidates(call.key))
-        is_kept = are_kept() and self.request.given is None
-        if varies or not is_kept or acts_on_parameters(self.module):
+        request = self._request_for(call.key)
+        if varies or request.given or not are_kept() or acts_on_parameters(self.module):
             return None
-        with internal_errors("keep"):
-            return identity(
-                self.module,
-                self.forward,
-                call.key,
-                self._request_for(call.key),
-                buckets_bytes=0 if call.parallel is None else call.parallel.buckets_bytes,
+        buckets_bytes = 0 if call.parallel is None else call.parallel.buckets_bytes
+        return _unless_a_bug(
+            lambda: identity(
+                self.module, self.forward, call.key, request, buckets_bytes=buckets_bytes
             )
+        )
 
     def _kept(self, call: Call, name: str) -> AcceptedPlan | None:
         """The plan that was kept for this call, if it still serves."""
         kept = load(name)
-        if kept is None or (self.verify and not kept.is_verified):
+        if kept is None:
             return None
         is_best = kept.plan.status is SolveStatus.OPTIMAL
         if not is_best and kept.time_limit_s < self.request.time_limit_s:
             return None
         trial = self._trial(call, self._step(call), is_exact=True)
-        accepted = trial.accept_kept(
-            kept.plan,
-            kept.program,
-            is_verified=kept.is_verified,
-            can_wait=call.parallel is None,
-        )
+        accepted = trial.accept_kept(kept, can_wait=call.parallel is None)
         if accepted is None:
-            forget(name)
             return None
         self.ladder.know(kept.reason, kept.given_up)
         note = f"kept since {kept.date}"
-        if kept.is_verified:
-            note += ", when the same versions of autockpt and torch verified its bits and its peak"
+        if accepted.is_verified:
+            note += "; the same versions of autockpt and torch verified its bits and its peak"
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, note))
         self._tell_rung(plan)
         return dataclasses.replace(accepted, plan=plan)
@@ -229,7 +228,7 @@ class PlanMaker:
             reason=self.ladder.reason,
             given_up=self.ladder.given_up,
         )
-        return keep(name, kept)
+        return _unless_a_bug(lambda: keep(name, kept))
 
     def _with_open_sizes(self, call: Call) -> tuple[AcceptedPlan | None, Bucket | None]:
         """A plan that also serves smaller inputs, and its bucket; None if there is no such plan."""
@@ -286,10 +285,9 @@ class PlanMaker:
             in_pieces=call.key.accumulates or _reduces_on_the_way(call.parallel),
             whole_alone=bucket is not None,
             captures=not call.key.has_global_hooks,
-            run_as_it_is=run_as_it_is if self.verify else None,
+            run_as_it_is=run_as_it_is if self.verify or step.request.given else None,
         )
-        given = step.request.given
-        return (rung for rung in rungs if given is None or rung.name == given.rung)
+        return rungs if step.request.given is None else _only(rungs, step.request.given.rung)
 
     def _step(self, call: Call) -> StepToPlan:
         parallel = call.parallel
@@ -329,6 +327,36 @@ class PlanMaker:
             return self.forward
         in_order = _reduces_on_the_way(parallel)
         return executable.forward_of(self.module, self.forward, in_order=in_order)
+
+
+def _only(rungs: Iterable[Rung[AcceptedPlan]], name: str) -> Iterator[Rung[AcceptedPlan]]:
+    """The ways of one rung.
+
+    Raises:
+        PlanMismatchError: There is none.
+    """
+    is_there = False
+    for rung in rungs:
+        if rung.name == name:
+            is_there = True
+            yield rung
+    if not is_there:
+        raise PlanMismatchError(f'it is for the rung "{name}", which this step cannot take')
+
+
+def _unless_a_bug(attempt: Callable[[], T]) -> T | None:
+    """The result; None after a bug in autockpt: then a plan is not kept, but serves.
+
+    Raises:
+        InternalError: A bug, if that was asked for.
+    """
+    try:
+        with internal_errors("keep"):
+            return attempt()
+    except InternalError as error:
+        if not leads_down(error):
+            raise
+        return None
 
 
 def _reduces_on_the_way(parallel: Parallel | None) -> bool:

@@ -13,13 +13,20 @@ import torch
 from autockpt import progress
 from autockpt.budget import format_bytes
 from autockpt.capture.compiled import CompiledForward
-from autockpt.checkpoint.runtime import CheckpointedCalls
-from autockpt.errors import AutockptError, BudgetError, CaptureError, VerificationError
+from autockpt.dispatch.kept import KeptPlan
+from autockpt.errors import (
+    AutockptError,
+    BudgetError,
+    CaptureError,
+    InternalError,
+    VerificationError,
+)
 from autockpt.ladder.executable import ExecutablePlan, is_stale
+from autockpt.ladder.ladder import leads_down
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
-from autockpt.rewrite.runtime import PlannedForward, PlannedRegions
+from autockpt.rewrite.runtime import PlannedForward
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
@@ -27,6 +34,7 @@ from autockpt.verify.step import Step, StepRecord, acts_on_parameters
 _MAX_CORRECTIONS = 3  # plans made anew because a step exceeded its prediction
 _MOVES_PARAMETERS = "not verified: a step changes parameters by itself (hooks, max_norm)"
 _NOT_COMPARED = "not compared with eager: verify=False"
+_DOES_NOT_FIT = "not compared with eager, which does not fit in the free memory"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,58 +128,57 @@ class Trial:
             raise self._measured(error, planner, eager, reference, compiled) from error
         return self._verified(planner, executable, eager, reference, compiled)
 
-    def accept_kept(
-        self,
-        plan: Plan,
-        program: PlannedRegions | CheckpointedCalls | None,
-        *,
-        is_verified: bool,
-        can_wait: bool,
-    ) -> AcceptedPlan | None:
+    def accept_kept(self, kept: KeptPlan, *, can_wait: bool) -> AcceptedPlan | None:
         """Follow a plan that was accepted in another process, if it is for this step.
 
-        If the plan has one graph, the first call raises `OtherGraphError` before anything runs if
-        the step has another. Otherwise the step runs on copies first, so that nothing has changed
-        if the plan does not serve. Modules are only called the same as then, so that their peak is
-        measured again.
+        If the plan has one graph, whose bits and peak were verified, the first call raises
+        `OtherGraphError` before anything runs if the step has another. Otherwise the step runs on
+        copies first, so that nothing has changed if the plan does not serve. Calls of modules may
+        do something else than then, so they are compared with eager again.
 
         Args:
-            plan: The plan.
-            program: What follows it; None if the model runs as it is.
-            is_verified: Whether bits and peak were verified then.
+            kept: The plan.
             can_wait: Whether the first call may turn out to need another plan.
 
         Returns:
-            None if the step runs other graphs, fails, or exceeds the budget.
+            None if the step runs other graphs, fails, differs from eager, or exceeds the budget.
         """
+        try:
+            return self._accept_kept(kept, can_wait=can_wait)
+        except Exception as error:
+            if isinstance(error, InternalError) and not leads_down(error):
+                raise
+            return None  # planning anew tells what is wrong
+
+    def _accept_kept(self, kept: KeptPlan, *, can_wait: bool) -> AcceptedPlan | None:
+        plan, program = kept.plan, kept.program
         eager = self.step.on(torch.device(plan.device))
         executable = None if program is None else ExecutablePlan(plan=plan, program=program)
         forward = self.step.forward if executable is None else self.follow(executable)
-        run = dataclasses.replace(eager, forward=forward)
-        if (
-            can_wait
-            and is_verified
-            and isinstance(forward, PlannedForward)
-            and forward.is_one_graph
-        ):
-            forward.is_untried = True
-            return AcceptedPlan(plan=plan, executable=executable, forward=forward, is_verified=True)
-        measures = not (is_verified and isinstance(program, PlannedRegions))
+        knows_bits = False
+        if kept.is_verified and isinstance(forward, PlannedForward):
+            knows_bits = True
+            forward.is_untried = can_wait and forward.is_one_graph
+            if forward.is_untried:
+                return AcceptedPlan(
+                    plan=plan, executable=executable, forward=forward, is_verified=True
+                )
+        expected = None
+        if self.verify and not knows_bits and executable is not None:
+            expected = self._record_of_eager(eager, plan.baseline_peak_bytes)
         progress.stage("trying the kept plan")
-        try:
-            with _ready_for_other_graphs(are_expected=True):
-                got = run.record(warm_up=measures and program is not None, measures_peak=measures)
-        except Exception:  # noqa: BLE001 - planning anew tells what is wrong
+        run = dataclasses.replace(eager, forward=forward)
+        with _ready_for_other_graphs(are_expected=True):
+            got = run.record(warm_up=executable is not None)
+        peak_bytes = plan.fixed.total_bytes + self.step.older_gradients_bytes + got.peak_bytes
+        is_other = expected is not None and bool(differences(expected, got))
+        if is_stale(forward) or is_other or peak_bytes > plan.budget_bytes:
             return None
-        if is_stale(forward):
-            return None
-        if measures:
-            fixed_bytes = plan.fixed.total_bytes + self.step.older_gradients_bytes
-            plan = dataclasses.replace(plan, measured_peak_bytes=fixed_bytes + got.peak_bytes)
-            if fixed_bytes + got.peak_bytes > plan.budget_bytes:
-                return None
         return AcceptedPlan(
-            plan=plan, executable=executable, forward=forward, is_verified=is_verified
+            plan=dataclasses.replace(plan, measured_peak_bytes=peak_bytes),
+            executable=executable,
+            forward=forward,
+            is_verified=knows_bits or expected is not None or executable is None,
         )
 
     def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:
@@ -200,15 +207,25 @@ class Trial:
         """
         if not (self.verify or planner.budget_bytes >= planner.baseline_peak_bytes):
             return _Reference(notes=(_NOT_COMPARED,))
-        if planner.baseline_peak_bytes >= available_bytes(eager.device):
-            note = "not compared with eager, which does not fit in the free memory"
-            return _Reference(notes=(note,))
-        progress.stage("running eager's step")
+        record = self._record_of_eager(eager, planner.baseline_peak_bytes)
+        if record is None:
+            return _Reference(notes=(_DOES_NOT_FIT,))
         with eager_failures(eager, stage="verify"):
-            record = eager.record(warm_up=False)
             other_bytes = 0 if planner.is_complete else eager.peak_bytes_of_other_draws(record)
         peak_bytes = planner.fixed_bytes + max(record.peak_bytes, other_bytes)
         return _Reference(record=record, peak_bytes=peak_bytes)
+
+    def _record_of_eager(self, eager: Step, peak_bytes: int) -> StepRecord | None:
+        """What eager's step gives; None if it does not fit in the free memory.
+
+        Raises:
+            CaptureError: The step fails.
+        """
+        if peak_bytes >= available_bytes(eager.device):
+            return None
+        progress.stage("running eager's step")
+        with eager_failures(eager, stage="verify"):
+            return eager.record(warm_up=False)
 
     def _compared(
         self, planner: StepPlanner, eager: Step, reference: _Reference
@@ -285,11 +302,11 @@ class Trial:
             if number:
                 executable = planner.plan(held_back_bytes=held_back_bytes)
             progress.stage(f"trying the plan{f', attempt {number + 1}' if number else ''}")
-            compiled = executable.compiled or compiled
-            forward = self.follow(dataclasses.replace(executable, compiled=compiled))
+            known = executable.compiled or compiled
+            forward = self.follow(dataclasses.replace(executable, compiled=known))
             run = dataclasses.replace(eager, forward=forward)
-            is_new = compiled is None
             compiled = getattr(forward, "compiled", None)
+            is_new = compiled is None or compiled is not known
             step_bytes = self._peak_bytes(planner, run, reference, warm_up=is_new)
             measured_bytes = planner.fixed_bytes + step_bytes
             excess_bytes = measured_bytes - budget_bytes

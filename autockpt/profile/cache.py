@@ -20,7 +20,7 @@ import torch
 
 from autockpt.user_warnings import warn_user
 
-_SCHEMA_VERSION = 2
+PROFILE_VERSION = 2
 # Ten minutes and a terabyte. Rows above that are ignored: the engine could not add up a graph of
 # such operations.
 _MAX_RUNTIME_NS = 600 * 10**9
@@ -48,7 +48,7 @@ def cache_folder() -> Path:
 
 def profile_file() -> Path:
     """Where measured costs are."""
-    return cache_folder() / f"profile-v{_SCHEMA_VERSION}.sqlite"
+    return cache_folder() / f"profile-v{PROFILE_VERSION}.sqlite"
 
 
 def device_name(device: torch.device) -> str:

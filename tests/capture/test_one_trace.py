@@ -7,6 +7,8 @@ step was solved, compiled and tried before anybody noticed, and then once more o
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -180,3 +182,41 @@ def test_a_copy_follows_the_plan_with_code_of_its_own(traces: list[int]) -> None
     assert len(traces) == 2
     assert_same_training(Net(), model, (X,))
     assert len(traces) == 2
+
+
+def test_planning_keeps_no_batch_and_no_model_alive() -> None:
+    """Dynamo keeps every backend: one that led to fakes held the first batch to the end."""
+    model, x = Net(), X.clone()
+    autockpt.optimize(model, "80%", method="greedy")
+    model(x).backward()
+    plan = autockpt.get_plan(model)
+    assert plan is not None
+    assert plan.rung == "whole"
+    del model.last  # the model's own attribute
+    kept = [weakref.ref(value) for value in (x, model, model.scale)]
+    del x
+    gc.collect()
+    assert kept[0]() is None
+    del model
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None, None]
+
+
+def test_what_is_compiled_anew_is_not_measured_while_it_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from autockpt.verify import step
+
+    monkeypatch.setattr(compiled.CompiledGraph, "takes_others", False)
+    asked: list[bool] = []
+    original = step.Step.record
+
+    def noted(self: Any, *, warm_up: bool, measures_peak: bool = True) -> Any:
+        if measures_peak:
+            asked.append(warm_up)
+        return original(self, warm_up=warm_up, measures_peak=measures_peak)
+
+    monkeypatch.setattr(step.Step, "record", noted)
+    model = autockpt.optimize(Net(), "80%", method="greedy", sample_args=(X,))
+    assert asked == [False, True]  # eager, then the plan
+    assert_same_training(Net(), model, (X,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,19 @@ def test_other_inputs_are_planned_when_they_come() -> None:
     assert first is not None
     assert second is not None
     assert second.graph != first.graph
+
+
+def test_a_plan_for_a_rung_that_the_step_cannot_take_is_refused() -> None:
+    plan = plan_of(net())
+    refused = pytest.raises(autockpt.PlanMismatchError, match='rung "whole"')
+    with torch.nn.modules.module.register_module_forward_hook(lambda *_: None), refused:
+        follow(net(), plan)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_plan_that_leaves_the_model_is_followed(verify: bool) -> None:
+    plan = autockpt.plan(net(), "1GB", sample_args=(X,), loss_fn=loss_of, optimizer="sgd")
+    model = follow(net(), dataclasses.replace(plan, rung="eager"), verify=verify)
+    followed = autockpt.get_plan(model)
+    assert followed is not None
+    assert followed.rung == "eager"
