@@ -8,9 +8,22 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from autockpt.capture.nodes import (
-    tensors_of,
-)
+from autockpt.capture.nodes import tensors_of
+
+
+def constants(graph: fx.Graph) -> str:
+    """A hash of the numbers in a graph that no plan depends on, but its bits do: floats."""
+    digest = hashlib.sha256()
+
+    def note(argument: Any) -> Any:
+        if isinstance(argument, float):
+            digest.update(argument.hex().encode())
+        return argument
+
+    for node in graph.nodes:
+        fx.node.map_aggregate((node.args, dict(sorted(node.kwargs.items()))), note)
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def fingerprint(graph: fx.Graph) -> str:

@@ -13,7 +13,7 @@ import dataclasses
 
 import torch.fx as fx
 
-from autockpt.capture.fingerprint import fingerprint
+from autockpt.capture.fingerprint import constants, fingerprint
 from autockpt.capture.in_place import overwritten_storages
 from autockpt.capture.mending import mend
 from autockpt.capture.nodes import is_batch_norm, is_effect, is_random_op, may_run_again
@@ -58,6 +58,7 @@ class JointGraph:
     mutated_storages: frozenset[int]
     backward_nodes: frozenset[fx.Node]
     fingerprint: str
+    constants: str
 
 
 def analyze(
@@ -100,6 +101,7 @@ def analyze(
         mutated_storages=storages.mutated,
         backward_nodes=of_backward,
         fingerprint=fingerprint(graph),
+        constants=constants(graph),
     )
 
 

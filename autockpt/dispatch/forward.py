@@ -6,6 +6,7 @@ Which plans exist is up to :mod:`autockpt.dispatch.store`, how one is made to
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -120,12 +121,12 @@ class OptimizedForward:
             forward = store.forward(call.key)
         if forward is None:
             forward = self._first_forward(args, kwargs)
-        try:
+        with contextlib.suppress(OtherGraphError):
             return forward(*args, **kwargs)
-        except OtherGraphError:
-            with self._lock:
-                forward = self._maker.without_kept(self._call(args, kwargs))
-            return forward(*args, **kwargs)
+        # Nothing has run: the plan that was kept is for another graph.
+        with self._lock:
+            forward = self._maker.without_kept(self._call(args, kwargs))
+        return forward(*args, **kwargs)
 
     def _first_forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]

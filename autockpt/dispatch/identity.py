@@ -26,6 +26,7 @@ from autockpt.profile.cache import PROFILE_VERSION, device_name
 from autockpt.request import Request
 
 _SCHEMA_VERSION = 1
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def identity(
@@ -112,7 +113,7 @@ def _parts(module: torch.nn.Module) -> Iterator[str]:
             settings = part.extra_repr()
         kind = classes.get(type(part)) or _class(type(part))
         classes[type(part)] = kind
-        yield f"{path} {part.training} {settings} {kind}"
+        yield f"{path} {part.training} {settings} {kind} {_plain_values(part)}"
     for path, tensor in (
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
@@ -123,6 +124,19 @@ def _parts(module: torch.nn.Module) -> Iterator[str]:
             f"{path} {number} {tuple(tensor.shape)} {strides} {tensor.dtype} {tensor.device.type} "
             f"{tensor.requires_grad}"
         )
+
+
+def _plain_values(part: torch.nn.Module) -> list[tuple[str, Any]]:
+    """The plain values among a module's attributes, and among those of objects in them."""
+    found: list[tuple[str, Any]] = []
+    for name, value in vars(part).items():
+        if isinstance(value, _PLAIN):
+            found.append((name, value))
+        elif not isinstance(value, (dict, torch.Tensor, torch.nn.Module)) and name[0] != "_":
+            inner = getattr(value, "__dict__", None)
+            items = inner.items() if isinstance(inner, dict) else ()
+            found += [(f"{name}.{key}", v) for key, v in items if isinstance(v, _PLAIN)]
+    return sorted(found, key=repr)
 
 
 def _class(kind: type) -> str:
@@ -175,8 +189,12 @@ def _described(value: Any, outer: tuple[int, ...] = ()) -> str | None:
     """What a loss function computes, in words that are the same in every process, or None."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return repr(value)
-    if isinstance(value, types.BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {value.dtype} {value.requires_grad}"
+    if isinstance(value, (types.BuiltinFunctionType, types.ModuleType, type)):
+        return _of_a_library(value)
+    if isinstance(value, types.FunctionType) and _of_a_library(value) is not None:
+        return _of_a_library(value)
     if id(value) in outer:
         return None
     if isinstance(value, functools.partial):
@@ -188,6 +206,7 @@ def _described(value: Any, outer: tuple[int, ...] = ()) -> str | None:
         except ValueError:  # a cell that is empty
             return None
         defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        cells += _looked_up(value)
         head = f"{value.__qualname__} {_code(value)}"
         return _all_described([*cells, *defaults], head, (*outer, id(value)))
     if isinstance(value, torch.nn.Module) and not list(value.children()):
@@ -198,6 +217,28 @@ def _described(value: Any, outer: tuple[int, ...] = ()) -> str | None:
         plain = {k: v for k, v in vars(value).items() if isinstance(v, (bool, int, float, str))}
         return f"{_class(type(value))} {sorted(plain.items())} {tensors}"
     return None
+
+
+def _looked_up(function: types.FunctionType) -> list[Any]:
+    """What a function finds among the globals of its module when it runs."""
+    names = {*function.__code__.co_names}
+    found = [value for name, value in function.__globals__.items() if name in names]
+    modules = [value for value in found if isinstance(value, types.ModuleType)]
+    for module in modules:
+        if _of_a_library(module) is None:
+            found.remove(module)
+            found += [value for name, value in vars(module).items() if name in names]
+    return found
+
+
+def _of_a_library(value: Any) -> str | None:
+    """A name and the version that decides what it is; None for code of the user's."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__ or ""
+    package = name.partition(".")[0]
+    version = _library_version(package)
+    if version is None and (package in sys.stdlib_module_names or not package):
+        version = ""
+    return None if version is None else f"{name} {getattr(value, '__qualname__', '')} {version}"
 
 
 def _all_described(values: list[Any], head: str, outer: tuple[int, ...]) -> str | None:

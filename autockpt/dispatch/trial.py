@@ -21,12 +21,11 @@ from autockpt.errors import (
     InternalError,
     VerificationError,
 )
-from autockpt.ladder.executable import ExecutablePlan, is_stale
+from autockpt.ladder.executable import ExecutablePlan, is_one_graph, is_stale
 from autockpt.ladder.ladder import leads_down
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
-from autockpt.rewrite.runtime import PlannedForward
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
@@ -110,19 +109,19 @@ class Trial:
         planned = planner.plan() if is_refused else None
         if planner.is_complete and not self.verify:
             return self._untried(planner, _NOT_COMPARED)
-        fits = planner.budget_bytes >= planner.baseline_peak_bytes
-        if fits and not self.is_exact:
+        if not self.is_exact and planner.budget_bytes >= planner.baseline_peak_bytes:
             return self._as_it_is(planner.untouched().as_it_is())
         eager = self.step.on(planner.device)
         reference = self._reference(planner, eager)
-        if self.is_exact and reference.record and reference.peak_bytes <= planner.budget_bytes:
+        is_given = self.step.request.given is not None
+        fits = reference.record is not None and reference.peak_bytes <= planner.budget_bytes
+        if self.is_exact and fits and not is_given:
             return self._as_it_is(_measured_as_it_is(planner.untouched(), reference))
         compiled = self._compared(planner, eager, reference)
         try:
             executable = planned or planner.plan()
         except BudgetError as error:
-            is_refused = planner.is_complete and error.is_proven
-            is_refused = is_refused or self.step.request.given is not None
+            is_refused = (planner.is_complete and error.is_proven) or is_given
             if is_refused or not self.verify or not self.is_exact:
                 raise
             raise self._measured(error, planner, eager, reference, compiled) from error
@@ -132,9 +131,9 @@ class Trial:
         """Follow a plan that was accepted in another process, if it is for this step.
 
         If the plan has one graph, whose bits and peak were verified, the first call raises
-        `OtherGraphError` before anything runs if the step has another. Otherwise the step runs on
-        copies first, so that nothing has changed if the plan does not serve. Calls of modules may
-        do something else than then, so they are compared with eager again.
+        `OtherGraphError` before anything runs if the step has another. Otherwise what runs between
+        graphs, or in modules, may be something else than then. So the step runs on copies first, is
+        compared with eager, and measured.
 
         Args:
             kept: The plan.
@@ -153,18 +152,15 @@ class Trial:
     def _accept_kept(self, kept: KeptPlan, *, can_wait: bool) -> AcceptedPlan | None:
         plan, program = kept.plan, kept.program
         eager = self.step.on(torch.device(plan.device))
+        if can_wait and kept.is_verified and program is not None and is_one_graph(program):
+            untried = ExecutablePlan(plan=plan, program=program, is_untried=True)
+            return AcceptedPlan(
+                plan=plan, executable=untried, forward=self.follow(untried), is_verified=True
+            )
         executable = None if program is None else ExecutablePlan(plan=plan, program=program)
         forward = self.step.forward if executable is None else self.follow(executable)
-        knows_bits = False
-        if kept.is_verified and isinstance(forward, PlannedForward):
-            knows_bits = True
-            forward.is_untried = can_wait and forward.is_one_graph
-            if forward.is_untried:
-                return AcceptedPlan(
-                    plan=plan, executable=executable, forward=forward, is_verified=True
-                )
         expected = None
-        if self.verify and not knows_bits and executable is not None:
+        if self.verify and executable is not None:
             expected = self._record_of_eager(eager, plan.baseline_peak_bytes)
         progress.stage("trying the kept plan")
         run = dataclasses.replace(eager, forward=forward)
@@ -178,7 +174,7 @@ class Trial:
             plan=dataclasses.replace(plan, measured_peak_bytes=peak_bytes),
             executable=executable,
             forward=forward,
-            is_verified=knows_bits or expected is not None or executable is None,
+            is_verified=expected is not None or executable is None,
         )
 
     def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:

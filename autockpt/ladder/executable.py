@@ -23,11 +23,13 @@ class ExecutablePlan:
         plan: The plan.
         program: The program. It belongs to no module, and can be pickled.
         compiled: A module's forward that is compiled already, if there is one.
+        is_untried: Whether nothing has shown yet that the step runs the plan's graphs.
     """
 
     plan: Plan
     program: PlannedRegions | CheckpointedCalls
     compiled: CompiledForward | None = None
+    is_untried: bool = False
 
     def without_module(self) -> ExecutablePlan:
         """The same for any module of this kind."""
@@ -50,8 +52,20 @@ class ExecutablePlan:
             if isinstance(self.program, CheckpointedCalls):
                 return CheckpointedForward(module, forward, self.program)
             return PlannedForward(
-                module, forward, self.program, in_order=in_order, compiled=self.compiled
+                module,
+                forward,
+                self.program,
+                in_order=in_order,
+                compiled=self.compiled,
+                is_untried=self.is_untried,
             )
+
+
+def is_one_graph(program: PlannedRegions | CheckpointedCalls) -> bool:
+    """Whether a program is for a forward that is one graph, or pieces of one."""
+    if not isinstance(program, PlannedRegions) or program.blocks:
+        return False
+    return program.in_pieces or len(program.regions) == 1
 
 
 def is_stale(forward: Callable[..., Any] | None) -> bool:

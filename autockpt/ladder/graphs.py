@@ -200,6 +200,7 @@ class GraphPlanner:
         regions = tuple(
             PlannedRegion(
                 fingerprint=graph.joint.fingerprint,
+                constants=graph.joint.constants,
                 signatures=signatures(graph.joint),
                 absent_tangents=graph.joint.absent_tangents,
                 order=order,

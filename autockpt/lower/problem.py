@@ -132,7 +132,15 @@ class StepProblem:
         progress.stage("judging the given plan", limit_s=time_limit_s)
         result = judge(problem, given.schedule, time_limit_s=time_limit_s)
         if result.schedule is None:
-            raise BudgetError(budget_bytes=self.budget_bytes, minimum_peak_bytes=result.peak_bytes)
+            error = BudgetError(
+                budget_bytes=self.budget_bytes, minimum_peak_bytes=result.peak_bytes
+            )
+            if given.optimizer_name != self.optimizer.name:
+                error.add_note(
+                    f"The given plan was made for the optimizer {given.optimizer_name}, and this "
+                    f"step's is {self.optimizer.name}."
+                )
+            raise error
         named = dataclasses.replace(result, method=given.method)
         return self._described(named, given.schedule)
 

@@ -29,7 +29,7 @@ from autockpt.rewrite.align import aligned
 from autockpt.rewrite.modules import rewrite
 from autockpt.rewrite.unplanned import backward_from_saved
 from autockpt.torch_private.aot import boxed, default_partition
-from autockpt.torch_private.dynamo import compile_forward, may_vary
+from autockpt.torch_private.dynamo import compile_forward, may_vary, no_breaks
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.modes import no_autocast
@@ -49,6 +49,7 @@ class PlannedRegion:
     """
 
     fingerprint: str
+    constants: str
     signatures: tuple[str, ...]
     absent_tangents: frozenset[int]
     order: RegionOrder
@@ -80,9 +81,8 @@ class OtherGraphError(AutockptError):
 class PlannedForward:
     """A forward compiled to follow one plan; call it like the forward.
 
-    Attributes:
-        is_untried: Whether the first call raises `OtherGraphError` instead of running a graph that
-            is not in the plan. If the plan has one graph, nothing has run then.
+    If nothing has shown yet that the step runs the plan's one graph, the first call raises
+    `OtherGraphError` before anything runs if it does not.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class PlannedForward:
         *,
         in_order: bool = False,
         compiled: CompiledForward | None = None,
+        is_untried: bool = False,
     ) -> None:
         """Compile lazily, at the first call, unless it is compiled already.
 
@@ -104,8 +105,9 @@ class PlannedForward:
                 and with them the order of its sums.
             compiled: The forward as it was compiled for the capture, or for another plan of the
                 same graphs. It follows this plan from now on, and the other one no longer.
+            is_untried: Whether nothing has shown yet that the step runs the plan's one graph.
         """
-        self.is_untried = False
+        self._is_untried = is_untried
         self._module = module
         self._forward = forward
         self._planned = planned
@@ -119,11 +121,6 @@ class PlannedForward:
     def is_stale(self) -> bool:
         """Whether a graph ran that is not in the plan."""
         return self._graphs.num_unknown > 0
-
-    @property
-    def is_one_graph(self) -> bool:
-        """Whether the plan is for one graph, in one piece."""
-        return len(self._planned.regions) == 1 and not self._planned.blocks
 
     @property
     def compiled(self) -> CompiledForward:
@@ -141,16 +138,39 @@ class PlannedForward:
         # Any call may compile again, and must see the same settings as the first.
         with tracing_config(self._answers), quiet_warnings():
             try:
-                self._graphs.must_match = self.is_untried
-                output = self._compiled.call(*args, **kwargs)
-                self.is_untried = False
-                return output
+                return (
+                    self._tried(*args, **kwargs)
+                    if self._is_untried
+                    else self._call(*args, **kwargs)
+                )
             except Exception as error:
                 # Dynamo wraps what its backend raises.
                 own = wrapped(error, AutockptError) if is_compilation_error(error) else None
                 if own is None:
                     raise
                 raise own from own.__cause__
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._compiled.call(*args, **kwargs)
+
+    def _tried(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward if it is the one graph of the plan.
+
+        Raises:
+            OtherGraphError: It is not; nothing has run.
+        """
+        self._graphs.must_match = True
+        try:
+            with no_breaks():
+                output = self._call(*args, **kwargs)
+        except Exception as error:
+            if is_compilation_error(error) and wrapped(error, AutockptError) is None:
+                raise OtherGraphError from error
+            raise
+        finally:
+            self._graphs.must_match = False
+        self._is_untried = False
+        return output
 
     def _newly_compiled(self) -> CompiledForward:
         backend = Backend()
@@ -235,7 +255,9 @@ class _PlannedGraphs:
     def _order(self, region: PlannedRegion, joint: JointGraph) -> RegionOrder | None:
         """The region's order for this graph; None if the graph is not the region's."""
         if joint.fingerprint == region.fingerprint:
-            return region.order
+            # The bits were compared with eager's for these numbers.
+            is_same = joint.constants == region.constants or not self.must_match
+            return region.order if is_same else None
         return None if self._is_exact else aligned(region.order, region.signatures, joint)
 
     def _count(self, region: PlannedRegion) -> None:

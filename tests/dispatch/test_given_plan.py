@@ -135,3 +135,15 @@ def test_a_plan_that_leaves_the_model_is_followed(verify: bool) -> None:
     followed = autockpt.get_plan(model)
     assert followed is not None
     assert followed.rung == "eager"
+
+
+def test_a_plan_for_another_width_is_refused_even_if_eager_fits() -> None:
+    smaller = nn.Sequential(*(nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16)) for _ in "ab"))
+    with pytest.raises(autockpt.PlanMismatchError):
+        follow(smaller, plan_of(net()))
+
+
+def test_a_plan_for_another_optimizer_says_so() -> None:
+    with pytest.raises(autockpt.BudgetError) as caught:
+        follow(net(), plan_of(net()), optimizer="adamw")
+    assert "made for the optimizer sgd, and this step's is adamw" in str(caught.value.__notes__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -398,3 +399,73 @@ def test_calls_that_do_something_else_now_are_not_recomputed_by_a_kept_plan(
         assert len(files(folder)) == 1
         monkeypatch.setitem(helper, "use", writes)
         assert_same(trained(Helping()), trained(optimized(Helping())))
+
+
+class Breaking(Net):
+    """Whether its forward is one graph depends on something that is not the model's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        if breaks["now"]:
+            x = x * 1.5 if float(x.detach().sum()) > 1e9 else x
+        return x.square().mean()
+
+
+breaks = {"now": False}
+
+
+def test_nothing_runs_twice_if_the_forward_has_more_graphs_now(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first graph was the plan's and ran; the second was not, and all of it ran again."""
+    trained(optimized(Breaking()))
+    monkeypatch.setitem(breaks, "now", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_same(trained(Breaking()), trained(optimized(Breaking())))
+
+
+class Scaled(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        factor = 1.0 if torch.compiler.is_compiling() else scale["now"]
+        return super().forward(x) * (factor * given["now"])
+
+
+scale, given = {"now": 1.0}, {"now": 1.0}
+
+
+def test_bits_were_verified_for_the_numbers_in_a_graph_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(optimized(Scaled()))
+    monkeypatch.setitem(given, "now", 0.5)
+    monkeypatch.setitem(scale, "now", 2.0)
+    with pytest.warns(UserWarning, match="not bit-equal"):
+        got = trained(optimized(Scaled()))
+    assert_same(trained(Scaled()), got)
+
+
+def test_a_copy_of_a_model_that_was_not_called_yet_tries_its_plan_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maker, "identity", lambda *_, **__: "same")
+    trained(optimized(Net()))
+    model = optimized(Other(), sample_args=(X,))
+    twin = copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert_same(trained(Other()), trained(twin))
+
+
+def helped_loss(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def helper_of_the_loss(x: torch.Tensor) -> torch.Tensor:
+        return x * factor
+
+    return lambda loss: helper_of_the_loss(loss)
+
+
+def test_what_a_loss_calls_is_in_the_name(folder: Path) -> None:
+    for factor in (1.0, 2.0, 2.0):
+        optimized(Net(), loss_fn=helped_loss(factor))(X).backward()
+    assert len(files(folder)) == 2
