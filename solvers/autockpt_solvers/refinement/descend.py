@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 _WARM_RUN, _STRICT_RUN = Start(temperature=1e-3, weight=0.1), Start(temperature=1e-4, weight=1.0)
-# Warm runs from the leanest plan, then a strict one from the best plan found. Which run gets far is
-# a matter of chance, but runs that are too short do not get far at all: large graphs get fewer.
-_RUNS = 5
+# Runs from the leanest plan, then a strict one from the best plan found. Which run gets far is a
+# matter of chance, but runs that are too short do not get far at all. So large graphs get fewer
+# runs; if they get few, warm ones, which depend less on where they begin.
+_RUNS, _FEW_RUNS = 5, 2
 _STEPS_OF_EACH, _STEPS = 25, 20_000  # of a run: so many per decision and read, and at most so many
 _MOST_WORK = 300_000_000  # in runs and reads, for all runs but the last: about a second
 
@@ -50,10 +51,10 @@ def descend(
     steps = min(steps, _MOST_WORK // work_per_step(facts))
     start = min(starts, key=facts.evaluate)
     for run in range(num_runs + 1):
-        if run < num_runs:
-            refiner.run(start, steps, clock.end, _WARM_RUN)
-        else:
-            refiner.run(refiner.lean_order or start, steps, clock.end, _STRICT_RUN)
+        is_last = run == num_runs
+        begin = refiner.lean_order if is_last else start
+        kind = _WARM_RUN if num_runs <= _FEW_RUNS and not is_last else _STRICT_RUN
+        refiner.run(begin or start, steps, clock.end, kind)
         if refiner.best_order is not None:  # it fits the bound
             break
     found = refiner.best_order or refiner.lean_order
