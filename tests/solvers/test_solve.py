@@ -319,7 +319,7 @@ def test_three_reasons_why_no_plan_fits_are_told_apart():
     out_of_time = solve(Problem(graph=graph, budget_bytes=lowest), watch=stop)
     assert out_of_time.status is SolveStatus.OUT_OF_TIME
     assert least < out_of_time.lower_bound_bytes <= lowest < out_of_time.minimum_peak_bytes
-    by_itself = solve(Problem(graph=graph, budget_bytes=least), method="greedy")
+    by_itself = solve(Problem(graph=graph, budget_bytes=lowest), method="greedy")
     assert by_itself.status is SolveStatus.NOT_FOUND
     for result in (below, out_of_time, by_itself):
         assert result.schedule is None

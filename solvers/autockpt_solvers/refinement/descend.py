@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autockpt_solvers.refinement.refine import Refiner, Start, can_refine, can_start, work_per_step
+from autockpt_solvers.refinement.refine import (
+    CHAINS,
+    Refiner,
+    Start,
+    can_refine,
+    can_start,
+    work_per_step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +61,7 @@ def descend(
         is_last = run == num_runs
         begin = refiner.lean_order if is_last else start
         kind = _WARM_RUN if num_runs <= _FEW_RUNS and not is_last else _STRICT_RUN
-        refiner.run(begin or start, steps, clock.end, kind)
+        refiner.run(begin or start, steps, clock.end, kind, chains=CHAINS)
         if refiner.best_order is not None:  # it fits the bound
             break
     found = refiner.best_order or refiner.lean_order

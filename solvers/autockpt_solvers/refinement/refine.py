@@ -54,9 +54,12 @@ _SHORT_RUN, _LAST_RUN = _RUNS[2:]
 _STEPS_OF_SHORT_RUN = 60  # times the decisions and reads of the graph
 _COOLING = 0.02  # last temperature over first
 _LAST_WEIGHT = 20.0  # as `Start.weight`, at the last step
-# Share of the changes that decide anew about the chains that they recompute. It takes more of them
-# to get far below the peak of a plan, but each recomputes more, and so takes longer.
-_CHAINS, _CHAINS_IF_NONE_FITS = 1 / 16, 1 / 2
+# Share of the changes that also decide how long the chains that they recompute are kept. It takes
+# such changes to get far below the peak or the cost of a plan, but each recomputes more, and so
+# takes longer. All runs make them if no plan fits yet. If the start is dearer than the bound by
+# more than `_DEAR` training steps, or once a plan fits, all runs make fewer of them. Otherwise only
+# some more short runs do, so many per short run.
+CHAINS, _FEWER_CHAINS, _DEAR, _MORE_SHORT_RUNS = 1 / 2, 1 / 16, 0.1, 1 / 4
 _LEANER = 0.97  # if no plan fits yet, runs aim at this share of the lowest peak so far
 
 # How many steps `refine` takes: so many per op, but no more runs and reads in all than the second
@@ -112,18 +115,21 @@ def refine(
     refiner = _refiner(session, budget, deadline)
     if refiner is None:
         return []
+    chains = _FEWER_CHAINS if to_gain > _DEAR else 0.0
     steps = int(refiner.num_steps * min(_MOST_WORTH, to_gain / _FAR))
     halfway = (clock.now() + deadline) / 2
-    refiner.run_each(start, _RUNS, steps // len(_RUNS), halfway)
+    refiner.run_each(start, _RUNS, steps // len(_RUNS), halfway, chains=chains)
     known_ns += [refiner.best_ns] if refiner.best_order is not None else []
     if known_ns and gain(known_ns) > _FAR:
         short = _STEPS_OF_SHORT_RUN * refiner.size
         num_short = max(1, steps // short)
-        for number in range(num_short):
+        num_all = num_short + int(num_short * _MORE_SHORT_RUNS)
+        for number in range(num_all):
             now = clock.now()
-            until = now + (deadline - now) / (num_short + 1 - number)
-            refiner.run(start, min(short, steps), until, _SHORT_RUN)
-        refiner.run_each(start, [_LAST_RUN], steps // len(_RUNS), deadline)
+            until = now + (deadline - now) / (num_all + 1 - number)
+            more = CHAINS if number >= num_short else chains
+            refiner.run(start, min(short, steps), until, _SHORT_RUN, chains=more)
+        refiner.run_each(start, [_LAST_RUN], steps // len(_RUNS), deadline, chains=chains)
     return [order for order in (refiner.best_order, refiner.lean_order) if order is not None]
 
 
@@ -211,7 +217,7 @@ class Refiner:
         before = self.found.copy()
         self.found["lean_peak_bytes"] = -1  # no plan is leaner
         self.plan.totals["over_bytes"] = 1  # none fits
-        self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN), _CHAINS)
+        self._anneal(Steps(0, 0, 1), self.budget, self.cooling(_COLD_RUN), CHAINS)
         self.found[:] = before
 
     def cooling(self, start: Start) -> Cooling:
@@ -281,7 +287,13 @@ class Refiner:
         return max(self.budget, budget)
 
     def run_each(
-        self, start: Sequence[int], runs: Sequence[Start], steps: int, deadline: float
+        self,
+        start: Sequence[int],
+        runs: Sequence[Start],
+        steps: int,
+        deadline: float,
+        *,
+        chains: float,
     ) -> None:
         """Take some runs: the first from `start`, the others from the best plan so far.
 
@@ -290,18 +302,28 @@ class Refiner:
             runs: How each begins.
             steps: Number of steps of each.
             deadline: Makes the runs shorter, and ends them.
+            chains: As in `anneal_tables`, once a plan fits.
         """
         for number, run in enumerate(runs):
             now = self.clock.now()
             until = now + (deadline - now) / (len(runs) - number)
             order, aim = self.best_order or start, 0
+            fits = self.best_order is not None or self.facts.evaluate(start)[0] <= self.budget
             lean = self.lean_order
             if self.best_order is None and lean is not None:
                 order, aim = lean, int(self.facts.evaluate(lean)[0] * _LEANER)
-            self.run(order, steps, until, run, aim=aim)
+            share = chains if fits else CHAINS
+            self.run(order, steps, until, run, aim=aim, chains=share)
 
     def run(
-        self, order: Sequence[int], steps: int, deadline: float, start: Start, *, aim: int = 0
+        self,
+        order: Sequence[int],
+        steps: int,
+        deadline: float,
+        start: Start,
+        *,
+        aim: int = 0,
+        chains: float = 0.0,
     ) -> None:
         """Take one run from hot to cold, from an order that can run.
 
@@ -312,6 +334,7 @@ class Refiner:
             start: How it begins.
             aim: A budget to aim at if it is larger than the refiner's. Then only the peak of what
                 the run finds is recorded.
+            chains: As in `anneal_tables`.
         """
         if not self.has_choices or self.best_ns == 0 or self.clock.now() >= deadline:
             return
@@ -319,8 +342,6 @@ class Refiner:
         if not self.load(order, budget):
             return
         cooling = self.cooling(start)
-        is_over = self.best_order is None and self.plan.totals["over_bytes"][0] > 0
-        chains = _CHAINS_IF_NONE_FITS if is_over else _CHAINS
         started = self.clock.now()
         first, most, per_call = 0, steps, _LEAST_STEPS_PER_CALL
         while first < steps:

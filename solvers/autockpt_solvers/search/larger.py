@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from autockpt_solvers.orders.reordered import with_backward
 from autockpt_solvers.problem import Problem
-from autockpt_solvers.refinement.refine import Refiner, Start, can_refine, can_start, work_per_step
+from autockpt_solvers.refinement.refine import (
+    CHAINS,
+    Refiner,
+    Start,
+    can_refine,
+    can_start,
+    work_per_step,
+)
 from autockpt_solvers.result import BudgetPoint
 from autockpt_solvers.session import Session
 
@@ -73,7 +80,7 @@ def _tried(room: int, session: Session, order: Sequence[int]) -> Iterator[tuple[
         if starts and can_refine(facts) and refiner.has_choices:
             refiner.compile()
             steps = min(_STEPS_OF_EACH * refiner.size, _STEPS, _MOST_WORK // work_per_step(facts))
-            refiner.run(facts.best(starts, budget)[0], steps, clock.end, _RUN)
+            refiner.run(facts.best(starts, budget)[0], steps, clock.end, _RUN, chains=CHAINS)
             known += [] if refiner.best_order is None else [refiner.best_order]
         known = list(facts.best(known, budget))[:1]
         yield max(budget, facts.evaluate(known[0])[0]), facts.evaluate(known[0])[1]
