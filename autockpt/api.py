@@ -30,7 +30,10 @@ from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
+from autockpt.report.words import cost_warning
+from autockpt.request import Request
 from autockpt.torch_private.distributed import inside_data_parallel
+from autockpt.user_warnings import warn_user
 from autockpt_solvers import Method
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -75,7 +78,6 @@ def optimize(
             compare the measured peak with the budget.
         progress: Show on a terminal, in a notebook or in the log what planning does, if it takes
             more than two seconds.
-
         plan: A plan to follow, or the file that :meth:`Plan.save` wrote: nothing is solved, but the
             step is captured, compared with eager and measured as usual. ``budget`` may be left out
             then. Other kinds of call, such as inputs of other sizes, are planned when they come.
@@ -99,38 +101,38 @@ def optimize(
     """
     check_bool("verify", verify)
     check_bool("progress", progress)
-    if isinstance(model, DistributedDataParallel):
-        with inside_data_parallel(model):
-            optimize(
-                model.module,
-                budget,
-                sample_args=sample_args,
-                sample_kwargs=sample_kwargs,
-                loss_fn=loss_fn,
-                optimizer=optimizer,
-                method=method,
-                time_limit_s=time_limit_s,
-                verify=verify,
-                progress=progress,
-                plan=plan,
+    is_parallel = isinstance(model, DistributedDataParallel)
+    with inside_data_parallel(model) if is_parallel else contextlib.nullcontext():
+        inner = _inner(model)
+        check_module(inner)
+        with progress_shown.planning(type(inner).__name__, is_shown=progress):
+            given = checked_plan(plan)
+            asked = checked_budget(budget, given)
+            request = checked_request(
+                inner, asked, loss_fn, optimizer, method, time_limit_s, progress
             )
-        return model
-    check_module(model)
-    with progress_shown.planning(type(model).__name__, is_shown=progress):
-        given = checked_plan(plan)
-        asked = checked_budget(budget, given)
-        request = checked_request(model, asked, loss_fn, optimizer, method, time_limit_s, progress)
-        request = dataclasses.replace(request, given=given)
-        args, kwargs = checked_inputs(sample_args, sample_kwargs)
-        before = model.__dict__.get("forward")
-        original = before.original if isinstance(before, OptimizedForward) else model.forward
-        forward = OptimizedForward(model, original, request, verify=verify)
-        if args or kwargs:
-            check_signature(original, args, kwargs)
-            with _in_training(model):
-                forward.prepare(args, kwargs)
-        forward.install()
+            request = dataclasses.replace(request, given=given)
+            _install(inner, request, checked_inputs(sample_args, sample_kwargs), verify=verify)
     return model
+
+
+def _install(
+    model: torch.nn.Module,
+    request: Request,
+    inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
+    *,
+    verify: bool,
+) -> None:
+    """Let a module follow plans; make the first one now if there are inputs."""
+    args, kwargs = inputs
+    before = model.__dict__.get("forward")
+    original = before.original if isinstance(before, OptimizedForward) else model.forward
+    forward = OptimizedForward(model, original, request, verify=verify)
+    if args or kwargs:
+        check_signature(original, args, kwargs)
+        with _in_training(model):
+            forward.prepare(args, kwargs)
+    forward.install()
 
 
 @contextlib.contextmanager
@@ -192,6 +194,8 @@ def plan(
         with _in_training(model):
             made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
         progress_shown.finish(outcome(made))
+    if warning := cost_warning(made):
+        warn_user(warning)
     return made
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from autockpt.budget import format_bytes, sufficient_budget
+from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt_solvers import SolveStatus
 
 
@@ -240,14 +241,17 @@ class TorchVersionError(AutockptError, ImportError):
 def internal_errors(stage: str) -> Iterator[None]:
     """Raise whatever a stage of autockpt's own code does not expect as an `InternalError`.
 
-    autockpt's errors pass unchanged, and so does what is nobody's bug: running out of memory, and a
-    warning that the user's filters turn into an error.
+    autockpt's errors pass unchanged, and so does what is nobody's bug: running out of memory, a
+    warning that your filters turn into an error, and what a signal handler of yours raises.
     """
+    handlers = handlers_code()
     try:
         yield
     except (AutockptError, MemoryError, torch.OutOfMemoryError, Warning):
         raise
     except Exception as error:
+        if is_by_a_handler(error, handlers):
+            raise
         raise InternalError(stage=stage, cause=error) from error
 
 

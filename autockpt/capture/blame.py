@@ -15,6 +15,7 @@ from pathlib import Path
 import autockpt.errors
 from autockpt.errors import AutockptError, CaptureError, InternalError, internal_errors
 from autockpt.torch_private.refusals import REFUSALS, root_cause, wrapped
+from autockpt.user_signals import handlers_code, is_by_a_handler
 
 _PACKAGE = Path(autockpt.errors.__file__).parent
 _MODELS = _PACKAGE / "zoo"
@@ -31,7 +32,9 @@ def models_code(where: str, what: str) -> Iterator[None]:
     Raises:
         CaptureError: The code fails.
         InternalError: What fails is code of autockpt that the model's code runs into.
+        Exception: A signal handler of yours raised it.
     """
+    handlers = handlers_code()
     try:
         yield
     except AutockptError:
@@ -41,6 +44,8 @@ def models_code(where: str, what: str) -> Iterator[None]:
         if own is not None:
             raise own from own.__cause__
         cause = root_cause(error)
+        if is_by_a_handler(cause, handlers):
+            raise cause from None  # torch may have wrapped it
         if is_raised_by_autockpt(cause):
             raise InternalError(stage="capture", cause=cause) from error
         raise CaptureError(where=where, reason=f"{what}: {_first_line(cause)}") from error

@@ -28,7 +28,7 @@ def info() -> None:
 @app.command()
 def clear() -> None:
     """Deletes measured operators and kept plans: the next planning measures and solves again."""
-    files = [*_profile_files(), *_plans()]
+    files = [*_profile_files(), *_plans(), *_half_written()]
     size = _size(files)
     failed = [file for file in files if not _deleted(file)]
     typer.echo(f"deleted {len(files) - len(failed)} files, {size}, in {cache_folder()}")
@@ -44,6 +44,11 @@ def _profile_files() -> list[Path]:
 
 def _plans() -> list[Path]:
     return [file for file in plans_folder().glob("*.json") if file.is_file()]
+
+
+def _half_written() -> list[Path]:
+    """What processes left that ended while they wrote a plan."""
+    return [file for file in plans_folder().glob(".autockpt-*.tmp") if file.is_file()]
 
 
 def _num_operators() -> int:

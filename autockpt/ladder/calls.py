@@ -88,16 +88,6 @@ class CallPlanner:
         return False
 
     @property
-    def accumulates(self) -> bool:
-        """Whether the backward adds to gradients of an earlier one."""
-        return self.step.accumulates
-
-    @property
-    def older_gradients_bytes(self) -> int:
-        """Bytes of the gradients that the backward adds to."""
-        return self.problem.older_gradients_bytes
-
-    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
         return self.problem.baseline_peak_bytes
@@ -129,6 +119,7 @@ class CallPlanner:
             return self._applied(request.given)
         best: tuple[Plan, CallGraph] | None = None
         least: BudgetError | None = None
+        minimums: list[tuple[int, int]] = []  # of each cut, with the bound
         for cut in self.cuts:
             problem = dataclasses.replace(self.problem, graph=cut.graph)
             try:
@@ -140,15 +131,23 @@ class CallPlanner:
                         held_back_bytes=held_back_bytes,
                     )
             except BudgetError as error:
+                minimums.append((error.minimum_peak_bytes, error.lower_bound_bytes))
                 if least is None or error.minimum_peak_bytes < least.minimum_peak_bytes:
                     least = error
                 continue
+            minimums.append((plan.minimum_peak_bytes, plan.minimum_bound_bytes))
             if best is None or plan.recompute_ns < best[0].recompute_ns:
                 best = plan, cut
         if best is None:
             assert least is not None
             raise least
         plan, cut = best
+        # A smaller budget may need another cut than the best one for this budget.
+        plan = dataclasses.replace(
+            plan,
+            minimum_peak_bytes=min(peak_bytes for peak_bytes, _ in minimums),
+            minimum_bound_bytes=min(bound_bytes for _, bound_bytes in minimums),
+        )
         progress.stage("ordering the calls by the plan")
         with internal_errors("checkpoint"):
             return ExecutablePlan(plan=plan, program=_checkpointed(plan, cut, self.calls))
@@ -159,7 +158,11 @@ class CallPlanner:
         for cut in self.cuts:
             problem = dataclasses.replace(self.problem, graph=cut.graph)
             try:
-                plan = problem.apply(given, time_limit_s=self.step.request.time_limit_s)
+                plan = problem.apply(
+                    given,
+                    time_limit_s=self.step.request.time_limit_s,
+                    solving=self.step.solving,
+                )
             except PlanMismatchError as error:
                 mismatch = mismatch or error
                 continue
@@ -170,15 +173,12 @@ class CallPlanner:
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
-        return self.problem.untouched()
+        return self.problem.with_nothing_recomputed()
 
     @property
     def is_refused_at_once(self) -> bool:
-        """Whether a bound proves, before any search, that no plan fits."""
-        return all(
-            dataclasses.replace(self.problem, graph=cut.graph).is_refused_at_once
-            for cut in self.cuts
-        )
+        """False: what runs outside of the calls is not planned, so nothing is proven."""
+        return False
 
     def unplanned(self) -> None:
         """None: with nothing checkpointed, the step is eager's."""

@@ -123,16 +123,6 @@ class GraphPlanner:
         return len(own) == 1 and not self.captured.foreign_ops and not self.blocks
 
     @property
-    def accumulates(self) -> bool:
-        """Whether the backward adds to gradients of an earlier one."""
-        return self.step.accumulates
-
-    @property
-    def older_gradients_bytes(self) -> int:
-        """Bytes of the gradients that the backward adds to."""
-        return self.problem.older_gradients_bytes
-
-    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
         return self.problem.baseline_peak_bytes
@@ -161,7 +151,9 @@ class GraphPlanner:
         """Solve for the budget; see `StepPlanner.plan`."""
         request = self.step.request
         if request.given is not None:
-            given = self.problem.apply(request.given, time_limit_s=request.time_limit_s)
+            given = self.problem.apply(
+                request.given, time_limit_s=request.time_limit_s, solving=self.step.solving
+            )
             return self._executable(given)
         with solver_errors(request):
             plan = self.problem.plan(
@@ -175,7 +167,13 @@ class GraphPlanner:
 
     def untouched(self) -> Plan:
         """The plan that leaves the model as it is."""
-        return self.problem.untouched(method=self.step.request.method)
+        request = self.step.request
+        with solver_errors(request):
+            return self.problem.untouched(
+                method=request.method,
+                time_limit_s=request.time_limit_s,
+                solving=self.step.solving,
+            )
 
     @property
     def is_refused_at_once(self) -> bool:
@@ -184,7 +182,9 @@ class GraphPlanner:
 
     def unplanned(self) -> ExecutablePlan | None:
         """The captured graphs with nothing recomputed; None if a plan is compiled anew anyway."""
-        return None if self.step.varying else self._executable(self.problem.untouched())
+        if self.step.varying:
+            return None
+        return self._executable(self.problem.with_nothing_recomputed())
 
     def _executable(self, plan: Plan) -> ExecutablePlan:
         with internal_errors("lower"):

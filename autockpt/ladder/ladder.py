@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
+from autockpt import progress
 from autockpt.errors import (
     AutockptError,
     BudgetError,
@@ -103,7 +104,8 @@ class Ladder:
                 with old_objects_set_aside():
                     result = rung.attempt()
             except AutockptError as error:
-                if not leads_down(error):
+                # A lower rung would begin a search that you have already ended.
+                if not leads_down(error) or progress.is_stopping():
                     raise
                 if isinstance(error, InternalError):
                     warn_user(

@@ -22,14 +22,6 @@ class StepPlanner(Protocol):
         """Whether the plan covers the whole step, so that no lower rung needs less memory."""
 
     @property
-    def accumulates(self) -> bool:
-        """Whether the backward adds to gradients of an earlier one."""
-
-    @property
-    def older_gradients_bytes(self) -> int:
-        """Bytes of the gradients that the backward adds to."""
-
-    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
 

@@ -14,6 +14,7 @@ from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.parts import FixedBytes
 from autockpt.request import Dimensions, Request
 from autockpt.torch_private.pytree import tree_leaves
+from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.step import Step, acts_on_parameters
 
@@ -116,12 +117,16 @@ def eager_failures(step: Step, *, stage: str) -> Iterator[None]:
     Raises:
         CaptureError: The step fails by itself.
         InternalError: It fails only while autockpt watches it.
+        Exception: A signal handler of yours raised it.
     """
+    handlers = handlers_code()
     try:
         yield
     except AutockptError:
         raise
-    except Exception:
+    except Exception as error:
+        if is_by_a_handler(error, handlers):
+            raise
         own_failure = step.failure()
         if own_failure is not None:
             raise CaptureError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 from autockpt import progress
 from autockpt.errors import BudgetError, PlanMismatchError
@@ -13,6 +12,7 @@ from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
 from autockpt_solvers import (
+    EVERY_PLAN,
     Compute,
     ComputeGraph,
     MemoryTimeline,
@@ -22,6 +22,7 @@ from autockpt_solvers import (
     Result,
     Schedule,
     SolveStatus,
+    Watcher,
     baseline_schedule,
     cheaper_budgets,
     judge,
@@ -30,8 +31,14 @@ from autockpt_solvers import (
     solve,
 )
 
-# For the smallest budget if a bound proves that the budget is too small, and for cheaper budgets.
+# For the smallest budget if a bound proves that the budget is too small, for cheaper budgets, and
+# for a bound on a plan that was given.
 _QUICK_S = 2.0
+# For the smallest budget if the model fits unchanged. On a graph of a thousand operations a core
+# that is free takes about two seconds; nobody who has enough memory should wait longer for a line
+# of the report.
+_MINIMUM_S = 5.0
+_DESCENDING = ("auto", "ilp")  # the methods whose smallest budget takes only a short descent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +89,12 @@ class StepProblem:
             fixed_bytes=self.fixed_bytes,
         )
         limit_s = solving.for_a_solve(time_limit_s)
-        step_ns = self.graph.total_runtime_ns
-        watch = progress.search("solving", limit_s=limit_s, step_ns=step_ns)
+        watch = self._watch("solving", limit_s)
         result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
         solving.spend(result.solve_time_s)
         if result.schedule is not None:
-            return self._described(result, result.schedule)
+            cheaper = self._cheaper_budgets(result, result.schedule, time_limit_s, solving)
+            return self._described(result, result.schedule, cheaper)
         if result.minimum_schedule is not None:
             known = MinimumBudget(
                 peak_bytes=result.minimum_peak_bytes - self.fixed_bytes,
@@ -99,23 +106,24 @@ class StepProblem:
         limit_s = solving.for_a_minimum(time_limit_s)
         if result.status is SolveStatus.INFEASIBLE:
             limit_s = min(limit_s, _QUICK_S)
-        began_s = time.monotonic()
-        name = "searching for the smallest workable budget"
-        watch = progress.search(name, limit_s=limit_s, step_ns=step_ns)
-        least = minimum_budget(self.graph, method=method, time_limit_s=limit_s, watch=watch)
-        # A search that its time limit ended may miss what the search for the least finds.
-        named = judge(problem, least.schedule, time_limit_s=limit_s, watch=watch)
-        solving.spend(time.monotonic() - began_s)
+        watch = self._watch("searching for the smallest workable budget", limit_s)
+        with solving.counted(limit_s):
+            least = minimum_budget(self.graph, method=method, time_limit_s=limit_s, watch=watch)
+            # A search that its time limit ended may miss what the search for the least finds.
+            named = judge(problem, least.schedule, time_limit_s=limit_s, watch=watch)
         if named.schedule is not None:
-            return self._described(dataclasses.replace(named, method=result.method), named.schedule)
+            named = dataclasses.replace(named, method=result.method)
+            cheaper = self._cheaper_budgets(named, least.schedule, time_limit_s, solving)
+            return self._described(named, least.schedule, cheaper)
         raise self._budget_error(result, least, time_limit_s, held_back_bytes)
 
-    def apply(self, given: Plan, *, time_limit_s: float) -> Plan:
+    def apply(self, given: Plan, *, time_limit_s: float, solving: SolvingTime) -> Plan:
         """A plan that was made elsewhere, for this step.
 
         Args:
             given: The plan.
-            time_limit_s: Ends the search for a bound.
+            time_limit_s: As for `plan`.
+            solving: As for `plan`.
 
         Raises:
             BudgetError: On this device the plan needs more than the budget.
@@ -129,8 +137,10 @@ class StepProblem:
         problem = Problem(
             graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
         )
-        progress.stage("judging the given plan", limit_s=time_limit_s)
-        result = judge(problem, given.schedule, time_limit_s=time_limit_s)
+        limit_s = min(_QUICK_S, solving.for_a_solve(time_limit_s))
+        watch = self._watch("judging the given plan", limit_s)
+        result = judge(problem, given.schedule, time_limit_s=limit_s, watch=watch)
+        solving.spend(result.solve_time_s)
         if result.schedule is None:
             error = BudgetError(
                 budget_bytes=self.budget_bytes, minimum_peak_bytes=result.peak_bytes
@@ -142,7 +152,8 @@ class StepProblem:
                 )
             raise error
         named = dataclasses.replace(result, method=given.method)
-        return self._described(named, given.schedule)
+        cheaper = self._cheaper_budgets(named, given.schedule, time_limit_s, solving)
+        return self._described(named, given.schedule, cheaper)
 
     @property
     def is_refused_at_once(self) -> bool:
@@ -155,32 +166,67 @@ class StepProblem:
         result = judge(problem, baseline_schedule(self.graph))
         return result.schedule is None and result.status is SolveStatus.INFEASIBLE
 
-    def untouched(self, *, method: str | Method = "none") -> Plan:
+    def untouched(self, *, method: str | Method, time_limit_s: float, solving: SolvingTime) -> Plan:
         """The plan of leaving the model as it is.
 
         Args:
-            method: Whose smallest budget the plan names, if that takes no search. Otherwise it
-                names the peak of the plan.
+            method: Whose smallest budget the plan names, if a short descent finds that. Otherwise
+                the plan names none.
+            time_limit_s: As for `plan`.
+            solving: As for `plan`.
         """
-        knows_minimum = method in ("auto", "ilp")
+        if method not in _DESCENDING:
+            return self.with_nothing_recomputed()
         problem = Problem(
             graph=self.graph,
             budget_bytes=self.fixed_bytes + self.graph.most_bytes,
             fixed_bytes=self.fixed_bytes,
         )
-        result = solve(problem, method=method if knows_minimum else "none")
+        limit_s = min(_MINIMUM_S, solving.for_a_minimum(time_limit_s))
+        watch = self._watch("searching for the smallest workable budget", limit_s)
+        result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
+        solving.spend(result.solve_time_s)
         assert result.schedule is not None
         return self._described(dataclasses.replace(result, method="none"), result.schedule)
 
-    def _described(self, result: Result, schedule: Schedule) -> Plan:
+    def with_nothing_recomputed(self) -> Plan:
+        """The plan that runs the graph's operations in their order, once; nothing is searched."""
+        schedule = baseline_schedule(self.graph)
+        peak_bytes = self.fixed_bytes + simulate(self.graph, schedule).peak_bytes
+        result = Result(
+            status=SolveStatus.OPTIMAL,
+            schedule=schedule,
+            recompute_ns=0,
+            peak_bytes=peak_bytes,
+            lower_bound_ns=0,
+            lower_bound_bytes=0,
+            bound_class=EVERY_PLAN,
+            minimum_peak_bytes=peak_bytes,
+            minimum_bound_bytes=0,
+            minimum_schedule=None,
+            solve_time_s=0.0,
+            method="none",
+        )
+        return self._described(result, schedule)
+
+    def _watch(self, stage: str, limit_s: float) -> Watcher | None:
+        return progress.search(stage, limit_s=limit_s, step_ns=self.graph.total_runtime_ns)
+
+    def _described(
+        self, result: Result, schedule: Schedule, cheaper: tuple[tuple[int, int], ...] = ()
+    ) -> Plan:
         timeline = simulate(self.graph, schedule)
+        # A plan that recomputes nothing was not searched for: its peak says nothing about smaller
+        # budgets, unless the method found its smallest one beside it.
+        is_known = bool(result.recompute_ns or result.minimum_schedule is not None)
+        is_known = is_known or result.minimum_peak_bytes == result.minimum_bound_bytes
         return Plan(
             budget_bytes=self.budget_bytes,
             predicted_peak_bytes=self.fixed_bytes + timeline.peak_bytes,
             baseline_peak_bytes=self.baseline_peak_bytes,
             minimum_peak_bytes=result.minimum_peak_bytes,
-            minimum_bound_bytes=result.minimum_bound_bytes,
-            cheaper_budgets=self._cheaper_budgets(result, schedule),
+            minimum_bound_bytes=result.minimum_bound_bytes if is_known else 0,
+            cheaper_budgets=cheaper,
             baseline_step_ns=sum(op.runtime_ns for op in self.graph.ops),
             recompute_ns=result.recompute_ns,
             lower_bound_ns=result.lower_bound_ns,
@@ -201,14 +247,19 @@ class StepProblem:
             schedule=schedule,
         )
 
-    def _cheaper_budgets(self, result: Result, schedule: Schedule) -> tuple[tuple[int, int], ...]:
+    def _cheaper_budgets(
+        self, result: Result, schedule: Schedule, time_limit_s: float, solving: SolvingTime
+    ) -> tuple[tuple[int, int], ...]:
         """Larger budgets at which a step costs less, if this plan more than doubles it."""
         if result.recompute_ns <= self.graph.total_runtime_ns:
             return ()
         room = Problem(
             graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
         )
-        points = cheaper_budgets(room, schedule, time_limit_s=_QUICK_S)
+        limit_s = min(_QUICK_S, solving.for_a_minimum(time_limit_s))
+        watch = self._watch("searching for budgets that cost less", limit_s)
+        with solving.counted(limit_s):
+            points = cheaper_budgets(room, schedule, time_limit_s=limit_s, watch=watch)
         return tuple((point.budget_bytes, point.recompute_ns) for point in points)
 
     def _budget_error(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 # Of the time left, what one solve gets: a plan may have to be corrected after its trial, and lower
 # rungs of the ladder need some time too.
 _SHARE_OF_SOLVE = 0.75
@@ -24,6 +28,20 @@ class SolvingTime:
     def spend(self, seconds: float) -> None:
         """Count time that the solver took."""
         self.spent_s += seconds
+
+    @contextlib.contextmanager
+    def counted(self, limit_s: float) -> Iterator[None]:
+        """Count the time of a search that does not tell how long it took.
+
+        Args:
+            limit_s: The search's time limit. What it took beyond that was no search: kernels are
+                compiled, once per installation.
+        """
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spend(min(time.monotonic() - began_s, limit_s))
 
     def for_a_solve(self, limit_s: float) -> float:
         """The seconds that the next solve may take, of a limit for the whole planning."""

@@ -3,6 +3,7 @@
 from autockpt.progress.current import (
     advance,
     finish,
+    is_stopping,
     planning,
     search,
     stage,
@@ -13,6 +14,7 @@ from autockpt.progress.terminal import line_set_aside
 __all__ = [
     "advance",
     "finish",
+    "is_stopping",
     "line_set_aside",
     "planning",
     "search",

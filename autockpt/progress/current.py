@@ -46,21 +46,25 @@ class Planning:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """Show the stages, from a thread that ends with the context."""
-        display = display_here()
-        thread = threading.Thread(
-            target=self._show, args=(display,), name="autockpt-progress", daemon=True
-        )
+        display: Display | None = None
+        thread: threading.Thread | None = None
         try:
+            display = display_here()
+            thread = threading.Thread(
+                target=self._show, args=(display,), name="autockpt-progress", daemon=True
+            )
             thread.start()
             yield
         finally:
             # A second Ctrl-C may come here too.
             try:
                 self._is_over.set()
-                if thread.ident is not None:
+                if thread is not None and thread.ident is not None:
                     thread.join()
             finally:
-                display.close(self.name, self._outcome(), is_slow=self._is_slow(time.monotonic()))
+                if display is not None:
+                    is_slow = self._is_slow(time.monotonic())
+                    display.close(self.name, self._outcome(), is_slow=is_slow)
 
     def _outcome(self) -> str:
         taken = seconds(time.monotonic() - self.began_s)
@@ -155,6 +159,11 @@ def finish(outcome: str) -> None:
     """Say what was planned; it is shown with the time that planning took when the context ends."""
     if _here.planning is not None:
         _here.planning.outcome = outcome
+
+
+def is_stopping() -> bool:
+    """Whether `stop_search` was called in the planning of this thread."""
+    return _here.planning is not None and _here.planning.is_stopping
 
 
 def stop_search() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -29,21 +30,30 @@ class Terminal:
     """A line on the terminal that standard error writes to; at most one exists at a time."""
 
     interval_s = 0.2
-    _the_only = threading.Lock()
-    _shown: Terminal | None = None
+    _opening = threading.Lock()
+    # Weak: if an interrupt comes before whoever asked has the display, nobody can close it.
+    _shown: weakref.ref[Terminal] | None = None
 
     @classmethod
     def open(cls) -> Terminal | None:
         """Return a display, if standard error is a terminal that nobody else draws on."""
         stream = sys.stderr
-        if not _is_terminal(stream) or _is_taken() or not cls._the_only.acquire(blocking=False):
+        if not _is_terminal(stream) or _is_taken():
             return None
         console = Console(file=stream)
         if console.is_dumb_terminal or console.legacy_windows:
-            cls._the_only.release()
             return None
-        cls._shown = cls(stream, console)
-        return cls._shown
+        with cls._opening:
+            if cls.shown() is not None:
+                return None
+            display = cls(stream, console)
+            cls._shown = weakref.ref(display)
+        return display
+
+    @classmethod
+    def shown(cls) -> Terminal | None:
+        """The display that exists, if any."""
+        return None if cls._shown is None else cls._shown()
 
     def __init__(self, stream: TextIO, console: Console) -> None:
         self._stream = stream
@@ -75,7 +85,6 @@ class Terminal:
                     self._write(f"{_ERASE}autockpt: {name} {outcome}\n")
         finally:
             Terminal._shown = None
-            self._the_only.release()
 
     def erase(self) -> None:
         """Erase the line, if it is drawn."""
@@ -103,7 +112,7 @@ class Terminal:
 @contextlib.contextmanager
 def line_set_aside() -> Iterator[None]:
     """Keep the line away while something else is written to the terminal, from any thread."""
-    shown = Terminal._shown
+    shown = Terminal.shown()
     if shown is None:
         yield
         return

@@ -16,7 +16,7 @@ from rich.text import Text
 from autockpt.budget import format_bytes
 from autockpt.report.module_rows import Line, compress
 from autockpt.report.values import PlanValues
-from autockpt.report.words import cost_warning, standing_of_minimum
+from autockpt.report.words import cost_warning, minimum_words
 
 WIDTH = 100
 _BAR_WIDTH = 28
@@ -64,15 +64,17 @@ def _peaks(plan: PlanValues) -> Padding:
         sign = "+" if difference >= 0 else ""
         note = f"{sign}{format_bytes(difference)} against the prediction"
         rows.append(("measured", plan.measured_peak_bytes, "green", note))
-    standing = standing_of_minimum(plan)
-    name = "minimum" if standing == "proven" else "least found"
-    rows.append((name, plan.minimum_peak_bytes, "cyan", standing))
+    words, standing = minimum_words(plan)
+    if plan.minimum_bound_bytes:
+        rows.append((words, plan.minimum_peak_bytes, "cyan", standing))
     grid = _grid("left", "left", "right", "left")
     for name, size_bytes, style, note in rows:
         filled = min(_BAR_WIDTH, round(_BAR_WIDTH * size_bytes / most))
         bar = Text.assemble("|", ("=" * filled, style), ("." * (_BAR_WIDTH - filled), "dim"), "|")
         bar.no_wrap = True
         grid.add_row(name, bar, format_bytes(size_bytes), note)
+    if not plan.minimum_bound_bytes:
+        grid.add_row(words, "", "", standing)
     return _section("Peak memory of a training step", grid)
 
 

@@ -6,13 +6,16 @@ from autockpt.budget import format_bytes
 from autockpt.report.values import PlanValues
 
 
-def standing_of_minimum(plan: PlanValues) -> str:
-    """How sure it is that no smaller budget works."""
-    if plan.minimum_bound_bytes >= plan.minimum_peak_bytes:
-        return "proven"
-    if not plan.minimum_bound_bytes:
-        return ""
-    return f"at least {format_bytes(plan.minimum_bound_bytes)}"
+def minimum_words(plan: PlanValues) -> tuple[str, str]:
+    """What to call the smallest budget of a plan, and how sure it is that no smaller one works."""
+    bound_bytes = plan.minimum_bound_bytes
+    if not bound_bytes:
+        return "minimum", "not searched for"
+    # On this rung the bound holds for plans that checkpoint calls, and a capture may beat them.
+    how = " by checkpointing calls" if plan.rung == "checkpoint" else ""
+    if bound_bytes < plan.minimum_peak_bytes:
+        return "least found", f"at least {format_bytes(bound_bytes)}{how}"
+    return "minimum", f"proven{how and f',{how}'}"
 
 
 def cost_warning(plan: PlanValues) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from autockpt.budget import parse_budget
 from autockpt.capture import compiled
+from autockpt.capture.blame import models_code, own_code
 from autockpt.capture.step import capture
 from autockpt.errors import CaptureError, InternalError
 from autockpt.ladder.graphs import GraphPlanner
@@ -191,3 +193,27 @@ def test_a_gradient_without_a_storage_is_not_a_bug() -> None:
     model = nn.Sequential(nn.Embedding(4, 8, sparse=True), nn.Linear(8, 1))
     with pytest.raises(CaptureError, match="SparseTensor"):
         capture(model, model.forward, (torch.tensor([0, 1]),), {})
+
+
+def expire_wrapped() -> None:
+    try:
+        signal.raise_signal(signal.SIGALRM)
+    except TimeoutError as error:
+        raise RuntimeError("wrapped") from error
+
+
+def test_what_a_signal_handler_raises_is_nobodys_failure() -> None:
+    """torch wraps it if it comes while a model is traced."""
+
+    class Deadline:
+        def expired(self, *_: object) -> None:
+            raise TimeoutError("mine")
+
+    before = signal.signal(signal.SIGALRM, Deadline().expired)
+    try:
+        with pytest.raises(TimeoutError, match="mine"), models_code("Net", "cannot be traced"):
+            expire_wrapped()
+        with pytest.raises(TimeoutError, match="mine"), own_code("capture"):
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import autockpt
+from autockpt.dispatch.kept import plans_folder
 
 
 def run(*args: str, folder: Path, keeps: str = "1") -> subprocess.CompletedProcess[str]:
@@ -42,6 +43,22 @@ def test_what_is_kept_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.M
     assert "deleted 2 files" in cleared.stdout
     assert list(tmp_path.glob("**/*.json")) == []
     assert "plans      0 kept, 0 B" in run("info", folder=tmp_path).stdout
+
+
+def test_what_was_half_written_is_cleared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed while it writes a plan leaves its temporary file."""
+    monkeypatch.setenv("AUTOCKPT_CACHE_DIR", str(tmp_path))
+    plans = plans_folder()
+    plans.mkdir(parents=True)
+    left = plans / ".autockpt-0123456789abcdef.tmp"
+    left.write_text("{")
+    mine = plans / "notes.tmp"
+    mine.write_text("of another program")
+    assert "deleted 1 files" in run("clear", folder=tmp_path).stdout
+    assert not left.exists()
+    assert mine.exists()
 
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from training import differing, train
 
 import autockpt
+from autockpt import progress
 from autockpt.checkpoint import calls, cost
 from autockpt.ladder import graphs
 from autockpt.ladder.ladder import Ladder, Rung
@@ -124,3 +125,22 @@ def test_what_is_neither_the_models_failure_nor_a_bug_comes_out_as_it_is() -> No
 
         with pytest.raises(type(error)):
             Ladder().descend([Rung(name="whole", attempt=attempt)] * 2)
+
+
+def test_no_lower_rung_begins_after_you_have_ended_the_search() -> None:
+    """Ctrl-C in the search of a model with several graphs led on to a capture in blocks."""
+    tried = []
+
+    def stopped() -> None:
+        tried.append("whole")
+        progress.search("solving", limit_s=1.0, step_ns=1)
+        assert progress.stop_search()
+        raise autockpt.BudgetError(budget_bytes=1, minimum_peak_bytes=2)
+
+    rungs = [
+        Rung(name="whole", attempt=stopped),
+        Rung(name="blocks", attempt=lambda: tried.append("blocks")),
+    ]
+    with progress.planning("Net", is_shown=False), pytest.raises(autockpt.BudgetError):
+        Ladder().descend(rungs)
+    assert tried == ["whole"]

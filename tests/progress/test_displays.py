@@ -22,7 +22,7 @@ current.SILENT_S = displays._LOG_FROM_S = 0.0  # show what is quick as well
 
 def drawn():
     "Wait until the line has been drawn twice more, so that one of them shows what is the case now."
-    line = terminal.Terminal._shown
+    line = terminal.Terminal.shown()
     number = line._num_shown
     while line._num_shown < number + 2:
         time.sleep(0.01)
@@ -182,7 +182,7 @@ logging.getLogger("autockpt").addHandler(Seen())
 def logged(name):
     record.clear()
     with progress.planning(name, is_shown=True):
-        assert terminal.Terminal._shown is None or name == "Other"
+        assert terminal.Terminal.shown() is None or name == "Other"
         progress.stage("solving")
         assert record.wait(60)
 

@@ -193,6 +193,31 @@ os.kill(os.getpid(), number) if number == signal.SIGTERM else signal.raise_signa
     assert done.stderr.rstrip().endswith("Mine")
 
 
+def test_what_your_handler_raises_is_no_bug() -> None:
+    """A TimeoutError for SIGALRM was reported as a bug in autockpt, and led to a lower rung."""
+    done = _run("""
+def ends(*_):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # as many do
+    raise TimeoutError("mine")
+
+for stage in ("profiling the time", "building", "solving", "ordering"):
+    before = state()
+    signal.signal(signal.SIGALRM, ends)
+    seen = at(stage, lambda: signal.raise_signal(signal.SIGALRM))
+    try:
+        optimize()
+    except TimeoutError as error:
+        after = state()
+        print(stage, error, [name for name in before if before[name] != after[name]])
+    except Exception as error:
+        print(stage, type(error).__name__)
+    else:
+        print(stage, "was not interrupted", seen)
+""")
+    stages = ("profiling the time", "building", "solving", "ordering")
+    assert done.stdout.splitlines() == [f"{stage} mine []" for stage in stages], done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_default_ends_the_process_at_once(number: signal.Signals) -> None:
     done = _run(f"""

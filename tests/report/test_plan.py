@@ -37,6 +37,7 @@ def _plan(**fields: Any) -> Plan:
         "predicted_peak_bytes": 96 * _MIB,
         "baseline_peak_bytes": 200 * _MIB,
         "minimum_peak_bytes": 80 * _MIB,
+        "minimum_bound_bytes": 79 * _MIB,
         "baseline_step_ns": 1_000_000_000,
         "recompute_ns": 120_000_000,
         "lower_bound_ns": 90_000_000,
@@ -120,6 +121,22 @@ def test_the_report_tells_a_proven_minimum_from_the_least_found() -> None:
     assert re.search(r"minimum .* 80.00 MiB  proven", str(_plan(minimum_bound_bytes=80 * _MIB)))
     found = str(_plan(minimum_bound_bytes=79 * _MIB))
     assert re.search(r"least found .* 80.00 MiB  at least 79.00 MiB", found)
+
+
+def test_the_report_names_no_minimum_that_nobody_searched_for() -> None:
+    """Eager's own peak was told as the least found."""
+    report = str(_plan(minimum_bound_bytes=0, minimum_peak_bytes=200 * _MIB))
+    assert re.search(r"\n +minimum +not searched for\n", report)
+    assert report.count("200.00 MiB") == 1  # eager's peak
+    assert "least found" not in report
+
+
+def test_a_bound_on_checkpointed_calls_is_told_as_one() -> None:
+    """A capture may need less than any choice of calls to checkpoint."""
+    found = str(_plan(rung="checkpoint"))
+    assert re.search(r"least found .* 80.00 MiB  at least 79.00 MiB by checkpointing calls", found)
+    proven = str(_plan(rung="checkpoint", minimum_bound_bytes=80 * _MIB))
+    assert re.search(r"minimum .* 80.00 MiB  proven, by checkpointing calls", proven)
 
 
 def test_a_plan_that_more_than_doubles_the_step_says_so_and_what_more_memory_saves() -> None:

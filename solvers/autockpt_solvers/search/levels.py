@@ -92,8 +92,6 @@ def solve_by_levels(
                 stacklevel=2,
             )
             break
-        if level == 0 and session.least is not None:
-            attempt = dataclasses.replace(attempt, orders=(*attempt.orders, session.least))
         best.take(attempt, level)
         if session.clock.now() >= until:
             session.clock.is_cut_short = True
@@ -177,7 +175,10 @@ class _BestPlans:
         # the next level, because a bound may settle the search of that level by itself.
         start, top = self.levels[level], len(self.levels) - 1
         cap = start if level == top else self.levels[level + 1] - 1
-        chosen = self.facts.best(attempt.orders, start)
+        known = attempt.orders
+        if level == 0 and self.session.least is not None:
+            known = (*known, self.session.least)  # `ask` offers it; filled up, it may cost less
+        chosen = self.facts.best(known, start)
         most = self.facts.evaluate(chosen[0])[1] * _WORTH_FILLING if chosen else 0
         for order in chosen:
             peak, cost = self.facts.evaluate(order)
