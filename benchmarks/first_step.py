@@ -57,11 +57,13 @@ def main() -> None:
         model, how = options.inside.split(":")
         print(json.dumps(dataclasses.asdict(_first_step(model, how, options.budget))))
         return
-    rows = [_row(name, options.budget) for name in options.models.split(",")]
-    text = _document(rows, options.budget)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text, encoding="utf-8")
+    rows: list[str] = []
+    for name in options.models.split(","):
+        rows.append(_row(name, options.budget))
+        # Models take minutes: what is measured so far is kept.
+        if options.output is not None:
+            options.output.write_text(_document(rows, options.budget), encoding="utf-8")
+    print(_document(rows, options.budget))
 
 
 def _row(name: str, budget: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ os.environ.setdefault("AUTOCKPT_RAISE", "1")
 
 # Tests that look at progress turn it on in processes of their own.
 os.environ.setdefault("AUTOCKPT_PROGRESS", "0")
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and processes that tests
+# start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The engine's tests run without torch; the others share the machine with several workers.
 if importlib.util.find_spec("torch") is not None:
