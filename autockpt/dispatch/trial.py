@@ -26,6 +26,7 @@ from autockpt.ladder.ladder import leads_down
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
+from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt.verify.bits import differences
 from autockpt.verify.peak import available_bytes
 from autockpt.verify.step import Step, StepRecord, acts_on_parameters
@@ -142,10 +143,12 @@ class Trial:
         Returns:
             None if the step runs other graphs, fails, differs from eager, or exceeds the budget.
         """
+        handlers = handlers_code()
         try:
             return self._accept_kept(kept, can_wait=can_wait)
         except Exception as error:
-            if isinstance(error, InternalError) and not leads_down(error):
+            is_bug = isinstance(error, InternalError) and not leads_down(error)
+            if is_bug or is_by_a_handler(error, handlers):
                 raise
             return None  # planning anew tells what is wrong
 
@@ -377,12 +380,13 @@ def _recorded(
     If it fails and eager's does not, the plan is to blame. If eager's did not run, the error may be
     the model's own, and comes out as it is.
     """
+    handlers = handlers_code()
     try:
         return run.record(warm_up=warm_up, measures_peak=measures_peak)
     except (AutockptError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if not is_eager_known:
+        if not is_eager_known or is_by_a_handler(error, handlers):
             raise
         raise VerificationError(
             f"a step fails where eager's does not, with {type(error).__name__}: {error}"
