@@ -21,6 +21,7 @@ _AOT = "torch._functorch._aot_autograd"
 # By dotted path: the parameters that autockpt passes by keyword, or that a replacement relies on.
 NEEDED: Mapping[str, tuple[str, ...]] = {
     # Compiling a forward and reading Dynamo's errors.
+    "torch._dynamo.error_on_graph_break": ("error_on_graph_break",),
     "torch._dynamo.graph_break": (),
     "torch._dynamo.maybe_mark_dynamic": ("t", "index"),
     "torch._dynamo.exc.TorchDynamoException": (),
