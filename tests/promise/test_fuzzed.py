@@ -130,14 +130,13 @@ class NoisyChannels(Channels):
 
 def test_what_is_let_go_and_computed_again_within_the_forward() -> None:
     """A schedule may let a value go over a peak in the forward, and make it anew for its next use.
-    The rewrite gave the forward each operation once: a third more than was predicted. The least plan
-    of then did that; whatever the least plan is, its peak must be what it predicts."""
+    The rewrite gave the forward each operation once: a third more than was predicted. The least
+    plan of then did that; whatever the least plan is, its peak must be what it predicts."""
     torch.manual_seed(0)
     model, x = NoisyChannels(), torch.randn(8, 16, 8, 8)
     expected = train(copy.deepcopy(model), (x,))
     at_the_minimum(model, x, optimizer="adamw", method="auto")
     plan = autockpt.get_plan(model)
-    assert plan.recompute_ns > 0
     assert differing(expected, train(model, (x,))) == []
     assert peak_bytes(model, (x,)) <= plan.predicted_peak_bytes
 
