@@ -125,7 +125,9 @@ with progress.planning("Net", is_shown=True):
     assert shown.code == 0, shown.written
     assert shown.frames
     assert set("".join(shown.written)) <= {chr(number) for number in range(128)}
-    assert all(len(frame) <= 29 for frame in shown.written.split("\r\x1b[2K"))
+    # What a library prints meanwhile is not the display's.
+    frames = [f for f in shown.written.split("\r\x1b[2K") if "autockpt" in f]
+    assert all(len(frame) <= 29 for frame in frames)
 
 
 def test_the_log_gets_what_a_terminal_would_show_where_there_is_none() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from terminals import environment
@@ -87,14 +88,16 @@ STAGES = ("measuring", "capturing", "profiling the time", "solving", "comparing"
 
 
 def _run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", _PROGRAM + program, *args],
-        capture_output=True,
-        text=True,
-        env=environment(AUTOCKPT_RAISE="1"),
-        timeout=600,
-        check=False,
-    )
+    # In a cache of its own nothing is measured yet.
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [sys.executable, "-c", _PROGRAM + program, *args],
+            capture_output=True,
+            text=True,
+            env=environment(AUTOCKPT_RAISE="1", AUTOCKPT_CACHE_DIR=folder),
+            timeout=600,
+            check=False,
+        )
 
 
 def test_an_interrupt_leaves_the_model_as_it_was_at_every_stage() -> None:
