@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from autockpt_solvers.session import Session
 
 _SMALL = 48  # ops; up to here, annealing always follows: it costs next to nothing
-_LARGE = 160  # ops; up to here, annealing follows if no plan of `ilp` fits
-_EFFORT = 0.2  # of the usual number of steps, since it starts from a good plan, at every level
 
 
 def solve_auto(problem: Problem, session: Session, *, time_limit_s: float) -> Attempt:
@@ -38,12 +36,13 @@ def solve_auto(problem: Problem, session: Session, *, time_limit_s: float) -> At
     ranks = [facts.lack(order, budget) for order in first]
     best = min(range(len(first)), key=ranks.__getitem__)
     is_stuck = ranks[best][0] > 0
-    left = deadline - session.clock.now()
-    if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (_LARGE if is_stuck else _SMALL):
-        return dataclasses.replace(attempt, method="ilp")
-    from autockpt_solvers.methods.local import anneal_from
+    from autockpt_solvers.methods.local import EFFORT_FROM_A_PLAN, MOST_OPS, anneal_from
 
-    more = anneal_from(problem, session, first[best], time_limit_s=left, effort=_EFFORT).orders
+    left = deadline - session.clock.now()
+    if left <= 0 or ranks[best] == (0, 0) or len(graph.ops) > (MOST_OPS if is_stuck else _SMALL):
+        return dataclasses.replace(attempt, method="ilp")
+    start, effort = first[best], EFFORT_FROM_A_PLAN
+    more = anneal_from(problem, session, start, time_limit_s=left, effort=effort).orders
     is_better = min(facts.lack(order, budget) for order in more) < ranks[best]
     return dataclasses.replace(
         attempt, orders=(*attempt.orders, *more), method="local" if is_better else "ilp"

@@ -35,6 +35,7 @@ class Record:
             it.
         descends: Whether its least budget is found by a descent (see `search.least`), the same for
             every budget.
+        anneals: Whether `local` continues its search on small graphs.
         minimises_peak: Whether it searches for the lowest peak if nothing fits the budget.
     """
 
@@ -45,6 +46,7 @@ class Record:
     credits: str = ""
     bound_ns: Callable[..., int] = lower_bound_ns
     descends: bool = False
+    anneals: bool = False
     minimises_peak: bool = False
 
     @property
@@ -65,6 +67,7 @@ METHODS = {
         is_search=True,
         may_reorder=True,
         descends=True,
+        anneals=True,
         credits="ilp",
     ),
     "none": Record(module="none", function="solve_none"),

@@ -1,8 +1,9 @@
 """The least budget of a graph: one figure, whatever budget was asked for.
 
-It is the lowest peak of the plans of the heuristics and of a short descent from them. Nothing in it
-depends on the clock or on a budget. So every solve of a graph knows the same figure, and takes it
-as its lowest level: it finds a plan from there on, and none below.
+It is the lowest peak of the plans of the heuristics and of a short descent from them. On small
+graphs `auto` anneals from there, because the descent recomputes nothing before the backward begins.
+Nothing in it depends on the clock or on a budget. So every solve of a graph knows the same figure,
+and takes it as its lowest level: it finds a plan from there on, and none below.
 """
 
 from __future__ import annotations
@@ -51,24 +52,39 @@ def least_plan(session: Session, record: Record) -> Sequence[int]:
         record: The method; it descends.
     """
     moved, there = reordered(session, may_reorder=record.may_reorder)
-    found = [_descended(there)]
+    found = [_descended(there, anneals=record.anneals)]
     if moved is not None:
         found = [moved.originally(found[0])]
         found += _offered(session)
     return min(found, key=session.facts.evaluate)
 
 
-def _descended(session: Session) -> Sequence[int]:
+def _descended(session: Session, *, anneals: bool) -> Sequence[int]:
     """The leanest plan for the backward as the session's graph orders it; kept in the session."""
     if session.least is None:
         from autockpt_solvers.refinement.descend import descend
 
         session.clock.begin("searching for the smallest budget")
         known = [session.facts.baseline(), *_offered(session)]
-        lower = descend(session, known, least_peak_bytes(session.graph))
+        least_bytes = least_peak_bytes(session.graph)
+        lower = descend(session, known, least_bytes)
         known += [] if lower is None else [lower]
         session.least = min(known, key=session.facts.evaluate)
+        if anneals and session.facts.evaluate(session.least)[0] > least_bytes:
+            session.least = _annealed(session, session.least, least_bytes)
     return session.least
+
+
+def _annealed(session: Session, start: Sequence[int], least_bytes: int) -> Sequence[int]:
+    """The leanest plan that `local` finds from another plan, if the graph is small."""
+    from autockpt_solvers.methods.local import EFFORT_FROM_A_PLAN, MOST_OPS, anneal_from
+
+    if len(session.graph.ops) > MOST_OPS:
+        return start
+    floor = Problem(graph=session.graph, budget_bytes=least_bytes)
+    left = session.clock.seconds_left(session.clock.end)
+    found = anneal_from(floor, session, start, time_limit_s=left, effort=EFFORT_FROM_A_PLAN)
+    return min((start, *found.orders), key=session.facts.evaluate)
 
 
 def _offered(session: Session) -> tuple[Sequence[int], ...]:

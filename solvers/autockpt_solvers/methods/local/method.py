@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from autockpt_solvers.problem import Problem
     from autockpt_solvers.session import Session
 
+# For those who have a plan of another method already: up to how many ops annealing from it may get
+# further within a few seconds, and with which share of the usual steps.
+MOST_OPS = 160
+EFFORT_FROM_A_PLAN = 0.2
+
 _STEPS_PER_CALL = 2048  # from one look at the clock to the next
 # How many steps all runs take: so many per run of the first order, but no more runs and reads in
 # all than that (orders), or no more steps than that (slots).
