@@ -14,6 +14,7 @@ from autockpt.budget import Budget
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.identity import identity
 from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load
+from autockpt.dispatch.kept_trial import accept_kept
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
@@ -207,7 +208,7 @@ class PlanMaker:
         if not is_best and kept.time_limit_s < self.request.time_limit_s:
             return None
         trial = self._trial(call, self._step(call), is_exact=True)
-        accepted = trial.accept_kept(kept, can_wait=call.parallel is None)
+        accepted = accept_kept(trial, kept, can_wait=call.parallel is None)
         if accepted is None:
             return None
         self.ladder.know(kept.reason, kept.given_up)

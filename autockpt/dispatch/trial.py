@@ -13,16 +13,13 @@ import torch
 from autockpt import progress
 from autockpt.budget import format_bytes
 from autockpt.capture.compiled import CompiledForward
-from autockpt.dispatch.kept import KeptPlan
 from autockpt.errors import (
     AutockptError,
     BudgetError,
     CaptureError,
-    InternalError,
     VerificationError,
 )
-from autockpt.ladder.executable import ExecutablePlan, is_one_graph, is_stale
-from autockpt.ladder.ladder import leads_down
+from autockpt.ladder.executable import ExecutablePlan, is_stale
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
@@ -106,8 +103,8 @@ class Trial:
         if acts_on_parameters(self.step.module):
             return self._untried(planner, _MOVES_PARAMETERS if self.verify else _NOT_COMPARED)
         # A refusal does not wait for a step to run, if the least that it names needs no trial.
-        is_refused = planner.is_complete and planner.is_refused_at_once
-        planned = planner.plan() if is_refused else None
+        at_once = planner.is_complete and planner.is_refused_at_once
+        planned = planner.plan() if at_once else None
         if planner.is_complete and not self.verify:
             return self._untried(planner, _NOT_COMPARED)
         if not self.is_exact and planner.budget_bytes >= planner.baseline_peak_bytes:
@@ -122,63 +119,11 @@ class Trial:
         try:
             executable = planned or planner.plan()
         except BudgetError as error:
-            is_refused = (planner.is_complete and error.is_proven) or is_given
-            if is_refused or not self.verify or not self.is_exact:
+            names_least = self.verify and self.is_exact and not is_given
+            if not names_least or (planner.is_complete and error.is_proven):
                 raise
             raise self._measured(error, planner, eager, reference, compiled) from error
         return self._verified(planner, executable, eager, reference, compiled)
-
-    def accept_kept(self, kept: KeptPlan, *, can_wait: bool) -> AcceptedPlan | None:
-        """Follow a plan that was accepted in another process, if it is for this step.
-
-        If the plan has one graph, whose bits and peak were verified, the first call raises
-        `OtherGraphError` before anything runs if the step has another. Otherwise what runs between
-        graphs, or in modules, may be something else than then. So the step runs on copies first, is
-        compared with eager, and measured.
-
-        Args:
-            kept: The plan.
-            can_wait: Whether the first call may turn out to need another plan.
-
-        Returns:
-            None if the step runs other graphs, fails, differs from eager, or exceeds the budget.
-        """
-        handlers = handlers_code()
-        try:
-            return self._accept_kept(kept, can_wait=can_wait)
-        except Exception as error:
-            is_bug = isinstance(error, InternalError) and not leads_down(error)
-            if is_bug or is_by_a_handler(error, handlers):
-                raise
-            return None  # planning anew tells what is wrong
-
-    def _accept_kept(self, kept: KeptPlan, *, can_wait: bool) -> AcceptedPlan | None:
-        plan, program = kept.plan, kept.program
-        eager = self.step.on(torch.device(plan.device))
-        if can_wait and kept.is_verified and program is not None and is_one_graph(program):
-            untried = ExecutablePlan(plan=plan, program=program, is_untried=True)
-            return AcceptedPlan(
-                plan=plan, executable=untried, forward=self.follow(untried), is_verified=True
-            )
-        executable = None if program is None else ExecutablePlan(plan=plan, program=program)
-        forward = self.step.forward if executable is None else self.follow(executable)
-        expected = None
-        if self.verify and executable is not None:
-            expected = self._record_of_eager(eager, plan.baseline_peak_bytes)
-        progress.stage("trying the kept plan")
-        run = dataclasses.replace(eager, forward=forward)
-        with _ready_for_other_graphs(are_expected=True):
-            got = run.record(warm_up=executable is not None)
-        peak_bytes = plan.fixed.total_bytes + self.step.older_gradients_bytes + got.peak_bytes
-        is_other = expected is not None and bool(differences(expected, got))
-        if is_stale(forward) or is_other or peak_bytes > plan.budget_bytes:
-            return None
-        return AcceptedPlan(
-            plan=dataclasses.replace(plan, measured_peak_bytes=peak_bytes),
-            executable=executable,
-            forward=forward,
-            is_verified=expected is not None or executable is None,
-        )
 
     def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:
         executable = planner.plan()
@@ -206,7 +151,7 @@ class Trial:
         """
         if not (self.verify or planner.budget_bytes >= planner.baseline_peak_bytes):
             return _Reference(notes=(_NOT_COMPARED,))
-        record = self._record_of_eager(eager, planner.baseline_peak_bytes)
+        record = self.record_of_eager(eager, planner.baseline_peak_bytes)
         if record is None:
             return _Reference(notes=(_DOES_NOT_FIT,))
         with eager_failures(eager, stage="verify"):
@@ -214,7 +159,7 @@ class Trial:
         peak_bytes = planner.fixed_bytes + max(record.peak_bytes, other_bytes)
         return _Reference(record=record, peak_bytes=peak_bytes)
 
-    def _record_of_eager(self, eager: Step, peak_bytes: int) -> StepRecord | None:
+    def record_of_eager(self, eager: Step, peak_bytes: int) -> StepRecord | None:
         """What eager's step gives; None if it does not fit in the free memory.
 
         Raises:
@@ -241,7 +186,7 @@ class Trial:
         progress.stage("comparing what was captured with eager")
         forward = self.follow(unplanned)
         run = dataclasses.replace(eager, forward=forward)
-        with _ready_for_other_graphs(are_expected=True):
+        with ready_for_other_graphs(are_expected=True):
             got = _recorded(run, is_eager_known=True, warm_up=False, measures_peak=False)
         if is_stale(forward):
             raise CaptureError(
@@ -337,7 +282,7 @@ class Trial:
             CaptureError: Other graphs turn up than the ones that were planned.
             VerificationError: The step fails, or is not bit-equal.
         """
-        with _ready_for_other_graphs(are_expected=not self.is_exact):
+        with ready_for_other_graphs(are_expected=not self.is_exact):
             got = _recorded(run, is_eager_known=reference.record is not None, warm_up=warm_up)
         if not self.is_exact and is_stale(run.forward):
             raise CaptureError(
@@ -353,7 +298,7 @@ class Trial:
 
     def _peak_bytes_of_other_draws(self, run: Step, record: StepRecord) -> int:
         was_stale = is_stale(run.forward)
-        with _ready_for_other_graphs(are_expected=True):
+        with ready_for_other_graphs(are_expected=True):
             peak_bytes = run.peak_bytes_of_other_draws(record)
         if is_stale(run.forward) and not was_stale:
             raise CaptureError(
@@ -394,7 +339,7 @@ def _recorded(
 
 
 @contextlib.contextmanager
-def _ready_for_other_graphs(*, are_expected: bool) -> Iterator[None]:
+def ready_for_other_graphs(*, are_expected: bool) -> Iterator[None]:
     """Silence the warning about an unknown graph if other plans are tried then."""
     with warnings.catch_warnings():
         if are_expected:

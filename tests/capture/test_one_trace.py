@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training import assert_same_training
 
 import autockpt
 from autockpt.capture import compiled
 from autockpt.capture.step import capture
 from autockpt.lower import problem
 from autockpt_solvers import Problem
-from tests.training import assert_same_training
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 

@@ -7,40 +7,12 @@ import dataclasses
 import pickle
 
 import torch
+from plans import PLAN
 from torch import nn
 
 from autockpt.dispatch.key import PlanKey, plan_key
 from autockpt.dispatch.store import PlanStore, StoredPlans
 from autockpt.dispatch.trial import AcceptedPlan
-from autockpt.report.parts import FixedBytes
-from autockpt.report.plan import Plan
-from autockpt_solvers import SolveStatus
-
-PLAN = Plan(
-    budget_bytes=100,
-    predicted_peak_bytes=90,
-    baseline_peak_bytes=90,
-    minimum_peak_bytes=50,
-    measured_peak_bytes=None,
-    baseline_step_ns=1,
-    recompute_ns=0,
-    lower_bound_ns=0,
-    status=SolveStatus.FEASIBLE,
-    method="none",
-    solve_time_s=0.0,
-    fixed=FixedBytes(
-        parameters_bytes=1, buffers_bytes=0, optimizer_bytes=0, inputs_bytes=0,
-        communication_bytes=0,
-    ),
-    gradients_bytes=1,
-    optimizer_name="sgd",
-    optimizer_assumed=False,
-    cost_source="measured",
-    device="cpu",
-    num_graphs=1,
-    rung="eager",
-    rows=(),
-)  # fmt: skip
 
 
 def key_of(module: nn.Module, *sizes: int) -> PlanKey:

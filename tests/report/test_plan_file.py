@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import stat
@@ -10,45 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plans import PLAN
 
-from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
-from autockpt_solvers import SolveStatus
-
-
-def _plan(budget_bytes: int = 100, notes: tuple[str, ...] = ()) -> Plan:
-    return Plan(
-        budget_bytes=budget_bytes,
-        predicted_peak_bytes=90,
-        baseline_peak_bytes=200,
-        minimum_peak_bytes=80,
-        baseline_step_ns=1000,
-        recompute_ns=100,
-        lower_bound_ns=90,
-        status=SolveStatus.FEASIBLE,
-        method="ilp",
-        solve_time_s=0.5,
-        fixed=FixedBytes(
-            parameters_bytes=1,
-            buffers_bytes=0,
-            optimizer_bytes=0,
-            inputs_bytes=0,
-            communication_bytes=0,
-        ),
-        gradients_bytes=1,
-        optimizer_name="sgd",
-        optimizer_assumed=False,
-        cost_source="measured",
-        device="cpu",
-        num_graphs=1,
-        rows=(),
-        notes=notes,
-    )
 
 
 def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    first, second = _plan(), _plan(notes=("für später",))
+    first, second = PLAN, dataclasses.replace(PLAN, notes=("für später",))
     first.save(file)
     assert Plan.load(str(file)) == first
     file.chmod(0o640)
@@ -61,23 +31,23 @@ def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_link_stays_one_and_a_device_is_written_not_replaced(tmp_path: Path) -> None:
     target, link, fifo = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "fifo"
     link.symlink_to(target)
-    _plan().save(link)
+    PLAN.save(link)
     assert link.is_symlink()
-    assert Plan.load(target) == _plan()
+    assert Plan.load(target) == PLAN
     os.mkfifo(fifo)
     read: list[Plan] = []
     reader = threading.Thread(target=lambda: read.append(Plan.load(fifo)))
     reader.start()
-    _plan().save(fifo)
+    PLAN.save(fifo)
     reader.join()
-    assert read == [_plan()]
+    assert read == [PLAN]
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 
 
 def test_a_full_disk_leaves_the_older_file(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    _plan().save(file)
-    large = _plan(notes=("x" * 100_000,))
+    PLAN.save(file)
+    large = dataclasses.replace(PLAN, notes=("x" * 100_000,))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
@@ -85,7 +55,7 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path) -> None:
             large.save(file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert Plan.load(file) == _plan()
+    assert Plan.load(file) == PLAN
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
@@ -93,26 +63,28 @@ def test_an_interrupt_leaves_the_older_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "plan.json"
-    _plan().save(file)
+    PLAN.save(file)
 
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _plan(budget_bytes=150).save(file)
-    assert Plan.load(file) == _plan()
+        dataclasses.replace(PLAN, budget_bytes=150).save(file)
+    assert Plan.load(file) == PLAN
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_whoever_reads_while_others_write_reads_a_whole_plan(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    _plan().save(file)
+    PLAN.save(file)
     stop = threading.Event()
 
     def save_often(budget_bytes: int) -> None:
         while not stop.is_set():
-            _plan(budget_bytes=budget_bytes, notes=("x" * budget_bytes * 100,)).save(file)
+            dataclasses.replace(
+                PLAN, budget_bytes=budget_bytes, notes=("x" * budget_bytes * 100,)
+            ).save(file)
 
     writers = [threading.Thread(target=save_often, args=(size,)) for size in (120, 170)]
     for writer in writers:
@@ -141,7 +113,7 @@ def test_where_nothing_can_be_written_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(kind, match=r"^cannot save the plan to .*: " + message) as caught:
-        _plan().save(tmp_path / name)
+        PLAN.save(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -151,13 +123,13 @@ def test_a_file_that_may_not_be_written_is_not_replaced(
 ) -> None:
     """Whoever may write to the folder could replace it, and root may write to any file."""
     file = tmp_path / "plan.json"
-    _plan().save(file)
+    PLAN.save(file)
     file.chmod(0o400)
     if os.geteuid() == 0:
         monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match=r"you may not write there\. Name a file in a folder"):
-        _plan(budget_bytes=150).save(file)
-    assert Plan.load(file) == _plan()
+        dataclasses.replace(PLAN, budget_bytes=150).save(file)
+    assert Plan.load(file) == PLAN
 
 
 def _half(text: str) -> bytes:
@@ -185,7 +157,7 @@ def test_what_is_no_plan_is_refused(
     tmp_path: Path, content: Callable[[str], bytes], message: str
 ) -> None:
     file = tmp_path / "plan.json"
-    file.write_bytes(content(_plan().to_json()))
+    file.write_bytes(content(PLAN.to_json()))
     with pytest.raises(ValueError, match=r"^cannot load a plan from .*plan\.json: " + message) as e:
         Plan.load(file)
     assert "\n" not in str(e.value)
