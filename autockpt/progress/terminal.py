@@ -8,6 +8,7 @@ code that uses them. A line of a tqdm bar is overwritten, and the bar draws itse
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import weakref
@@ -70,10 +71,10 @@ class Terminal:
         self._num_shown += 1
         text = Text.assemble((frame, "cyan"), f" autockpt {name}: {stage.text(now_s)}")
         # A line that fills the last column would wrap.
-        text.truncate(self._console.width - 1, overflow="ellipsis" if self._is_unicode else "crop")
+        text.truncate(self._width() - 1, overflow="ellipsis" if self._is_unicode else "crop")
         with self._lock:
             with self._console.capture() as drawn:
-                self._console.print(text, end="", no_wrap=True, highlight=False)
+                self._console.print(text, end="", no_wrap=True, highlight=False, crop=False)
             self._is_drawn = self._write(_ERASE + drawn.get())
 
     def close(self, name: str, outcome: str, *, is_slow: bool) -> None:
@@ -98,6 +99,13 @@ class Terminal:
         with self._lock:
             self.erase()
             yield
+
+    def _width(self) -> int:
+        """Columns of the terminal: ``COLUMNS``, which rich reads, stays when its window changes."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or self._console.width
+        except (OSError, ValueError):  # not a file of the system's, or closed
+            return self._console.width
 
     def _write(self, text: str) -> bool:
         encoding = self._console.encoding
