@@ -9,16 +9,21 @@ calls the recorder while it traces. So both sides mark what is theirs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 import autockpt.errors
 from autockpt.errors import AutockptError, CaptureError, InternalError, internal_errors
-from autockpt.torch_private.refusals import REFUSALS, root_cause, wrapped
+from autockpt.torch_private.refusals import REFUSALS, root_cause, traced_lines, wrapped
 from autockpt.user_signals import handlers_code, is_by_a_handler
 
 _PACKAGE = Path(autockpt.errors.__file__).parent
 _MODELS = _PACKAGE / "zoo"
+_TORCH = Path(torch.__file__).parent
+_PYTHON = Path(contextlib.__file__).parent
 
 
 @contextlib.contextmanager
@@ -48,7 +53,9 @@ def models_code(where: str, what: str) -> Iterator[None]:
             raise cause from None  # torch may have wrapped it
         if is_raised_by_autockpt(cause):
             raise InternalError(stage="capture", cause=cause) from error
-        raise CaptureError(where=where, reason=f"{what}: {_first_line(cause)}") from error
+        place = place_of(error)
+        at = f"{where} ({place})" if place else where
+        raise CaptureError(where=at, reason=f"{what}: {_first_line(cause)}") from error
 
 
 @contextlib.contextmanager
@@ -67,6 +74,25 @@ def own_code(stage: str) -> Iterator[None]:
             yield
         except REFUSALS as error:
             raise CaptureError(where="a graph of the model", reason=_first_line(error)) from error
+
+
+def place_of(error: BaseException) -> str:
+    """The line of the user's code that an error comes from; empty if it comes from elsewhere."""
+    lines = traced_lines(error)
+    if not lines:
+        trace = traceback.extract_tb(root_cause(error).__traceback__)
+        lines = tuple((frame.filename, frame.lineno or 0) for frame in trace)
+    return users_place(lines)
+
+
+def users_place(lines: Sequence[tuple[str, int]]) -> str:
+    """The innermost of these lines that is not in torch, Python or autockpt, as file and line."""
+    for filename, line in reversed(lines):
+        path = Path(filename)
+        is_own = path.is_relative_to(_PACKAGE) and not path.is_relative_to(_MODELS)
+        if not is_own and not path.is_relative_to(_TORCH) and path.parent != _PYTHON:
+            return f"{filename}:{line}"
+    return ""
 
 
 def is_raised_by_autockpt(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots, find_loss, require_gradient
+from autockpt.verify.silence import silenced
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ def run_eager_step(
         models_code(name, "its forward fails on these inputs"),
         unchanged_attributes(module) as attributes,
         packed.watched(),
+        silenced(),
         tracker,
     ):
         output = forward(*fakes.args, **fakes.kwargs)

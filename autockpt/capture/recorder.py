@@ -5,18 +5,19 @@ AOTAutograd calls what is marked as `own_code`, in the middle of tracing the mod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx as fx
 
-from autockpt.capture.blame import own_code
+from autockpt.capture.blame import own_code, users_place
 from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.compiled import Backend, CompiledGraph
 from autockpt.capture.joint import JointGraph
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
-from autockpt.torch_private.dynamo import ends_at_a_break
+from autockpt.torch_private.dynamo import break_of, ends_at_a_break, first_lines
 from autockpt.torch_private.tensors import storage_key
 
 
@@ -47,12 +48,14 @@ class Recorder:
         self._in_pieces = in_pieces
         self._num_frames = 0
         self._records: list[_Record] = []
+        self._split = ""  # where Dynamo first split the forward, and why
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         """Compile one of Dynamo's graphs to run unchanged, and record it."""
         is_traced_once = self._backend.stand_ins is not None and not self.is_outside
         if is_traced_once and (self._records or ends_at_a_break(graph_module)):
             raise SplitForwardError
+        self._note_split(graph_module)
         self._num_frames += 1
         if self._in_pieces:
             compiled = compile_in_pieces(graph_module, example_inputs, self._compile)
@@ -61,11 +64,22 @@ class Recorder:
         return self._backend.on_stand_ins(compiled) if is_traced_once else compiled
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
-        record = _Record(is_outside=self.is_outside, frame=self._num_frames)
+        record = _Record(self.split, is_outside=self.is_outside, frame=self._num_frames)
         self._records.append(record)
         if not self.is_outside:
             self._backend.graphs.append(record.graph)
         return record.compile(graph_module, example_inputs)
+
+    def _note_split(self, graph_module: fx.GraphModule) -> None:
+        found = break_of(graph_module)
+        if found is not None and not self._split and not self.is_outside:
+            reason, lines = found
+            place = users_place(lines)
+            self._split = f"{place}: {reason}" if place else reason
+
+    def split(self) -> str:
+        """Where Dynamo first split the forward, and why; empty if it did not."""
+        return self._split
 
     def finish(self) -> tuple[CapturedGraph, ...]:
         """Return the recorded graphs, in the order in which they were compiled.
@@ -79,10 +93,12 @@ class Recorder:
 class _Record:
     """What one graph shows while it runs on fakes."""
 
-    def __init__(self, *, is_outside: bool, frame: int) -> None:
+    def __init__(self, split: Callable[[], str], *, is_outside: bool, frame: int) -> None:
+        self._split = split
         self.graph = CompiledGraph(stage="capture")
         self.is_outside = is_outside
         self._frame = frame
+        self._place = ""
         self._joint: JointGraph | None = None
         self._input_keys: Keys = ()
         self._output_keys: Keys = ()
@@ -93,6 +109,8 @@ class _Record:
         self._alive: list[Any] = []
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        place = users_place(first_lines(graph_module))
+        self._place = f" ({place})" if place else ""
         self.graph.forward = self._run_forward
         self.graph.backward = self._run_backward
         return self.graph.compile(graph_module, example_inputs)
@@ -100,9 +118,11 @@ class _Record:
     @own_code("capture")
     def _run_forward(self, args: list[Any]) -> Any:
         if self._has_run:
+            split = self._split()
             raise CaptureError(
-                where="a loop in the forward",
-                reason="one graph runs several times in a step, and cannot have several plans",
+                where=f"a loop in the forward{self._place}",
+                reason="one graph runs several times in a step, and cannot have several plans"
+                + (f"; Dynamo splits the forward at {split}" if split else ""),
             )
         self._has_run = True
         self._input_keys = tuple(keys_of(arg) for arg in args)

@@ -20,6 +20,7 @@ from autockpt.capture.recorder import Recorder, SplitForwardError, keys_of
 from autockpt.errors import CaptureError, InternalError
 from autockpt.torch_private.dynamo import compile_forward, no_breaks
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
+from autockpt.torch_private.messages import silence
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
@@ -107,6 +108,7 @@ def _recorded(
     with (
         tracing_config(eager_answers(positions_are_counted=step.positions_are_counted)),
         quiet_warnings(),
+        silence(),
         models_code(type(step.module).__name__, "its forward cannot be traced"),
     ):
         if stand_ins is None:

@@ -28,6 +28,7 @@ from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import backward_roots, find_loss
 from autockpt.verify.random_state import random_states
 from autockpt.verify.replaced import replaced_forwards
+from autockpt.verify.silence import silenced
 from autockpt.verify.step import Step
 
 _MIN_SHARE = 0.002  # of what a forward saves: below, a checkpoint gains nothing
@@ -169,6 +170,7 @@ class _Observer:
             getattr(module, "no_sync", contextlib.nullcontext)(),
             torch.autograd.graph.saved_tensors_hooks(self._save, self._refuse),
             replaced_forwards(modules, self._watched),
+            silenced(),
             contextlib.nullcontext() if self._known else WritesSeen(self._see_written),
         ):
             self._written = WrittenTensors(buffers=buffers, parameters=parameters)

@@ -22,6 +22,7 @@ from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.random_state import host_random_states, kept_host_random_states
 from autockpt.verify.replaced import replaced_forwards
+from autockpt.verify.silence import silenced
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,7 @@ class _Run:
         args, kwargs = tree_unflatten(leaves, self._structure)
         del leaves, given
         with (
+            silenced(),
             kept_host_random_states(self._host_states),
             unchanged_attributes(self._module, copies=False),
             self._buffers_as_before(),

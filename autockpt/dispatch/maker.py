@@ -264,8 +264,10 @@ class PlanMaker:
     def _tell_rung(self, plan: Plan) -> None:
         if self.ladder.reason:
             warn_user(
-                f'{type(self.module).__name__} falls back to the rung "{plan.rung}" because the '
-                f"rungs above it failed. {self.ladder.reason}"
+                f'{type(self.module).__name__} falls back to the rung "{plan.rung}".\n'
+                f"{self.ladder.main_reason}\n"
+                "Change that code, or move it out of the forward; get_plan(model).notes has the "
+                "reasons in full."
             )
 
     def _rungs(self, call: Call, bucket: Bucket | None = None) -> Iterator[Rung[AcceptedPlan]]:

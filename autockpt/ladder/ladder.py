@@ -30,7 +30,7 @@ from autockpt.user_warnings import warn_user
 from autockpt.verify.peak import old_objects_set_aside
 
 T = TypeVar("T")
-_MAX_REASON = 240  # letters
+_MAX_REASON = 320  # letters
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,14 @@ class Ladder:
         copied.reason = self.reason
         copied._given_up = dict(self._given_up)
         return copied
+
+    @property
+    def main_reason(self) -> str:
+        """Why the highest rung that failed did so: the others mostly fail for the same."""
+        for rung, reason in self._given_up.items():
+            if self.reason.startswith(f"{rung}: "):
+                return f"{rung}: {reason}"
+        return self.reason
 
     @property
     def given_up(self) -> dict[str, str]:
@@ -154,5 +162,5 @@ def _with_others_as_notes(failures: list[tuple[str, AutockptError]]) -> Autockpt
 
 
 def _short(error: AutockptError) -> str:
-    text = str(error)
+    text = str(error).replace(" The model is unchanged.", "")
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 3] + "..."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,24 @@ def ends_at_a_break(graph_module: fx.GraphModule) -> bool:
     """Whether Dynamo splits the forward after this one of its graphs."""
     reason: Any = getattr(graph_module, "compile_subgraph_reason", None)
     return bool(reason is not None and reason.graph_break)
+
+
+def break_of(graph_module: fx.GraphModule) -> tuple[str, tuple[tuple[str, int], ...]] | None:
+    """Why Dynamo splits the forward after this graph, and the lines of code that led there."""
+    if not ends_at_a_break(graph_module):
+        return None
+    reason: Any = graph_module.compile_subgraph_reason
+    first_line = str(reason.reason).strip().splitlines() or [""]
+    return first_line[0], tuple((f.filename, f.lineno or 0) for f in reason.user_stack)
+
+
+def first_lines(graph_module: fx.GraphModule) -> tuple[tuple[str, int], ...]:
+    """The lines of code that led to the first operation of a graph, outermost first."""
+    for node in graph_module.graph.nodes:
+        found = re.findall(r'File "(.+)", line (\d+)', node.stack_trace or "")
+        if found:
+            return tuple((filename, int(line)) for filename, line in found)
+    return ()
 
 
 def no_breaks() -> contextlib.AbstractContextManager[Any]:

@@ -10,12 +10,14 @@ import contextlib
 import functools
 import logging
 import threading
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
+
+from autockpt.torch_private.messages import messages_noted
+from autockpt.torch_private.own_filters import ignored
 
 # Before 2.13 Dynamo traces `add_` with `alpha` as a product and a sum, which round differently.
 _ROUNDS_TWICE = torch.torch_version.TorchVersion(torch.__version__) < "2.13"
@@ -28,8 +30,9 @@ def tracing_config(
 ) -> Iterator[None]:
     """Dynamo's settings while autockpt captures or compiles a model.
 
-    Logger calls do not break graphs, ``numpy.random`` keeps drawing from numpy's generator, and
-    Dynamo does not silently run eager if many models of one class are optimized.
+    What the forward prints, warns and logs does not split graphs, ``numpy.random`` keeps drawing
+    from numpy's generator, and Dynamo does not silently run eager if many models of one class are
+    optimized.
 
     Args:
         substitutes: Functions that Dynamo replaces by others while it traces, without guards.
@@ -38,7 +41,6 @@ def tracing_config(
 
     with (
         config.patch(
-            ignore_logging_functions=set(config.ignore_logging_functions) | _logger_methods(),
             use_numpy_random_stream=True,
             # Hooks may come later.
             skip_nnmodule_hook_guards=False,
@@ -49,6 +51,7 @@ def tracing_config(
             **_EXACT_ARITHMETIC,
         ),
         _for_all_threads("not exporting", _not_exporting),
+        _for_all_threads("messages", messages_noted),
         # torch 2.11 cannot write these settings into its metrics, and logs a traceback each time.
         _for_all_threads("quiet metrics", _no_logs_of("torch._dynamo.metrics_context")),
         contextlib.ExitStack() as stack,
@@ -94,10 +97,11 @@ def _for_all_threads(
 @contextlib.contextmanager
 def quiet_warnings() -> Iterator[None]:
     """Silence warnings of Dynamo and AOTAutograd about internals that a user cannot act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\.")
+    with (
+        ignored(module=r"torch\."),
         # Raised in torch's name at places of other modules.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        ignored(message=".*LeafSpec.*", category=FutureWarning),
+    ):
         yield
 
 
@@ -157,10 +161,3 @@ def _substituted(original: Callable[..., Any], stand_in: Callable[..., Any]) -> 
         for table, known in zip(by_function, known_functions, strict=True):
             for function in set(table) - known:
                 del table[function]
-
-
-def _logger_methods() -> set[Any]:
-    methods = ("debug", "info", "warning", "error", "critical", "exception", "log")
-    extensions = ("warning_once", "warning_advice", "info_once")  # of model libraries
-    found = (getattr(logging.Logger, name, None) for name in methods + extensions)
-    return {method for method in found if method is not None}

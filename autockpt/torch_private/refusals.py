@@ -20,6 +20,7 @@ __all__ = [
     "REFUSALS",
     "is_compilation_error",
     "root_cause",
+    "traced_lines",
     "wrapped",
 ]
 
@@ -61,6 +62,17 @@ def wrapped(error: BaseException, kind: type[_E]) -> _E | None:
             return current
         current = _under(current)
     return None
+
+
+def traced_lines(error: BaseException) -> tuple[tuple[str, int], ...]:
+    """The files and lines that Dynamo was tracing, outermost first; empty if it was not tracing."""
+    current: BaseException | None = error
+    while current is not None:
+        stack = getattr(current, "real_stack", None)
+        if stack:
+            return tuple((frame.filename, frame.lineno or 0) for frame in stack)
+        current = _under(current)
+    return ()
 
 
 def _under(error: BaseException) -> BaseException | None:

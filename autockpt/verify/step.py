@@ -26,6 +26,7 @@ from autockpt.verify.random_state import (
     same_states,
     seed_generators,
 )
+from autockpt.verify.silence import silenced
 
 _T = TypeVar("_T")
 # Draws tried if all take the same path, and if paths differ from draw to draw.
@@ -151,10 +152,11 @@ class Step:
 
     def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         args, kwargs = inputs
-        output = self.forward(*args, **kwargs)
-        loss = find_loss(output, self.loss_fn)
-        with no_autocast():
-            torch.autograd.backward(*backward_roots(loss))
+        with silenced(self.forward):
+            output = self.forward(*args, **kwargs)
+            loss = find_loss(output, self.loss_fn)
+            with no_autocast():
+                torch.autograd.backward(*backward_roots(loss))
         kept.extend([output, *loss])
 
 
@@ -167,7 +169,7 @@ def run_on_copies(
     """Runs a forward on copies of its inputs and restores the model; its errors are raised."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     own_args, own_kwargs = own_copies((args, dict(kwargs)))
-    with state_kept(module, device):
+    with state_kept(module, device), silenced(forward):
         forward(*own_args, **own_kwargs)
 
 

@@ -172,7 +172,8 @@ def without_a_fake(y: torch.Tensor) -> torch.Tensor:
 )
 def test_a_failure_of_the_model_is_not_a_bug(act: Callable[..., Any], reason: str) -> None:
     model = Failing(act)
-    with pytest.raises(CaptureError, match=f"cannot capture Failing: {reason}") as caught:
+    named = rf"cannot capture Failing \(\S+test_blame.py:\d+\): {reason}"
+    with pytest.raises(CaptureError, match=named) as caught:
         capture(model, model.forward, (X,), {})
     assert caught.value.__cause__ is not None
 
@@ -185,7 +186,8 @@ def test_a_loss_that_cannot_be_traced_is_not_a_bug() -> None:
         return output.sum()
 
     model = blocks()
-    with pytest.raises(CaptureError, match="cannot capture loss_fn: it cannot be traced"):
+    named = r"cannot capture loss_fn \(\S+test_blame.py:\d+\): it cannot be traced"
+    with pytest.raises(CaptureError, match=named):
         capture(model, model.forward, (X,), {}, loss_fn=loss)
 
 

@@ -97,10 +97,8 @@ def test_a_failure_tells_what_other_rungs_failed_of(tmp_path: Path) -> None:
     result = _run("plan", f"{script}:make", "--budget", "50%", *_QUICK)
     assert result.exit_code == 1
     first, *notes = result.stderr.splitlines()
-    assert first.startswith("error: cannot capture Reading: ")
-    assert [
-        note.partition(" was tried as well: cannot capture Reading: ")[0] for note in notes
-    ] == [
+    assert first.startswith(f"error: cannot capture Reading ({script}:4): ")
+    assert [note.partition(" was tried as well: cannot capture Reading")[0] for note in notes] == [
         "The rung 'blocks'",
         "The rung 'checkpoint'",
     ]
