@@ -20,6 +20,7 @@ from autockpt.arguments import (
     checked_inputs,
     checked_plan,
     checked_request,
+    misspelt_inputs,
 )
 from autockpt.budget import Budget
 from autockpt.dispatch.forward import OptimizedForward, optimized_forward
@@ -130,7 +131,7 @@ def _install(
     forward = OptimizedForward(model, original, request, verify=verify)
     if args or kwargs:
         check_signature(original, args, kwargs)
-        with _in_training(model):
+        with _in_training(model), misspelt_inputs(model, kwargs):
             forward.prepare(args, kwargs)
     forward.install()
 
@@ -191,7 +192,7 @@ def plan(
         refuse_spread(model)
         ladder = Ladder()
         step = StepToPlan(module=model, forward=original, args=args, kwargs=kwargs, request=request)
-        with _in_training(model):
+        with _in_training(model), misspelt_inputs(model, kwargs):
             made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
         progress_shown.finish(outcome(made))
     if warning := cost_warning(made):

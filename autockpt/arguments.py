@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 
 from autockpt.budget import Budget, format_bytes, parse_budget
+from autockpt.capture.blame import unexpected_keyword
 from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.report.plan import Plan
@@ -131,13 +134,46 @@ def check_signature(
     forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Raise TypeError if a forward does not take these inputs."""
+    signature = inspect.signature(forward)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for name in () if takes_any else kwargs.keys() - signature.parameters.keys():
+        raise _unknown_input(name, "the model's forward", signature)
     try:
-        inspect.signature(forward).bind(*args, **kwargs)
+        signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(
             f"the sample inputs do not fit the model's forward: {error}. Give its positional "
             "inputs in sample_args and its keyword inputs in sample_kwargs."
         ) from error
+
+
+@contextlib.contextmanager
+def misspelt_inputs(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Name a sample input that a forward with ``**kwargs`` passes on to one without it.
+
+    Raises:
+        TypeError: There is one.
+    """
+    try:
+        yield
+    except CaptureError as error:
+        function, name = unexpected_keyword(error) or ("", "")
+        if name not in kwargs:
+            raise
+        forwards = (type(part).forward for part in module.modules())
+        taking = next((f for f in forwards if f.__qualname__ == function), None)
+        signature = None if taking is None else inspect.signature(taking)
+        raise _unknown_input(name, f"{function}, which the model calls,", signature) from error
+
+
+def _unknown_input(name: str, taker: str, signature: inspect.Signature | None) -> TypeError:
+    named = () if signature is None else signature.parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = [p.name for p in named if p.name != "self" and p.kind in kinds]
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    takes = f" It takes {', '.join(known)}." if known else ""
+    return TypeError(f"sample_kwargs has {name!r}, which {taker} does not take.{guess}{takes}")
 
 
 def _refuse_compiled(model: torch.nn.Module) -> None:
@@ -201,7 +237,8 @@ def _check_method(method: Any) -> None:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    own = {id(parameter) for parameter in model.parameters()}
+    # A network that is all frozen is trained through its inputs, which others own.
+    own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if own and not own & held:
         raise ValueError(

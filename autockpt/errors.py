@@ -155,7 +155,7 @@ class NotTrainableError(AutockptError, ValueError):
         reason: str,
         *,
         advice: str = "autockpt plans a forward and a backward; give it a model of which at least "
-        "one parameter requires grad.",
+        "one parameter requires grad, or inputs that do.",
     ) -> None:
         self.reason = reason
         super().__init__(f"the model does not train: {reason.rstrip('.')}. {advice}")

@@ -9,6 +9,7 @@ calls the recorder while it traces. So both sides mark what is theirs.
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,12 @@ _PACKAGE = Path(autockpt.errors.__file__).parent
 _MODELS = _PACKAGE / "zoo"
 _TORCH = Path(torch.__file__).parent
 _PYTHON = Path(contextlib.__file__).parent
+_UNEXPECTED = re.compile(
+    r"(?P<function>[\w.<>]+)\(\) got an unexpected keyword argument '(?P<keyword>\w+)'"
+)
+_REFUSED_CALL = re.compile(
+    r"forward\(\) (got an unexpected keyword|missing \d+ required|takes .* but|got multiple values)"
+)
 
 
 @contextlib.contextmanager
@@ -95,11 +102,20 @@ def users_place(lines: Sequence[tuple[str, int]]) -> str:
     return ""
 
 
+def unexpected_keyword(error: BaseException) -> tuple[str, str] | None:
+    """The name of a function, and the keyword that it does not take, if that is the failure."""
+    cause = root_cause(error)
+    found = _UNEXPECTED.search(str(cause)) if isinstance(cause, TypeError) else None
+    return None if found is None else (found["function"], found["keyword"])
+
+
 def is_raised_by_autockpt(error: BaseException) -> bool:
     """Whether the innermost frame is autockpt's; its zoo of models counts as the user's code."""
     trace = error.__traceback__
     if trace is None or isinstance(error, (*REFUSALS, MemoryError, Warning)):
         return False
+    if isinstance(error, TypeError) and _REFUSED_CALL.search(str(error)):
+        return False  # autockpt calls the forward, which does not take the inputs
     while trace.tb_next is not None:
         trace = trace.tb_next
     path = Path(trace.tb_frame.f_code.co_filename)

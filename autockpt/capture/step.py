@@ -21,6 +21,7 @@ from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_ste
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.loss import trained_tensors
 
 
 @internal_errors("capture")
@@ -54,8 +55,8 @@ def capture(
         FailedBlocks: Some of the blocks cannot be captured.
         InternalError: autockpt has a bug.
     """
-    if not any(p.requires_grad for p in module.parameters()):
-        raise NotTrainableError("no parameter requires grad")
+    if not trained_tensors(module, (args, dict(kwargs))):
+        raise NotTrainableError("no parameter requires grad, and no input does")
     fakes = fake_step(module, args, kwargs, accumulates=accumulates)
     packed = PackedSequences(tree_leaves((fakes.args, fakes.kwargs)))
     with running_on(fakes, module):

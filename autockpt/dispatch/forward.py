@@ -30,6 +30,7 @@ from autockpt.rewrite.runtime import OtherGraphError
 from autockpt.torch_private.fakes import FakeTensor
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_warnings import warn_user
+from autockpt.verify.loss import trained_tensors
 from autockpt.verify.peak import is_profiling
 from autockpt.verify.step import run_on_copies
 
@@ -134,10 +135,10 @@ class OptimizedForward:
         """The forward for inputs of a new kind."""
         if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
             return self.original
-        if len(self._maker.store) and not any(p.requires_grad for p in self._module.parameters()):
+        if len(self._maker.store) and not trained_tensors(self._module, (args, dict(kwargs))):
             warn_user(
-                f"no parameter of {type(self._module).__name__} requires grad now: its own "
-                "forward runs, without regard to the budget"
+                f"no parameter of {type(self._module).__name__} requires grad now, and no input "
+                "does: its own forward runs, without regard to the budget"
             )
             return self.original
         try:

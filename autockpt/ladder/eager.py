@@ -16,7 +16,7 @@ def eager_plan(step: StepToPlan) -> Plan:
         BudgetError: The step exceeds the budget.
         CaptureError: The step fails.
         InternalError: A bug in autockpt.
-        NotTrainableError: No parameter requires grad.
+        NotTrainableError: No parameter requires grad, and no input does.
     """
     run = step.runnable()
     fixed = step.fixed

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from autockpt import progress
+from autockpt.capture.blame import unexpected_keyword
 from autockpt.errors import (
     AutockptError,
     BudgetError,
@@ -140,6 +141,8 @@ def leads_down(error: AutockptError) -> bool:
     """Whether the next rung is tried after this error."""
     if isinstance(error, InternalError):
         return os.environ.get("AUTOCKPT_RAISE", "") in ("", "0")
+    if unexpected_keyword(error) is not None:
+        return False  # inputs that no rung can make good
     return isinstance(error, (BudgetError, CaptureError, PlanMismatchError, VerificationError))
 
 

@@ -16,6 +16,7 @@ from autockpt.request import Dimensions, Request
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import Step, acts_on_parameters
 
 
@@ -74,11 +75,11 @@ class StepToPlan:
         )
 
     def runnable(self) -> Step:
-        """The step as one that runs for real, on the device of the first trained parameter.
+        """The step as one that runs for real, on the device of what it trains first.
 
         Raises:
             CaptureError: The step changes parameters by itself, so that it cannot be tried.
-            NotTrainableError: No parameter requires grad.
+            NotTrainableError: No parameter requires grad, and no input does.
         """
         if acts_on_parameters(self.module):
             raise CaptureError(
@@ -86,10 +87,9 @@ class StepToPlan:
                 reason="a step changes its parameters by itself (hooks, max_norm), so autockpt "
                 "cannot run one to measure it",
             )
-        for parameter in self.module.parameters():
-            if parameter.requires_grad:
-                return self.on(parameter.device)
-        raise NotTrainableError("no parameter requires grad")
+        for tensor in trained_tensors(self.module, (self.args, dict(self.kwargs))):
+            return self.on(tensor.device)
+        raise NotTrainableError("no parameter requires grad, and no input does")
 
     def on(self, device: torch.device) -> Step:
         """The step as one that runs for real, on this device."""

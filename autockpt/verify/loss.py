@@ -65,6 +65,11 @@ def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return roots, [torch.ones_like(root) for root in roots]
 
 
+def trained_tensors(module: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
+    """Returns what a backward may reach: parameters that require grad, then such inputs."""
+    return [*(p for p in module.parameters() if p.requires_grad), *_differentiable(inputs)]
+
+
 def require_gradient(loss: Any) -> None:
     """Raises NotTrainableError if a backward has nowhere to start."""
     if not backward_roots(loss)[0]:

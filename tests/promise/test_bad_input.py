@@ -77,6 +77,35 @@ class TestTheModelIsAsItWas:
         with pytest.raises(TypeError, match="do not fit the model's forward"):
             autockpt.optimize(model, "80%", sample_args=(X, X))
 
+    def test_a_misspelt_input(self, model: nn.Module) -> None:
+        """It was told as a capture that failed, after all rungs were tried."""
+
+        class Takes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = model
+
+            def forward(self, pixels: torch.Tensor, *, labels: Any = None) -> torch.Tensor:
+                return self.inner(pixels)
+
+        class Passes(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.takes = Takes()
+
+            def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+                return self.takes(*args, **kwargs)
+
+        named = "'lables', which .* does not take. Did you mean 'labels'. It takes pixels, labels"
+        for wrong in (Takes(), Passes()):
+            kwargs = {"pixels": X, "lables": None}
+            with pytest.raises(TypeError, match=named):
+                autockpt.optimize(wrong, "80%", sample_kwargs=kwargs)
+            with pytest.raises(TypeError, match=named):
+                autockpt.plan(wrong, "80%", sample_kwargs=kwargs)
+            with pytest.raises(TypeError, match="unexpected keyword argument 'lables'"):
+                autockpt.optimize(wrong, "80%")(**kwargs)
+
     def test_inputs_of_the_wrong_shape(self, model: nn.Module) -> None:
         with pytest.raises(autockpt.CaptureError, match="its forward fails on these inputs") as e:
             autockpt.optimize(model, "80%", sample_args=(X[:, :31],))

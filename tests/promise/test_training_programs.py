@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -82,6 +83,45 @@ def test_adapters_on_a_frozen_model(budget: str) -> None:
     model.norm.requires_grad_(False)
     model.layers = nn.ModuleList(Adapter(layer) for layer in model.layers)
     compare(model, batch(), budget=budget)
+
+
+def test_a_prompt_trained_through_a_frozen_network() -> None:
+    """Soft prompts and textual inversion were refused with "the model does not train"."""
+    torch.manual_seed(0)
+    layers = (nn.Sequential(nn.Linear(32, 96), nn.GELU(), nn.Linear(96, 32)) for _ in range(4))
+    model = nn.Sequential(*layers).train().requires_grad_(False)
+    eager, prompt = copy.deepcopy(model), nn.Parameter(torch.randn(256, 32))
+
+    def step(network: nn.Module) -> torch.Tensor:
+        prompt.grad = None
+        network(prompt).square().mean().backward()
+        return prompt.grad
+
+    expected = step(eager)
+    optimizer = torch.optim.AdamW([prompt])  # none of its parameters is the network's
+    autockpt.optimize(
+        model, "80%", optimizer=optimizer, loss_fn=lambda y: y.square().mean(), method="greedy"
+    )
+    assert torch.equal(step(model), expected)
+    plan = autockpt.get_plan(model)
+    assert plan.rung == "whole"
+    assert plan.recompute_ns > 0
+    assert plan.measured_peak_bytes == plan.predicted_peak_bytes <= plan.budget_bytes
+
+    class Reading(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum().item() < 1e9 else x
+
+    lower = Reading(*copy.deepcopy(eager)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        autockpt.optimize(
+            lower, "75%", optimizer="sgd", loss_fn=lambda y: y.square().mean(), method="greedy"
+        )
+        assert torch.equal(step(lower), expected)
+    plan = autockpt.get_plan(lower)
+    assert plan.rung == "checkpoint"
+    assert plan.measured_peak_bytes <= plan.budget_bytes
 
 
 @pytest.mark.row("tied, frozen and unused parameters", "frozen and thawed on the way")

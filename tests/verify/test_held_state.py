@@ -215,10 +215,14 @@ def test_a_model_frozen_for_a_step() -> None:
 
     expected = both_steps()
     autockpt.optimize(judge, "85%", optimizer="sgd", loss_fn=lambda y: y.mean(), method="greedy")
-    with pytest.warns(UserWarning, match="no parameter of Sequential requires grad now"):
-        got = both_steps()
-    assert are_same(expected, got)
-    assert autockpt.get_plan(judge) is not None
+    assert are_same(expected, both_steps())
+    # The generator's step is planned too: it goes through the discriminator.
+    first = autockpt.get_plan(judge)
+    assert are_same(expected, both_steps())
+    assert autockpt.get_plan(judge) is first
+    judge.requires_grad_(False)
+    with pytest.warns(UserWarning, match="requires grad now, and no input does: its own forward"):
+        judge(X)
 
 
 class TwoBlocks(nn.Module):
