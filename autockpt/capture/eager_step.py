@@ -18,6 +18,7 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots, find_loss, require_gradient
+from autockpt.verify.outside import gradients_set_aside
 from autockpt.verify.silence import silenced
 
 
@@ -65,6 +66,7 @@ def run_eager_step(
         unchanged_attributes(module) as attributes,
         packed.watched(),
         silenced(),
+        gradients_set_aside() as outside,
         tracker,
     ):
         output = forward(*fakes.args, **fakes.kwargs)
@@ -74,8 +76,11 @@ def run_eager_step(
                 reason="it draws from a random.Random of its own, which would be a constant",
             )
         loss = find_loss(output, loss_fn)
+        roots, gradients = backward_roots(loss)
+        outside.take(roots, own=parameters)
         with no_autocast():
-            torch.autograd.backward(*backward_roots(loss))
+            torch.autograd.backward(roots, gradients)
+        del roots, gradients
     require_gradient(loss)
     for fake in parameters:
         fake.grad = None

@@ -22,6 +22,7 @@ from autockpt.errors import CaptureError, NotTrainableError, internal_errors
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import trained_tensors
+from autockpt.verify.step import loss_kept
 
 
 @internal_errors("capture")
@@ -59,7 +60,7 @@ def capture(
         raise NotTrainableError("no parameter requires grad, and no input does")
     fakes = fake_step(module, args, kwargs, accumulates=accumulates)
     packed = PackedSequences(tree_leaves((fakes.args, fakes.kwargs)))
-    with running_on(fakes, module):
+    with loss_kept(loss_fn), running_on(fakes, module):
         eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn)
     step = StepToTrace(
         module=module,
@@ -71,7 +72,8 @@ def capture(
         in_pieces=in_pieces,
         blocks=blocks,
     )
-    traced = run_traced_step(step, fakes)
+    with loss_kept(loss_fn):
+        traced = run_traced_step(step, fakes)
     parameter_keys = _parameter_keys(module, fakes)
     _check_graphs(module, traced, parameter_keys)
     parameters = list(module.parameters())

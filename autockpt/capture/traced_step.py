@@ -25,6 +25,7 @@ from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops
+from autockpt.verify.outside import gradients_set_aside
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +128,10 @@ def _recorded(
             with models_code("loss_fn", "it cannot be traced"):
                 loss = compile_forward(step.loss_fn, outside.compile)(output)
         foreign = foreign_ops(loss)
-        with no_autocast():
-            torch.autograd.backward(*backward_roots(loss))
+        roots, gradients = backward_roots(loss)
+        with gradients_set_aside() as others, no_autocast():
+            others.take(roots, own=())
+            torch.autograd.backward(roots, gradients)
     runs = stand_ins is not None
     return TracedStep(
         graphs=recorder.finish(),

@@ -14,6 +14,7 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.copies import own_copies
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots
+from autockpt.verify.outside import gradients_set_aside
 from autockpt.verify.step import state_kept
 
 # A call runs at most so often, and no longer than this once it ran.
@@ -65,7 +66,7 @@ def measure_call(
     """
     # The hooks of whoever watches the model must not see what is saved here.
     with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
-        with state_kept(module, device):
+        with state_kept(module, device), gradients_set_aside() as outside:
             args, kwargs = own_copies(inputs)
             resting = tree_leaves((args, kwargs, [*module.parameters(), *module.buffers()]))
             with LiveBytes(resting) as tracker:
@@ -75,6 +76,7 @@ def measure_call(
                 if not roots:
                     return None
                 before_bytes = tracker.peak_bytes = tracker.live_bytes
+                outside.take(roots, own=resting)
                 with no_autocast():
                     torch.autograd.backward(roots, gradients)
             backward_bytes = tracker.peak_bytes - before_bytes
@@ -83,7 +85,7 @@ def measure_call(
         started_ns = _now(device)
         while len(times_ns) < _MAX_REPEATS and _now(device) - started_ns < _REPEAT_NS:
             with state_kept(module, device):
-                times_ns.append(_times(forward, own_copies(inputs), device))
+                times_ns.append(_times(module, forward, own_copies(inputs), device))
     return CallCost(
         runtime_ns=min(forward_ns for forward_ns, _ in times_ns),
         backward_ns=min(backward_ns for _, backward_ns in times_ns),
@@ -104,7 +106,7 @@ def runs_alone(
         state_kept(module, device),
     ):
         try:
-            _times(forward, own_copies(inputs), device)
+            _times(module, forward, own_copies(inputs), device)
         except Exception:  # noqa: BLE001 - whatever the user's module raises
             return False
     return True
@@ -117,14 +119,19 @@ def _run(forward: Callable[..., Any], args: Any, kwargs: Any) -> list[Any]:
     return [leaf for leaf in tree_leaves((output, args, kwargs)) if id(leaf) not in given]
 
 
-def _times(forward: Callable[..., Any], inputs: Any, device: torch.device) -> tuple[int, int]:
+def _times(
+    module: torch.nn.Module, forward: Callable[..., Any], inputs: Any, device: torch.device
+) -> tuple[int, int]:
     args, kwargs = inputs
     started_ns = _now(device)
     made = _run(forward, args, kwargs)
-    turned_ns = _now(device)
-    with no_autocast():
-        torch.autograd.backward(*backward_roots(made))
-    return turned_ns - started_ns, _now(device) - turned_ns
+    forward_ns = _now(device) - started_ns
+    roots, gradients = backward_roots(made)
+    with gradients_set_aside() as outside, no_autocast():
+        outside.take(roots, own=[*module.parameters(), *tree_leaves(inputs)])
+        turned_ns = _now(device)
+        torch.autograd.backward(roots, gradients)
+        return forward_ns, _now(device) - turned_ns
 
 
 def _now(device: torch.device) -> int:

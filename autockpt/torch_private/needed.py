@@ -111,6 +111,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.optim.optimizer._global_optimizer_pre_hooks": (),
     "torch.UntypedStorage._cdata": (),
     "torch.Tensor._version": (),
+    "torch._C._autograd._unsafe_set_version_counter": (),
     "torch.Tensor._post_accumulate_grad_hooks": (),
     "torch.nn.Module._parameters": (),
     "torch.nn.Module._buffers": (),

@@ -5,12 +5,15 @@ Tested with torch 2.11 to 2.15.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch._prims_common import suggest_memory_format
 
 __all__ = [
     "has_step_in_backward",
     "key_of_storage",
+    "set_write_counts",
     "storage_key",
     "suggest_memory_format",
     "write_count",
@@ -31,6 +34,12 @@ def storage_key(tensor: torch.Tensor) -> int:
 def write_count(tensor: torch.Tensor) -> int:
     """How often a tensor, or a view of it, was written in place. Inference tensors have none."""
     return tensor._version
+
+
+def set_write_counts(counts: Iterable[tuple[torch.Tensor, int]]) -> None:
+    """Set what `write_count` returns, after writes that have been undone."""
+    for tensor, count in counts:
+        torch._C._autograd._unsafe_set_version_counter((tensor,), (count,))
 
 
 def has_step_in_backward(parameter: torch.Tensor) -> bool:

@@ -19,6 +19,7 @@ import torch
 from autockpt.torch_private.fakes import unset_fake_temporarily
 from autockpt.torch_private.modules import buffer_registry
 from autockpt.verify.object_walk import CONTAINERS, GENERATORS, IMMUTABLE, attributes, reached
+from autockpt.verify.snapshot import Snapshot
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ class Held:
 
     def __init__(self, module: torch.nn.Module, *, copies: bool) -> None:
         self._copies = copies
-        self._values: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._values: list[Snapshot] = []
         self._namespaces: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._states: list[Callable[[], object]] = []
@@ -67,11 +68,9 @@ class Held:
             _set_content(container, content)
         for put_back in self._states:
             put_back()
-        with torch.no_grad(), unset_fake_temporarily():
-            for tensor, value in self._values:
-                # A tensor that nobody wrote may be saved for a backward, and keeps its version.
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
+        with unset_fake_temporarily():
+            for snapshot in self._values:
+                snapshot.put_back()
 
     def _note(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
@@ -79,7 +78,7 @@ class Held:
             is_plain = type(value) is torch.Tensor and value.layout is torch.strided
             if self._copies and is_plain and value.device.type != "meta":
                 with unset_fake_temporarily():
-                    self._values.append((value, value.detach().clone()))
+                    self._values.append(Snapshot([value]))
         elif isinstance(value, GENERATORS):
             self._states.append(_generator_put_back(value))
             if isinstance(value, random.Random):

@@ -19,6 +19,7 @@ from autockpt.torch_private.tensors import has_step_in_backward
 from autockpt.verify.copies import own_copies
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.loss import backward_roots, find_loss
+from autockpt.verify.outside import Gradients, gradients_set_aside, modules_of
 from autockpt.verify.peak import measure_peak_bytes
 from autockpt.verify.random_state import (
     kept_random_states,
@@ -27,6 +28,7 @@ from autockpt.verify.random_state import (
     seed_generators,
 )
 from autockpt.verify.silence import silenced
+from autockpt.verify.snapshot import Snapshot
 
 _T = TypeVar("_T")
 # Draws tried if all take the same path, and if paths differ from draw to draw.
@@ -105,16 +107,18 @@ class Step:
                 is 0 in the record.
         """
         if warm_up:
-            with self.state_kept():
-                self._run([], own_copies((self.args, dict(self.kwargs))))
+            with self.state_kept() as outside:
+                self._run([], own_copies((self.args, dict(self.kwargs))), outside)
         kept: list[Any] = []
         inputs = own_copies((self.args, dict(self.kwargs)))
-        with self.state_kept():
+        with self.state_kept() as outside:
             peak_bytes = 0
             if measures_peak:
-                peak_bytes = measure_peak_bytes(lambda: self._run(kept, inputs), self.device)
+                peak_bytes = measure_peak_bytes(
+                    lambda: self._run(kept, inputs, outside), self.device
+                )
             else:
-                self._run(kept, inputs)
+                self._run(kept, inputs, outside)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
                 for i, leaf in enumerate(tree_leaves(kept))
@@ -136,27 +140,43 @@ class Step:
     def failure(self) -> Exception | None:
         """What the step raises, run once with nothing measured; None if it runs."""
         try:
-            with self.state_kept():
-                self._run([], own_copies((self.args, dict(self.kwargs))))
+            with self.state_kept() as outside:
+                self._run([], own_copies((self.args, dict(self.kwargs))), outside)
         except Exception as error:  # noqa: BLE001 - whatever the user's model raises
             return error
         return None
 
     @contextlib.contextmanager
-    def state_kept(self) -> Iterator[None]:
-        """Seeds the generators for this step's draw, and restores the model on exit."""
-        with state_kept(self.module, self.device, accumulates=self.accumulates):
+    def state_kept(self) -> Iterator[Gradients]:
+        """Seeds the generators for this step's draw, and restores the model and the loss on exit.
+
+        Yields:
+            What is to restore gradients of tensors that belong to neither.
+        """
+        with (
+            loss_kept(self.loss_fn),
+            state_kept(self.module, self.device, accumulates=self.accumulates),
+            gradients_set_aside() as outside,
+        ):
             if self.draw:
                 seed_generators(self.draw, self.device)
-            yield
+            yield outside
 
-    def _run(self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    def _run(
+        self,
+        kept: list[Any],
+        inputs: tuple[tuple[Any, ...], dict[str, Any]],
+        outside: Gradients,
+    ) -> None:
         args, kwargs = inputs
         with silenced(self.forward):
             output = self.forward(*args, **kwargs)
             loss = find_loss(output, self.loss_fn)
+            roots, gradients = backward_roots(loss)
+            outside.take(roots, own=[*self.module.parameters(), *tree_leaves(inputs)])
             with no_autocast():
-                torch.autograd.backward(*backward_roots(loss))
+                torch.autograd.backward(roots, gradients)
+            del roots, gradients
         kept.extend([output, *loss])
 
 
@@ -171,6 +191,16 @@ def run_on_copies(
     own_args, own_kwargs = own_copies((args, dict(kwargs)))
     with state_kept(module, device), silenced(forward):
         forward(*own_args, **own_kwargs)
+
+
+@contextlib.contextmanager
+def loss_kept(loss_fn: Callable[..., Any] | None) -> Iterator[None]:
+    """Restores buffers and attributes of the modules that a loss function refers to."""
+    with contextlib.ExitStack() as stack:
+        for module in modules_of(loss_fn):
+            stack.enter_context(_buffers_kept(module))
+            stack.enter_context(unchanged_attributes(module))
+        yield
 
 
 def acts_on_parameters(module: torch.nn.Module) -> bool:
@@ -195,18 +225,28 @@ def _no_gradients(module: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _same_gradients(module: torch.nn.Module) -> Iterator[None]:
     """Lets a backward add to the gradients, and restores them from copies on the host."""
-    before = [
-        (parameter, gradient, gradient.to("cpu", copy=True))
-        for parameter in module.parameters()
-        if (gradient := parameter.grad) is not None
-    ]
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    before = Snapshot([g for _, g in gradients if g is not None], on_host=True)
     try:
         yield
     finally:
-        for parameter in module.parameters():
-            parameter.grad = None
-        for parameter, gradient, value in before:
-            parameter.grad = gradient.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        before.put_back()
+
+
+@contextlib.contextmanager
+def _buffers_kept(module: torch.nn.Module) -> Iterator[None]:
+    buffers = [(m, dict(buffer_registry(m))) for m in module.modules()]
+    values = Snapshot(module.buffers())
+    try:
+        yield
+    finally:
+        for m, names in buffers:
+            registry = buffer_registry(m)
+            registry.clear()
+            registry.update(names)
+        values.put_back()
 
 
 @contextlib.contextmanager
@@ -215,15 +255,15 @@ def state_kept(
 ) -> Iterator[None]:
     """Restores gradients, buffers, attributes and random states on exit.
 
+    Versions of tensors are restored too: a graph that waits for its backward does not notice.
     Inside, gradients are None, unless the step accumulates.
     """
-    buffers = [(m, dict(buffer_registry(m))) for m in module.modules()]
-    values = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     # Autocast caches its copies of parameters until the caller's block ends. Every step must make
     # its own, which counts, and must not find those of another step.
     torch.clear_autocast_cache()
     try:
         with (
+            _buffers_kept(module),
             _same_gradients(module) if accumulates else _no_gradients(module),
             kept_random_states(device),
             unchanged_attributes(module),
@@ -231,10 +271,3 @@ def state_kept(
             yield
     finally:
         torch.clear_autocast_cache()
-        for m, names in buffers:
-            registry = buffer_registry(m)
-            registry.clear()
-            registry.update(names)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
