@@ -285,13 +285,15 @@ class PeerError(AutockptError, RuntimeError):
 
 
 class DoubleBackwardError(AutockptError, RuntimeError):
-    """An optimized model was differentiated twice."""
+    """The backward of a captured graph was to be differentiated again; nothing of it has run."""
 
     def __init__(self) -> None:
         super().__init__(
-            "an optimized model cannot be differentiated twice (create_graph=True, "
-            "torch.func.hessian and the like): its backward is a fixed program. Call "
-            "autockpt.restore(model) before such a step."
+            "the backward of an optimized model is to be differentiated again (create_graph=True), "
+            "and its plan is a fixed program that cannot be differentiated twice. Nothing of the "
+            "backward has run. Run the step again: from now on calls like this one checkpoint "
+            "modules instead, or run as they are if that fits, which can be differentiated twice. "
+            "Or call autockpt.restore(model) before such a step."
         )
 
 

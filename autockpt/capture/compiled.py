@@ -82,6 +82,7 @@ class CompiledGraph:
         arrivals: See `with_eager_gradients`.
         forward: What its forward runs; None runs what it was compiled for.
         backward: What its backward runs; None runs what it was compiled for.
+        is_twice: Whether a backward was refused because it was to be differentiated again.
     """
 
     def __init__(self, *, stage: str) -> None:
@@ -92,6 +93,7 @@ class CompiledGraph:
         """
         self._stage = stage
         self.has_backward = False
+        self.is_twice = False
         self.arrivals: tuple[int, ...] = ()
         self.forward: Boxed | None = None
         self.backward: Boxed | None = None
@@ -162,7 +164,10 @@ class CompiledGraph:
                 backward_compiler=self._take_backward,
                 inference_compiler=self._take_inference,
             )
-        return with_eager_gradients(compiled, lambda: self.arrivals)
+        return with_eager_gradients(compiled, lambda: self.arrivals, self._refuse)
+
+    def _refuse(self) -> None:
+        self.is_twice = True
 
     def _take_forward(self, module: fx.GraphModule, _: Any) -> Boxed:
         with own_code(self._stage):

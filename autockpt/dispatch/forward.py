@@ -28,6 +28,7 @@ from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.rewrite.runtime import OtherGraphError
 from autockpt.torch_private.fakes import FakeTensor
+from autockpt.torch_private.modes import in_a_transform
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_warnings import warn_user
 from autockpt.verify.loss import trained_tensors
@@ -111,6 +112,12 @@ class OptimizedForward:
             or not self._module.training
             or not torch.is_grad_enabled()
         ):
+            return self.original(*args, **kwargs)
+        if in_a_transform():
+            warn_user(
+                f"inside of torch.func's transforms {type(self._module).__name__} runs as it is, "
+                "without regard to the budget"
+            )
             return self.original(*args, **kwargs)
         call = self._call(args, kwargs)
         store = self._maker.store

@@ -37,6 +37,11 @@ class Layout:
     leaves: tuple[int, ...]
     exact: Any
 
+    @property
+    def kind(self) -> Any:
+        """Everything but the sizes, or all of it if the layout is a family of its own."""
+        return self.exact if self.family is None else self.family
+
     def __hash__(self) -> int:
         return hash(self.exact)
 

@@ -11,6 +11,7 @@ import torch
 
 from autockpt import progress
 from autockpt.budget import Budget
+from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.identity import identity
 from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load
@@ -28,7 +29,7 @@ from autockpt.errors import (
     internal_errors,
 )
 from autockpt.ladder.eager import eager_plan
-from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.executable import ExecutablePlan, is_twice
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
@@ -109,7 +110,14 @@ class PlanMaker:
         return self.forward_for(call)
 
     def replan(self, key: PlanKey) -> None:
-        """Plan again at the next call, a few times: the model's code has taken another path."""
+        """Plan again at the next call, because the plan does not serve the step.
+
+        Either the model's code has taken another path, which leads to another plan a few times; or
+        a backward is differentiated again, which a graph cannot be.
+        """
+        if is_twice(self.store.forward(key)):
+            self.store.differentiate_twice(key)
+            return
         self.store.forget(key, max_stale=_MAX_STALE)
         if self.store.num_stale >= _MAX_STALE:
             for rung in ("whole", "blocks"):
@@ -204,6 +212,8 @@ class PlanMaker:
         kept = load(name)
         if kept is None:
             return None
+        if self.store.is_twice(call.key) and not isinstance(kept.program, CheckpointedCalls):
+            return None
         is_best = kept.plan.status is SolveStatus.OPTIMAL
         if not is_best and kept.time_limit_s < self.request.time_limit_s:
             return None
@@ -250,7 +260,12 @@ class PlanMaker:
         # A percentage refers to the peak of a step that really runs.
         rounds_up = self.request.budget.percent is None
         found = self.store.candidates(key, rounds_up=rounds_up)
-        return [] if key.is_parallel or self.ladder.has_given_up("whole") else found
+        captures = self._captures(key) and not self.ladder.has_given_up("whole")
+        return found if captures and not key.is_parallel else []
+
+    def _captures(self, key: PlanKey) -> bool:
+        """Whether graphs of such a call may be planned."""
+        return not key.has_global_hooks and not self.store.is_twice(key)
 
     def _exactly(self, call: Call) -> AcceptedPlan:
         """A plan for inputs of exactly this layout."""
@@ -287,7 +302,7 @@ class PlanMaker:
             trial.accept,
             in_pieces=call.key.accumulates or _reduces_on_the_way(call.parallel),
             whole_alone=bucket is not None,
-            captures=not call.key.has_global_hooks,
+            captures=self._captures(call.key),
             run_as_it_is=run_as_it_is if self.verify or step.request.given else None,
         )
         return rungs if step.request.given is None else _only(rungs, step.request.given.rung)

@@ -10,7 +10,7 @@ from typing import Any
 from autockpt.dispatch.buckets import Bucket, Buckets
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.trial import AcceptedPlan
-from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.executable import ExecutablePlan, can_be_twice
 from autockpt.report.plan import Plan
 
 
@@ -23,12 +23,14 @@ class StoredPlans:
         buckets: Which of them serve which sizes, by what inputs that share plans have in common.
         budget_bytes: The largest budget of a step without gradients of an earlier backward.
         latest: The latest plan.
+        twice: Inputs, but for their sizes, whose gradients are differentiated again.
     """
 
     plans: Mapping[PlanKey, ExecutablePlan | None] = dataclasses.field(default_factory=dict)
     buckets: Mapping[Any, Buckets[PlanKey]] = dataclasses.field(default_factory=dict)
     budget_bytes: int | None = None
     latest: Plan | None = None
+    twice: frozenset[Any] = frozenset()
 
 
 class PlanStore:
@@ -47,6 +49,7 @@ class PlanStore:
             self._buckets[without_layout] = buckets.copy()
         self._budget_bytes = stored.budget_bytes
         self.latest = stored.latest
+        self._twice = set(stored.twice)
         # Forwards belong to one module; copies make their own from the plans.
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
         self.num_stale = 0
@@ -58,6 +61,7 @@ class PlanStore:
             buckets={key: buckets.copy() for key, buckets in self._buckets.items()},
             budget_bytes=self._budget_bytes,
             latest=self.latest,
+            twice=frozenset(self._twice),
         )
 
     def __len__(self) -> int:
@@ -124,6 +128,18 @@ class PlanStore:
     def fail(self, key: PlanKey, bucket: Bucket) -> None:
         """Do not plan for a bucket again."""
         self._buckets[key.without_layout].fail(key.layout, bucket)
+
+    def is_twice(self, key: PlanKey) -> bool:
+        """Whether gradients of such a call are differentiated again."""
+        return key.layout.kind in self._twice
+
+    def differentiate_twice(self, key: PlanKey) -> None:
+        """Give up the plans of calls like this one that cannot be differentiated twice."""
+        self._twice.add(key.layout.kind)
+        for other in [other for other in self._forwards if self.is_twice(other)]:
+            if not can_be_twice(self._plans.get(other)):
+                self._buckets[other.without_layout].forget(other)
+                self.drop(other)
 
     def drop(self, key: PlanKey) -> None:
         """Remove a plan that never ran."""

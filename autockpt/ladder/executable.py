@@ -69,5 +69,15 @@ def is_one_graph(program: PlannedRegions | CheckpointedCalls) -> bool:
 
 
 def is_stale(forward: Callable[..., Any] | None) -> bool:
-    """Whether a forward ran a graph that its plan does not contain."""
+    """Whether a forward ran a graph that its plan does not contain, or one that cannot serve."""
     return bool(getattr(forward, "is_stale", False))
+
+
+def is_twice(forward: Callable[..., Any] | None) -> bool:
+    """Whether a backward was refused because it was to be differentiated again."""
+    return bool(getattr(forward, "is_twice", False))
+
+
+def can_be_twice(executable: ExecutablePlan | None) -> bool:
+    """Whether a backward by this plan can be differentiated again: that of a graph cannot."""
+    return executable is None or isinstance(executable.program, CheckpointedCalls)

@@ -119,8 +119,13 @@ class PlannedForward:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a graph ran that is not in the plan."""
-        return self._graphs.num_unknown > 0
+        """Whether a graph ran that is not in the plan, or the plan cannot serve its backward."""
+        return self._graphs.num_unknown > 0 or self.is_twice
+
+    @property
+    def is_twice(self) -> bool:
+        """Whether a backward was to be differentiated again, which no graph can be."""
+        return any(graph.is_twice for graph in self._compiled.backend.graphs)
 
     @property
     def compiled(self) -> CompiledForward:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -219,7 +220,9 @@ def mark_boxed(function: Callable[..., Any]) -> Callable[[list[Any]], Any]:
 
 
 def with_eager_gradients(
-    compiled: Callable[..., Any], arrivals_of: Callable[[], tuple[int, ...]]
+    compiled: Callable[..., Any],
+    arrivals_of: Callable[[], tuple[int, ...]],
+    refusing: Callable[[], None],
 ) -> Callable[..., Any]:
     """Pass gradients to the compiled backward as eager autograd would.
 
@@ -232,6 +235,7 @@ def with_eager_gradients(
         arrivals_of: Returns positions among the tensors given, in the order in which their
             gradients must arrive; empty for any order. The youngest nodes run first, so each tensor
             gets a node of its own, and the first tensor gets the last node.
+        refusing: Called before a backward that is to be differentiated again is refused.
     """
 
     def run(*args: Any) -> Any:
@@ -251,7 +255,7 @@ def with_eager_gradients(
                     if node not in seen:
                         seen.append(node)
                         node.set_materialize_grads(False)
-                        node.register_prehook(_check_backward)
+                        node.register_prehook(functools.partial(_check_backward, refusing))
                     break
                 # An output that is a view of what the graph returned: the node is one further up.
                 parents = [parent for parent, _ in node.next_functions if parent is not None]
@@ -261,9 +265,10 @@ def with_eager_gradients(
     return run
 
 
-def _check_backward(_: Any) -> None:
+def _check_backward(refusing: Callable[[], None], _: Any) -> None:
     # The engine runs a backward with grad mode on exactly when create_graph=True.
     if torch.is_grad_enabled():
+        refusing()
         raise DoubleBackwardError
     if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
         warnings.warn(

@@ -83,6 +83,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._C.DispatchKey": (),
     "torch._C._set_grad_enabled": (),
     "torch._C._autograd._profiler_enabled": (),
+    "torch._C._functorch.peek_interpreter_stack": (),
     # Operators, their schemas and the Python kernels that tracing takes.
     "torch._decomp.decomposition_table": (),
     "torch._decomp.decompositions.native_batch_norm": (),
