@@ -132,6 +132,11 @@ class Buckets(Generic[K]):
         """Do not try this bucket again."""
         self._families[layout.family].failed.add(bucket)
 
+    def forget_plans(self) -> None:
+        """Give up all plans; sizes that were planned for stay known."""
+        for family in self._families.values():
+            family.served.clear()
+
     def forget(self, key: K) -> bool:
         """Give up the bucket whose plan has this key; return whether there was one."""
         for family in self._families.values():

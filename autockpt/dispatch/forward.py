@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
+from autockpt.dispatch.call import Call
 from autockpt.dispatch.key import plan_key
-from autockpt.dispatch.maker import Call, PlanMaker
+from autockpt.dispatch.maker import PlanMaker
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
 from autockpt.dispatch.store import PlanStore, StoredPlans
 from autockpt.errors import CaptureError
-from autockpt.ladder.executable import is_stale
+from autockpt.ladder.executable import changing, is_stale
 from autockpt.ladder.ladder import Ladder
 from autockpt.report.plan import Plan
 from autockpt.request import Request
@@ -123,9 +124,10 @@ class OptimizedForward:
         store = self._maker.store
         forward = store.forward(call.key)
         # Planning is impossible under a profiler, so the stale plan stays in use.
-        if is_stale(forward) and (call.parallel is not None or not is_profiling()):
+        is_outdated = is_stale(forward) or changing(forward)
+        if is_outdated and (call.parallel is not None or not is_profiling()):
             with self._lock:
-                self._maker.replan(call.key)
+                self._maker.replan(call)
             forward = store.forward(call.key)
         if forward is None:
             forward = self._first_forward(args, kwargs)

@@ -12,18 +12,23 @@ import dataclasses
 import datetime as dt
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from autockpt.checkpoint.runtime import CheckpointedCalls
+from autockpt.errors import InternalError, internal_errors
+from autockpt.ladder.ladder import leads_down
 from autockpt.profile.cache import cache_folder
 from autockpt.report.plan import Plan
 from autockpt.report.plan_file import write_whole
-from autockpt.rewrite.runtime import PlannedRegions
+from autockpt.rewrite.regions import PlannedRegions
 from autockpt.user_warnings import warn_user
 
-_VERSION = 1
+T = TypeVar("T")
+_VERSION = 2
 _MOST_FILES = 1000  # the oldest are deleted beyond that
 _IS_OFF = ("0", "off", "false", "no")
 
@@ -171,3 +176,18 @@ def _warn(action: str, error: OSError) -> None:
         f"cannot {action} the kept plans in {plans_folder()} ({error}); planning without them. Set "
         "AUTOCKPT_CACHE_DIR to another folder, or AUTOCKPT_PLAN_CACHE=0."
     )
+
+
+def unless_a_bug(attempt: Callable[[], T]) -> T | None:
+    """The result; None after a bug in autockpt: then a plan is not kept, but serves.
+
+    Raises:
+        InternalError: A bug, if that was asked for.
+    """
+    try:
+        with internal_errors("keep"):
+            return attempt()
+    except InternalError as error:
+        if not leads_down(error):
+            raise
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +13,9 @@ from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
+from autockpt.dispatch.call import Call
 from autockpt.dispatch.identity import identity
-from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load
+from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load, unless_a_bug
 from autockpt.dispatch.kept_trial import accept_kept
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.layout import resized
@@ -24,16 +25,13 @@ from autockpt.dispatch.trial import AcceptedPlan, Trial
 from autockpt.errors import (
     AutockptError,
     BudgetError,
-    InternalError,
     PlanMismatchError,
-    internal_errors,
 )
 from autockpt.ladder.eager import eager_plan
-from autockpt.ladder.executable import ExecutablePlan, is_twice
+from autockpt.ladder.executable import ExecutablePlan, changing, is_twice
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
-from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
@@ -45,25 +43,6 @@ from autockpt_solvers import SolveStatus
 T = TypeVar("T")
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A training call of a module.
-
-    Attributes:
-        key: What its plan depends on.
-        parallel: What makes several ranks train the module together, if anything does.
-        args: Positional inputs.
-        kwargs: Keyword inputs.
-        solving: How long the solver has taken to plan it.
-    """
-
-    key: PlanKey
-    parallel: Parallel | None
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +88,68 @@ class PlanMaker:
         self.store.drop(call.key)
         return self.forward_for(call)
 
-    def replan(self, key: PlanKey) -> None:
-        """Plan again at the next call, because the plan does not serve the step.
+    def replan(self, call: Call) -> None:
+        """Plan a call again, because its plan does not serve the step.
 
-        Either the model's code has taken another path, which leads to another plan a few times; or
-        a backward is differentiated again, which a graph cannot be.
+        The model's code has taken another path, which leads to another plan a few times. Or a
+        backward is differentiated again, which a graph cannot be. Or every call compiles anew: what
+        changes is left open in the graphs of the plan, if it can be; otherwise no capture holds.
         """
-        if is_twice(self.store.forward(key)):
-            self.store.differentiate_twice(key)
+        if is_twice(self.store.forward(call.key)):
+            self.store.differentiate_twice(call.key)
             return
-        self.store.forget(key, max_stale=_MAX_STALE)
+        if changing(self.store.forward(call.key)):
+            self._replan_changing(call)
+            return
+        self.store.forget(call.key, max_stale=_MAX_STALE)
         if self.store.num_stale >= _MAX_STALE:
             for rung in ("whole", "blocks"):
                 self.ladder.give_up(rung, "its code takes another path from call to call")
+
+    def _replan_changing(self, call: Call) -> None:
+        """Let a call follow a plan that holds though something changes at every call."""
+        what = changing(self.store.forward(call.key))
+        name = self._name_if_kept(call)
+        if name is not None:
+            forget(name)
+        accepted = self._with_open_numbers(call)
+        if accepted is not None:
+            self.store.replace(call.key, accepted)
+            if name is not None:
+                self._keep(name, accepted)
+            return
+        before, ladder = self.store.stored(), self.ladder.copy()
+        forwards = self.store.forget_all()
+        for rung in ("whole", "blocks"):
+            self.ladder.give_up(rung, f"{what}, and each change is compiled anew")
+        try:
+            self.forward_for(call)
+        except BudgetError as error:
+            self.store.put_back(before, forwards)
+            self.ladder.know(ladder.reason, ladder.given_up, forgets=True)
+            warn_user(
+                f"{what}, so that every call of {type(self.module).__name__} is compiled anew, "
+                f"which takes time. No other plan fits: {error} Keep the value in a tensor (a "
+                "buffer), or outside of the forward."
+            )
+
+    def _with_open_numbers(self, call: Call) -> AcceptedPlan | None:
+        """The plan of a call with Python numbers left open; None if it is not the same step."""
+        executable = self.store.plan_of(call.key)
+        opened = None if executable is None else executable.with_open_numbers()
+        if opened is None or call.parallel is not None:
+            return None
+        kept = KeptPlan(
+            plan=opened.plan,
+            program=opened.program,
+            is_verified=False,
+            time_limit_s=self.request.time_limit_s,
+            reason="",
+            given_up={},
+        )
+        with progress.planning(type(self.module).__name__, is_shown=self.request.progress):
+            trial = self._trial(call, self._step(call), is_exact=False)
+            return accept_kept(trial, kept, can_wait=False)
 
     def _by_a_stored_plan(self, key: PlanKey) -> Callable[..., Any] | None:
         serving = self.store.serving(key)
@@ -201,7 +229,7 @@ class PlanMaker:
         if varies or request.given or not are_kept() or acts_on_parameters(self.module):
             return None
         buckets_bytes = 0 if call.parallel is None else call.parallel.buckets_bytes
-        return _unless_a_bug(
+        return unless_a_bug(
             lambda: identity(
                 self.module, self.forward, call.key, request, buckets_bytes=buckets_bytes
             )
@@ -239,7 +267,7 @@ class PlanMaker:
             reason=self.ladder.reason,
             given_up=self.ladder.given_up,
         )
-        return _unless_a_bug(lambda: keep(name, kept))
+        return unless_a_bug(lambda: keep(name, kept))
 
     def _with_open_sizes(self, call: Call) -> tuple[AcceptedPlan | None, Bucket | None]:
         """A plan that also serves smaller inputs, and its bucket; None if there is no such plan."""
@@ -360,21 +388,6 @@ def _only(rungs: Iterable[Rung[AcceptedPlan]], name: str) -> Iterator[Rung[Accep
             yield rung
     if not is_there:
         raise PlanMismatchError(f'it is for the rung "{name}", which this step cannot take')
-
-
-def _unless_a_bug(attempt: Callable[[], T]) -> T | None:
-    """The result; None after a bug in autockpt: then a plan is not kept, but serves.
-
-    Raises:
-        InternalError: A bug, if that was asked for.
-    """
-    try:
-        with internal_errors("keep"):
-            return attempt()
-    except InternalError as error:
-        if not leads_down(error):
-            raise
-        return None
 
 
 def _reduces_on_the_way(parallel: Parallel | None) -> bool:

@@ -164,3 +164,36 @@ class PlanStore:
         for other in forgotten:
             self._forwards.pop(other, None)
             self._plans.pop(other, None)
+
+    def plan_of(self, key: PlanKey) -> ExecutablePlan | None:
+        """The plan that a key follows now, its own or that of a bucket."""
+        serving = self.serving(key)
+        return None if serving is None else self._plans.get(serving)
+
+    def replace(self, key: PlanKey, accepted: AcceptedPlan) -> None:
+        """Let all keys that share the forward of this one follow another plan."""
+        forward = self._forwards.get(key)
+        for other in [o for o, serving in self._forwards.items() if serving is forward]:
+            self._forwards[other] = accepted.forward
+            if other in self._plans:
+                self._plans[other] = accepted.executable
+        self.latest = accepted.plan
+
+    def forget_all(self) -> dict[PlanKey, Callable[..., Any]]:
+        """Give up all plans, so that every kind of call is planned again; return the forwards."""
+        self.num_stale += 1
+        for buckets in self._buckets.values():
+            buckets.forget_plans()
+        forwards, self._forwards = self._forwards, {}
+        self._plans.clear()
+        return forwards
+
+    def put_back(self, stored: StoredPlans, forwards: dict[PlanKey, Callable[..., Any]]) -> None:
+        """Return to plans that were given up, for good: whatever their forwards say."""
+        self._plans, self._forwards = dict(stored.plans), forwards
+        for without_layout, buckets in stored.buckets.items():
+            self._buckets[without_layout] = buckets.copy()
+        self.latest = stored.latest
+        for forward in forwards.values():
+            if hasattr(forward, "accept_changes"):
+                forward.accept_changes()

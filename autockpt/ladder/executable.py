@@ -12,7 +12,8 @@ from autockpt.capture.compiled import CompiledForward
 from autockpt.checkpoint.runtime import CheckpointedCalls, CheckpointedForward
 from autockpt.errors import internal_errors
 from autockpt.report.plan import Plan
-from autockpt.rewrite.runtime import PlannedForward, PlannedRegions
+from autockpt.rewrite.regions import PlannedRegions
+from autockpt.rewrite.runtime import PlannedForward
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,15 @@ class ExecutablePlan:
     def without_module(self) -> ExecutablePlan:
         """The same for any module of this kind."""
         return dataclasses.replace(self, compiled=None)
+
+    def with_open_numbers(self) -> ExecutablePlan | None:
+        """The same plan, for Python numbers that change; None if it is for such already."""
+        program = self.program
+        if not isinstance(program, PlannedRegions) or program.numbers_vary or program.blocks:
+            return None
+        return ExecutablePlan(
+            plan=self.plan, program=dataclasses.replace(program, numbers_vary=True)
+        )
 
     def forward_of(
         self, module: torch.nn.Module, forward: Callable[..., Any], *, in_order: bool
@@ -62,10 +72,15 @@ class ExecutablePlan:
 
 
 def is_one_graph(program: PlannedRegions | CheckpointedCalls) -> bool:
-    """Whether a program is for a forward that is one graph, or pieces of one."""
-    if not isinstance(program, PlannedRegions) or program.blocks:
+    """Whether a program is for a forward that is exactly one graph, or pieces of one."""
+    if not isinstance(program, PlannedRegions) or program.blocks or program.numbers_vary:
         return False
     return program.in_pieces or len(program.regions) == 1
+
+
+def changing(forward: Callable[..., Any] | None) -> str:
+    """What changes at every call, so that a forward compiles anew every time; empty if nothing."""
+    return str(getattr(forward, "changing", ""))
 
 
 def is_stale(forward: Callable[..., Any] | None) -> bool:

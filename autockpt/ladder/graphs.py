@@ -23,7 +23,7 @@ from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.rewrite.align import signatures
-from autockpt.rewrite.runtime import PlannedRegion, PlannedRegions
+from autockpt.rewrite.regions import PlannedRegion, PlannedRegions
 from autockpt_solvers import baseline_schedule, simulate
 
 

@@ -74,10 +74,16 @@ class Ladder:
         """The rungs that are no longer tried, with the reasons."""
         return dict(self._given_up)
 
-    def know(self, reason: str, given_up: Mapping[str, str]) -> None:
-        """Take over what another process found out about the model."""
+    def know(self, reason: str, given_up: Mapping[str, str], *, forgets: bool = False) -> None:
+        """Take over what was found out about the model elsewhere, or before.
+
+        Args:
+            reason: Why the latest step is not on the highest rung.
+            given_up: The rungs that are no longer tried.
+            forgets: Whether to try all others again.
+        """
         self.reason = reason
-        self._given_up |= given_up
+        self._given_up = dict(given_up) if forgets else self._given_up | dict(given_up)
 
     def give_up(self, rung: str, reason: str) -> None:
         """Never try a rung again."""

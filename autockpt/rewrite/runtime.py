@@ -7,10 +7,11 @@ with a warning. Gradients that the plan did not expect get a backward of their o
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,51 +25,29 @@ from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
 from autockpt.lower.orders import RegionOrder
-from autockpt.request import Dimensions
 from autockpt.rewrite.align import aligned
 from autockpt.rewrite.modules import rewrite
+from autockpt.rewrite.regions import PlannedRegion, PlannedRegions
 from autockpt.rewrite.unplanned import backward_from_saved
 from autockpt.torch_private.aot import boxed, default_partition
-from autockpt.torch_private.dynamo import compile_forward, may_vary, no_breaks
+from autockpt.torch_private.dynamo import (
+    changed_since,
+    compile_forward,
+    guard_failures,
+    may_vary,
+    no_breaks,
+)
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.kernels import exact_tracing
+from autockpt.torch_private.messages import is_silent
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
 
+# Calls in a row that compile, after which a value must be left open, or no plan of graphs can hold.
+_MANY_IN_A_ROW = 3
 _MANY_COMPILATIONS = 8  # compilations after which a warning says that steps keep compiling
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRegion:
-    """How one captured graph runs: which graph it is, and the order of its ops.
-
-    ``arrivals`` are positions of parameters among its input tensors, in the order in which eager
-    autograd completes their gradients.
-    """
-
-    fingerprint: str
-    constants: str
-    signatures: tuple[str, ...]
-    absent_tangents: frozenset[int]
-    order: RegionOrder
-    arrivals: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRegions:
-    """All captured graphs of a step, and how they were captured.
-
-    ``varying`` are dimensions of input tensors that may have other sizes than planned for;
-    ``blocks`` are submodules that were captured one by one, if the forward was not as a whole.
-    """
-
-    regions: tuple[PlannedRegion, ...]
-    positions_are_counted: bool
-    in_pieces: bool
-    varying: Dimensions = frozenset()
-    blocks: tuple[str, ...] = ()
 
 
 class OtherGraphError(AutockptError):
@@ -112,10 +91,14 @@ class PlannedForward:
         self._forward = forward
         self._planned = planned
         self._in_order = in_order
-        if compiled is None or planned.varying or not compiled.takes_others:
+        if compiled is None or not planned.is_exact or not compiled.takes_others:
             compiled = None
         self._follow(compiled or self._newly_compiled())
         self._answers = eager_answers(positions_are_counted=planned.positions_are_counted)
+        self._num_in_a_row = 0
+        self._failures = guard_failures()
+        self._changing = ""
+        self._accepts_changes = False
 
     @property
     def is_stale(self) -> bool:
@@ -126,6 +109,19 @@ class PlannedForward:
     def is_twice(self) -> bool:
         """Whether a backward was to be differentiated again, which no graph can be."""
         return any(graph.is_twice for graph in self._compiled.backend.graphs)
+
+    @property
+    def changing(self) -> str:
+        """What changes at every call, so that every call compiles anew; empty if nothing does.
+
+        Two paths that come back get two compiled graphs under one plan.
+        """
+        is_many = self._num_in_a_row >= _MANY_IN_A_ROW
+        return self._changing if is_many and not self._accepts_changes else ""
+
+    def accept_changes(self) -> None:
+        """Compile at every call, as nothing else helps."""
+        self._accepts_changes = self._graphs.is_quiet = True
 
     @property
     def compiled(self) -> CompiledForward:
@@ -140,8 +136,13 @@ class PlannedForward:
             leaves = tree_leaves((args, kwargs))
             for leaf, dimension in self._planned.varying:
                 may_vary(leaves[leaf], dimension)
+        num_compilations = self._graphs.num_compilations
         # Any call may compile again, and must see the same settings as the first.
-        with tracing_config(self._answers), quiet_warnings():
+        with (
+            tracing_config(self._answers, numbers_vary=self._planned.numbers_vary),
+            quiet_warnings(),
+            self._watching(num_compilations),
+        ):
             try:
                 return (
                     self._tried(*args, **kwargs)
@@ -154,6 +155,21 @@ class PlannedForward:
                 if own is None:
                     raise
                 raise own from own.__cause__
+
+    @contextlib.contextmanager
+    def _watching(self, num_compilations: int) -> Iterator[None]:
+        """See whether a call of yours compiles, as those before it did."""
+        yield
+        if is_silent():
+            return
+        if self._graphs.num_compilations == num_compilations:
+            self._num_in_a_row = 0
+            return
+        self._num_in_a_row += 1
+        guard, place = changed_since(self._failures)
+        self._failures = guard_failures()
+        at = f" ({place})" if place else ""
+        self._changing = f"{guard or 'what its forward reads'} changes at every call{at}"
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         return self._compiled.call(*args, **kwargs)
@@ -179,7 +195,9 @@ class PlannedForward:
 
     def _newly_compiled(self) -> CompiledForward:
         backend = Backend()
-        call = compile_forward(self._forward, backend.compile)
+        call = compile_forward(
+            self._forward, backend.compile, numbers_vary=self._planned.numbers_vary
+        )
         if self._planned.blocks:
             blocks = compile_blocks(self._module, self._planned.blocks, backend.compile)
             call = functools.partial(run_in_blocks, self._module, self._forward, blocks)
@@ -205,15 +223,18 @@ class _PlannedGraphs:
     ) -> None:
         self._in_order = in_order
         self._regions = planned.regions
-        self._is_exact = not planned.varying
+        self._is_exact = planned.is_exact
         self._in_pieces = planned.in_pieces
         self._graphs = graphs
         self._num_compiled = 0
         self.num_unknown = 0
+        self.num_compilations = 0
+        self.is_quiet = False
         self.must_match = False
         self._times_compiled: collections.Counter[str] = collections.Counter()
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        self.num_compilations += 1
         if self._in_pieces:
             return compile_in_pieces(graph_module, example_inputs, self._compile)
         return self._compile(graph_module, example_inputs)
@@ -268,7 +289,7 @@ class _PlannedGraphs:
     def _count(self, region: PlannedRegion) -> None:
         self._times_compiled[region.fingerprint] += 1
         most = self._regions.count(region) * _MANY_COMPILATIONS
-        if self._times_compiled[region.fingerprint] == most:
+        if self._times_compiled[region.fingerprint] == most and not self.is_quiet:
             warn_user(
                 f"a graph of the model was compiled {most} times for one plan: Python state that "
                 "its forward reads, such as a step counter, changes from call to call. Keep such "

@@ -42,6 +42,34 @@ def first_lines(graph_module: fx.GraphModule) -> tuple[tuple[str, int], ...]:
     return ()
 
 
+def guard_failures() -> dict[Any, int]:
+    """How often Dynamo has compiled each piece of code again, counted by the guards that failed."""
+    from torch._dynamo import utils
+
+    return {code: len(reasons) for code, reasons in utils.guard_failures.items()}
+
+
+def changed_since(before: dict[Any, int]) -> tuple[str, str]:
+    """What Dynamo has compiled code again for, such as `self.step == 3`, and its file and line.
+
+    Args:
+        before: The result of `guard_failures` before that.
+
+    Returns:
+        Two empty texts if Dynamo does not say.
+    """
+    from torch._dynamo import utils
+
+    for code, reasons in utils.guard_failures.items():
+        new = reasons[before.get(code, 0) :]
+        if new:
+            # The first is of the graph that was compiled last. Code and a comment follow it.
+            guard = re.match(r"\d+/\d+: (.*?)\s+#", new[0])
+            line = re.search(r'File "(.+)", line (\d+)', new[0])
+            return guard[1] if guard else "", f"{line[1]}:{line[2]}" if line else ""
+    return "", ""
+
+
 def no_breaks() -> contextlib.AbstractContextManager[Any]:
     """Let Dynamo raise an error where it would split a graph or leave a frame to Python.
 
@@ -56,7 +84,11 @@ def may_vary(tensor: torch.Tensor, dimension: int) -> None:
 
 
 def compile_forward(
-    forward: Callable[..., Any], backend: Callable[..., Any], *, fullgraph: bool = False
+    forward: Callable[..., Any],
+    backend: Callable[..., Any],
+    *,
+    fullgraph: bool = False,
+    numbers_vary: bool = False,
 ) -> Callable[..., Any]:
     """Compile with a backend on static shapes, with a cache and limits apart from all others.
 
@@ -67,10 +99,11 @@ def compile_forward(
         forward: What to compile.
         backend: What compiles its graphs.
         fullgraph: Raise an error if Dynamo would split it.
+        numbers_vary: Trace Python numbers that have changed as symbols; see `tracing_config`.
     """
     known = inspect.signature(torch.compile).parameters
     apart = {"recompile_limit": 1_000_000, "isolate_recompiles": True}
     options: dict[str, Any] = {name: v for name, v in apart.items() if name in known}
-    options |= {"dynamic": False, "fullgraph": fullgraph}
+    options |= {"dynamic": None if numbers_vary else False, "fullgraph": fullgraph}
     compiled: Callable[..., Any] = torch.compile(forward, backend=backend, **options)
     return compiled

@@ -22,11 +22,18 @@ from autockpt.torch_private.own_filters import ignored
 # Before 2.13 Dynamo traces `add_` with `alpha` as a product and a sum, which round differently.
 _ROUNDS_TWICE = torch.torch_version.TorchVersion(torch.__version__) < "2.13"
 _EXACT_ARITHMETIC: dict[str, Any] = {"enable_dynamo_decompositions": False} if _ROUNDS_TWICE else {}
+_OPEN_NUMBERS: dict[str, Any] = {
+    "allow_unspec_int_on_nn_module": True,
+    "assume_static_by_default": True,
+    "automatic_dynamic_shapes": True,
+}
 
 
 @contextlib.contextmanager
 def tracing_config(
     substitutes: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
+    *,
+    numbers_vary: bool = False,
 ) -> Iterator[None]:
     """Dynamo's settings while autockpt captures or compiles a model.
 
@@ -36,6 +43,8 @@ def tracing_config(
 
     Args:
         substitutes: Functions that Dynamo replaces by others while it traces, without guards.
+        numbers_vary: Let Dynamo trace attributes of modules that are integers, and have changed, as
+            symbols instead of constants. Sizes of tensors stay constants unless they change too.
     """
     import torch._dynamo.config as config
 
@@ -49,6 +58,7 @@ def tracing_config(
             recompile_limit=1_000_000,
             accumulated_recompile_limit=1_000_000,
             **_EXACT_ARITHMETIC,
+            **(_OPEN_NUMBERS if numbers_vary else {}),
         ),
         _for_all_threads("not exporting", _not_exporting),
         _for_all_threads("messages", messages_noted),

@@ -24,6 +24,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._dynamo.error_on_graph_break": ("error_on_graph_break",),
     "torch._dynamo.graph_break": (),
     "torch._dynamo.maybe_mark_dynamic": ("t", "index"),
+    "torch._dynamo.utils.guard_failures": (),
     "torch._dynamo.exc.TorchDynamoException": (),
     "torch._dynamo.exc.Unsupported": (),
     "torch._dynamo.exc.UserError": (),
