@@ -5,6 +5,10 @@ earlier backward, two full sets are in memory then, and data parallelism cannot 
 graph cut into pieces returns the gradients of each piece when that piece is done. What crosses a
 cut is saved, so autockpt cuts where little crosses, and only if the order in which gradients are
 summed stays eager's.
+
+Beside older gradients, what matters is the memory that cutting leaves: what crosses the cuts, and
+the gradients of the largest piece. That is least with few cuts, at the borders of a model's blocks.
+To reduce gradients while the backward runs, pieces of about equal size are wanted instead.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import collections
 import itertools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.fx as fx
@@ -25,8 +29,11 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import storage_key
 
 Compile = Callable[[fx.GraphModule, list[Any]], Callable[..., Any]]
+# Where a graph is cut: nowhere, so that the least memory is left, or into equal shares.
+Pieces = Literal["", "lean", "equal"]
 
 _MOST_PIECES = 16  # each cut saves what crosses it, and each piece is one more autograd node
+_MOST_LEAN_PIECES = 32
 _REGION_BOUNDS = {"_enter_autocast": 1, "_exit_autocast": -1}
 _IN_PLACE = {
     operator.setitem,
@@ -36,17 +43,21 @@ _IN_PLACE = {
 
 
 def compile_in_pieces(
-    graph_module: fx.GraphModule, example_inputs: list[Any], compile_piece: Compile
+    graph_module: fx.GraphModule,
+    example_inputs: list[Any],
+    compile_piece: Compile,
+    pieces: Pieces,
 ) -> Callable[..., Any]:
-    """Compile Dynamo's graph piece by piece, or as a whole if it cannot be cut.
+    """Compile Dynamo's graph piece by piece, or as a whole if it is not to be cut or cannot be.
 
     Args:
         graph_module: Its nodes carry ``meta["example_value"]``.
         example_inputs: One for every placeholder.
         compile_piece: Makes a callable of a piece and its example inputs.
+        pieces: Where to cut.
     """
     graph = graph_module.graph
-    cuts = find_cuts(graph)
+    cuts = find_cuts(graph, pieces) if pieces else []
     if not cuts:
         return compile_piece(graph_module, example_inputs)
     numbers = {node: bisect.bisect_right(cuts, at) for at, node in enumerate(graph.nodes)}
@@ -65,13 +76,66 @@ def compile_in_pieces(
     return forward
 
 
-def find_cuts(graph: fx.Graph) -> list[int]:
+def find_cuts(graph: fx.Graph, pieces: Pieces) -> list[int]:
     """Positions in a graph of Dynamo's before which a new piece begins, in order.
 
-    Pieces have about equal shares of the parameters' bytes. Cuts are where few bytes cross, never
-    between a value and an operator that overwrites it, nor inside an autocast or no_grad region.
+    Cuts are where few bytes cross, never between a value and an operator that overwrites it, nor
+    inside an autocast or no_grad region.
     """
     facts = _Facts(graph)
+    return _lean_cuts(facts) if pieces == "lean" else _equal_cuts(facts)
+
+
+def _lean_cuts(facts: _Facts) -> list[int]:
+    """Cuts that leave the least memory: what crosses them, and the largest piece's gradients."""
+    total_bytes = facts.parameter_bytes[-1] if facts.parameter_bytes else 0
+    best: tuple[int, list[int]] = (total_bytes, [])
+    shares = {total_bytes // number for number in range(2, _MOST_LEAN_PIECES + 1)}
+    ends = facts.lean_places()
+    for share_bytes in sorted({max(share, facts.largest_parameter_bytes) for share in shares}):
+        found = _fewest_crossing(facts, ends, share_bytes)
+        if found is not None:
+            best = min(best, found)
+    cuts: list[int] = []
+    for at in best[1]:
+        if facts.sums_stay([*cuts, at]):
+            cuts.append(at)
+    return cuts
+
+
+def _fewest_crossing(
+    facts: _Facts, places: list[int], share_bytes: int
+) -> tuple[int, list[int]] | None:
+    """The cuts that the fewest bytes cross, and the bytes that they leave; None if there are none.
+
+    Args:
+        facts: The graph.
+        places: Where it may be cut, in order.
+        share_bytes: The most bytes of parameters in a piece.
+    """
+    end = len(facts.parameter_bytes) - 1
+    # By place: the fewest bytes that cross cuts up to it, its own included, and the cut before.
+    least: dict[int, tuple[int, int]] = {0: (0, 0)}
+    for number, at in enumerate([*places, end]):
+        for before in (0, *places[:number]):
+            own_bytes = facts.parameter_bytes[at - 1] - facts.parameter_bytes[max(before - 1, 0)]
+            if before not in least or own_bytes > share_bytes:
+                continue
+            crossing_bytes = 0 if at == end else facts.newly_crossing_bytes(before, at)
+            found = (least[before][0] + crossing_bytes, before)
+            least[at] = min(least.get(at, found), found)
+    if end not in least:
+        return None
+    cuts: list[int] = []
+    at = least[end][1]
+    while at:
+        cuts.insert(0, at)
+        at = least[at][1]
+    return least[end][0] + share_bytes, cuts
+
+
+def _equal_cuts(facts: _Facts) -> list[int]:
+    """Cuts into pieces with about equal shares of the parameters' bytes."""
     total_bytes = facts.parameter_bytes[-1] if facts.parameter_bytes else 0
     share_bytes = max(total_bytes / _MOST_PIECES, facts.largest_parameter_bytes)
     if not total_bytes or share_bytes > total_bytes / 2:
@@ -103,7 +167,8 @@ class _Facts:
         }
         self._summed = self._differentiable_uses()
         self.parameter_bytes, self.largest_parameter_bytes = self._parameters()
-        self.crossing_bytes = self._crossing()
+        self.crossing_bytes = self._crossing(before=len(self._nodes))
+        self._old_crossing_bytes: dict[int, list[int]] = {}
         forbidden = self._forbidden()
         inputs = len(graph.find_nodes(op="placeholder"))
         self.allowed = [
@@ -139,10 +204,29 @@ class _Facts:
             up_to.append(total_bytes)
         return up_to, largest_bytes
 
-    def _crossing(self) -> list[int]:
-        """Bytes of what is made before each node and used there or later."""
+    def lean_places(self) -> list[int]:
+        """Of the places between the same parameters, the one that the fewest bytes cross."""
+        best: dict[int, int] = {}
+        for at in self.allowed:
+            other = best.setdefault(self.parameter_bytes[at - 1], at)
+            if self.crossing_bytes[at] < self.crossing_bytes[other]:
+                best[self.parameter_bytes[at - 1]] = at
+        return sorted(best.values())
+
+    def newly_crossing_bytes(self, before: int, at: int) -> int:
+        """Bytes of what crosses a cut but did not cross the cut before."""
+        if before not in self._old_crossing_bytes:
+            self._old_crossing_bytes[before] = self._crossing(before=before)
+        return self.crossing_bytes[at] - self._old_crossing_bytes[before][at]
+
+    def _crossing(self, *, before: int) -> list[int]:
+        """Bytes of what is made before each node and used there or later.
+
+        Args:
+            before: Counts what is made before this position.
+        """
         crossing = [0] * (len(self._nodes) + 1)
-        for at, node in enumerate(self._nodes):
+        for at, node in enumerate(self._nodes[:before]):
             value = node.meta.get("example_value")
             if node.op not in ("placeholder", "get_attr") and isinstance(value, torch.Tensor):
                 crossing[at + 1] += _size_bytes(value)

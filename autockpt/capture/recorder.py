@@ -15,7 +15,7 @@ from autockpt.capture.blame import own_code, users_place
 from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.compiled import Backend, CompiledGraph
 from autockpt.capture.joint import JointGraph
-from autockpt.capture.pieces import compile_in_pieces
+from autockpt.capture.pieces import Pieces, compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
 from autockpt.torch_private.dynamo import break_of, ends_at_a_break, first_lines
 from autockpt.torch_private.tensors import storage_key
@@ -35,17 +35,17 @@ class Recorder:
         is_outside: Whether the graphs that come next belong to code outside of the model.
     """
 
-    def __init__(self, backend: Backend, *, in_pieces: bool) -> None:
+    def __init__(self, backend: Backend, *, pieces: Pieces) -> None:
         """Record what a backend compiles.
 
         Args:
             backend: The backend. If it has stand-ins, what is traced is also what runs later. The
                 forward must be one graph then: tensors between two graphs would be fakes.
-            in_pieces: Cut each graph.
+            pieces: Where to cut each graph.
         """
         self.is_outside = False
         self._backend = backend
-        self._in_pieces = in_pieces
+        self._pieces = pieces
         self._num_frames = 0
         self._records: list[_Record] = []
         self._split = ""  # where Dynamo first split the forward, and why
@@ -57,10 +57,7 @@ class Recorder:
             raise SplitForwardError
         self._note_split(graph_module)
         self._num_frames += 1
-        if self._in_pieces:
-            compiled = compile_in_pieces(graph_module, example_inputs, self._compile)
-        else:
-            compiled = self._compile(graph_module, example_inputs)
+        compiled = compile_in_pieces(graph_module, example_inputs, self._compile, self._pieces)
         return self._backend.on_stand_ins(compiled) if is_traced_once else compiled
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:

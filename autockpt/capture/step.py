@@ -16,6 +16,7 @@ from autockpt.capture.captured import Capture, overwritten_keys
 from autockpt.capture.eager_step import run_eager_step
 from autockpt.capture.fakes import FakeStep, fake_step, running_on
 from autockpt.capture.packed_sequences import PackedSequences
+from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import keys_of
 from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
@@ -34,7 +35,7 @@ def capture(
     *,
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
     accumulates: bool = False,
-    in_pieces: bool = False,
+    pieces: Pieces = "",
     blocks: tuple[str, ...] = (),
 ) -> Capture:
     """Capture one training step of `forward`, the forward of `module`, on these inputs.
@@ -47,7 +48,7 @@ def capture(
         kwargs: Keyword inputs.
         loss_fn: Turns the output into a scalar loss, if that happens outside of the model.
         accumulates: Whether parameters have gradients already, to which this step's are added.
-        in_pieces: Cut each graph; see :mod:`autockpt.capture.pieces`.
+        pieces: Where to cut each graph; see :mod:`autockpt.capture.pieces`.
         blocks: Submodules to capture one by one, instead of the forward as a whole.
 
     Raises:
@@ -69,7 +70,7 @@ def capture(
         kwargs=dict(kwargs),
         loss_fn=loss_fn,
         positions_are_counted=packed.is_counted,
-        in_pieces=in_pieces,
+        pieces=pieces,
         blocks=blocks,
     )
     with loss_kept(loss_fn):

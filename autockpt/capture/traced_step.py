@@ -16,6 +16,7 @@ from autockpt.capture.captured import CapturedGraph
 from autockpt.capture.compiled import Backend, CompiledForward
 from autockpt.capture.fakes import FakeStep, running_on, standing_in_for
 from autockpt.capture.packed_sequences import eager_answers
+from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import Recorder, SplitForwardError, keys_of
 from autockpt.errors import CaptureError, InternalError
 from autockpt.torch_private.dynamo import compile_forward, no_breaks
@@ -48,7 +49,7 @@ class StepToTrace:
     kwargs: dict[str, Any]
     loss_fn: Callable[[Any], torch.Tensor] | None
     positions_are_counted: bool
-    in_pieces: bool
+    pieces: Pieces
     blocks: tuple[str, ...]
 
 
@@ -89,7 +90,7 @@ def _in_one_graph(step: StepToTrace, fakes: FakeStep) -> TracedStep | None:
 
 def _traced(step: StepToTrace, stand_ins: FakeStep | None = None) -> TracedStep:
     backend, outside = Backend(), Backend()
-    recorder = Recorder(backend, in_pieces=step.in_pieces)
+    recorder = Recorder(backend, pieces=step.pieces)
     backend.follower, backend.stand_ins, outside.follower = recorder, stand_ins, recorder
     try:
         return _recorded(step, recorder, backend, outside)

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from autockpt.capture.pieces import Pieces
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.ranks import Parallel
+from autockpt.ladder.planner import StepPlanner
 from autockpt.lower.solving_time import SolvingTime
 
 
@@ -21,6 +23,7 @@ class Call:
         args: Positional inputs.
         kwargs: Keyword inputs.
         solving: How long the solver has taken to plan it.
+        planners: What has been captured and measured to plan it.
     """
 
     key: PlanKey
@@ -28,3 +31,16 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
+    planners: dict[str, StepPlanner] = dataclasses.field(default_factory=dict)
+
+    @property
+    def reduces_on_the_way(self) -> bool:
+        """Whether gradients are reduced while the backward still runs."""
+        return self.parallel is not None and self.parallel.reduces_on_the_way
+
+    @property
+    def pieces(self) -> Pieces:
+        """How graphs are cut, so that gradients arrive during the backward."""
+        if self.reduces_on_the_way:
+            return "equal"
+        return "lean" if self.key.accumulates else ""

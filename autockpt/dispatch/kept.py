@@ -28,7 +28,7 @@ from autockpt.rewrite.regions import PlannedRegions
 from autockpt.user_warnings import warn_user
 
 T = TypeVar("T")
-_VERSION = 2
+_VERSION = 3
 _MOST_FILES = 1000  # the oldest are deleted beyond that
 _IS_OFF = ("0", "off", "false", "no")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from autockpt import progress
-from autockpt.budget import Budget
+from autockpt.budget import Budget, format_bytes
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.call import Call
@@ -25,12 +25,11 @@ from autockpt.dispatch.trial import AcceptedPlan, Trial
 from autockpt.errors import (
     AutockptError,
     BudgetError,
-    PlanMismatchError,
 )
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan, changing, is_twice
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
-from autockpt.ladder.rungs import rungs_of
+from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
@@ -42,6 +41,7 @@ from autockpt_solvers import SolveStatus
 
 T = TypeVar("T")
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
+_OVER_BUDGET = "the leanest plan beside gradients of an earlier backward; it exceeds the budget"
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
 
 
@@ -190,16 +190,9 @@ class PlanMaker:
             try:
                 accepted, bucket = self._new(call)
             except BudgetError as error:
-                forward = self.store.forward(call.key.alone)
-                if not call.key.accumulates or forward is None:
+                if not call.key.accumulates or self.store.forward(call.key.alone) is None:
                     raise
-                warn_user(
-                    f"gradients of an earlier backward are in memory beside this step's: {error} "
-                    "autockpt follows the plan for a step without them, which exceeds the budget "
-                    "by their size."
-                )
-                self.store.add_as_alone(call.key)
-                return forward
+                accepted, bucket, name = self._leanest(call, error), None, None
             if name is not None and bucket is None:
                 file = self._keep(name, accepted)
                 where = "" if file is None else f"kept in {file}"
@@ -214,6 +207,28 @@ class PlanMaker:
                 "as a tensor."
             )
         return accepted.forward
+
+    def _leanest(self, call: Call, error: BudgetError) -> AcceptedPlan:
+        """The plan that needs the least, for a step that older gradients leave too little room.
+
+        A program that accumulates has trained until here, and goes on with a warning.
+
+        Raises:
+            BudgetError: No plan holds what the error names.
+        """
+        budget = Budget(bytes=error.minimum_peak_bytes)
+        try:
+            accepted = self.ladder.descend(self._rungs(call, budget=budget))
+        except BudgetError as raised:
+            raise error from raised
+        plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, _OVER_BUDGET))
+        peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
+        warn_user(
+            f"gradients of an earlier backward are in memory beside this step's: {error} autockpt "
+            f"follows the leanest plan, whose peak is {format_bytes(peak_bytes)}: "
+            f"{format_bytes(peak_bytes - error.budget_bytes)} over the budget."
+        )
+        return dataclasses.replace(accepted, plan=plan)
 
     def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
         accepted, bucket = self._with_open_sizes(call)
@@ -313,9 +328,14 @@ class PlanMaker:
                 "reasons in full."
             )
 
-    def _rungs(self, call: Call, bucket: Bucket | None = None) -> Iterator[Rung[AcceptedPlan]]:
-        """Ways to run a step within the budget, best first."""
+    def _rungs(
+        self, call: Call, bucket: Bucket | None = None, *, budget: Budget | None = None
+    ) -> Iterator[Rung[AcceptedPlan]]:
+        """Ways to run a step within the budget, best first; ``budget`` replaces the call's."""
         step = self._step(call)
+        if budget is not None:
+            request = dataclasses.replace(step.request, budget=budget)
+            step = dataclasses.replace(step, request=request)
         trial = self._trial(call, step, is_exact=bucket is None)
         planned = step
         if bucket is not None:
@@ -328,12 +348,13 @@ class PlanMaker:
         rungs = rungs_of(
             planned,
             trial.accept,
-            in_pieces=call.key.accumulates or _reduces_on_the_way(call.parallel),
+            pieces=call.pieces,
             whole_alone=bucket is not None,
             captures=self._captures(call.key),
             run_as_it_is=run_as_it_is if self.verify or step.request.given else None,
+            known=call.planners if bucket is None else None,
         )
-        return rungs if step.request.given is None else _only(rungs, step.request.given.rung)
+        return rungs if step.request.given is None else only_rung(rungs, step.request.given.rung)
 
     def _step(self, call: Call) -> StepToPlan:
         parallel = call.parallel
@@ -371,25 +392,5 @@ class PlanMaker:
     ) -> Callable[..., Any]:
         if executable is None:
             return self.forward
-        in_order = _reduces_on_the_way(parallel)
+        in_order = parallel is not None and parallel.reduces_on_the_way
         return executable.forward_of(self.module, self.forward, in_order=in_order)
-
-
-def _only(rungs: Iterable[Rung[AcceptedPlan]], name: str) -> Iterator[Rung[AcceptedPlan]]:
-    """The ways of one rung.
-
-    Raises:
-        PlanMismatchError: There is none.
-    """
-    is_there = False
-    for rung in rungs:
-        if rung.name == name:
-            is_there = True
-            yield rung
-    if not is_there:
-        raise PlanMismatchError(f'it is for the rung "{name}", which this step cannot take')
-
-
-def _reduces_on_the_way(parallel: Parallel | None) -> bool:
-    """Whether gradients are reduced while the backward still runs."""
-    return parallel is not None and parallel.reduces_on_the_way

@@ -75,7 +75,7 @@ def is_one_graph(program: PlannedRegions | CheckpointedCalls) -> bool:
     """Whether a program is for a forward that is exactly one graph, or pieces of one."""
     if not isinstance(program, PlannedRegions) or program.blocks or program.numbers_vary:
         return False
-    return program.in_pieces or len(program.regions) == 1
+    return bool(program.pieces) or len(program.regions) == 1
 
 
 def changing(forward: Callable[..., Any] | None) -> str:

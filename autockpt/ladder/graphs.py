@@ -10,7 +10,8 @@ import torch
 
 from autockpt import progress
 from autockpt.capture.blocks import FailedBlocks, finer_blocks, outermost_blocks
-from autockpt.capture.captured import Capture, CapturedGraph
+from autockpt.capture.captured import Capture, CapturedGraph, gradients_of_parameters
+from autockpt.capture.pieces import Pieces
 from autockpt.capture.step import capture
 from autockpt.errors import CaptureError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
@@ -33,7 +34,7 @@ class GraphPlanner:
 
     Attributes:
         step: The step.
-        in_pieces: Whether the graphs are cut, so that gradients arrive during the backward.
+        pieces: Where the graphs are cut, so that gradients arrive during the backward.
         blocks: The submodules that were captured one by one; empty if the forward was as a whole.
         captured: The graphs.
         lowered: The engine's graph, and where its parts come from.
@@ -41,7 +42,7 @@ class GraphPlanner:
     """
 
     step: StepToPlan
-    in_pieces: bool
+    pieces: Pieces
     blocks: tuple[str, ...]
     captured: Capture
     lowered: Lowered
@@ -49,13 +50,13 @@ class GraphPlanner:
 
     @classmethod
     def capture(
-        cls, step: StepToPlan, *, in_pieces: bool = False, in_blocks: bool = False
+        cls, step: StepToPlan, *, pieces: Pieces = "", in_blocks: bool = False
     ) -> GraphPlanner:
         """Capture, profile and lower a step; the model is left as it was.
 
         Args:
             step: The step.
-            in_pieces: Cut the graphs, so that gradients arrive during the backward.
+            pieces: Where to cut the graphs, so that gradients arrive during the backward.
             in_blocks: Capture the largest submodules that are graphs, one by one.
 
         Raises:
@@ -63,9 +64,9 @@ class GraphPlanner:
             InternalError: A bug in autockpt.
             NotTrainableError: Nothing requires a gradient.
         """
-        how = "block by block" if in_blocks else "in pieces" if in_pieces else "as one graph"
+        how = "block by block" if in_blocks else "in pieces" if pieces else "as one graph"
         progress.stage(f"capturing {how}")
-        captured, blocks = _captured(step, in_pieces=in_pieces, in_blocks=in_blocks)
+        captured, blocks = _captured(step, pieces=pieces, in_blocks=in_blocks)
         with internal_errors("profile"):
             nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
             costs = profile(nodes, captured.device, measure=not captured.is_fake)
@@ -99,7 +100,7 @@ class GraphPlanner:
         )
         return cls(
             step=step,
-            in_pieces=in_pieces,
+            pieces=pieces,
             blocks=blocks,
             captured=captured,
             lowered=lowered,
@@ -121,6 +122,22 @@ class GraphPlanner:
         """
         own = [graph for graph in self.captured.graphs if not graph.is_outside]
         return len(own) == 1 and not self.captured.foreign_ops and not self.blocks
+
+    @property
+    def new_gradients_bytes(self) -> int:
+        """Bytes of the gradients of parameters that this step makes."""
+        sizes: dict[int, int] = {}
+        for region, graph in enumerate(self.captured.graphs):
+            for key, storage in gradients_of_parameters(self.captured, region):
+                sizes[key] = graph.joint.storage_bytes[storage]
+        return sum(sizes.values())
+
+    @property
+    def is_hopeless_as_one_graph(self) -> bool:
+        """Whether the budget rules out an uncut graph, which gives all gradients back at once."""
+        if len(self.captured.graphs) == 1:
+            return True  # it could not be cut
+        return self.budget_bytes < self.fixed_bytes + self.new_gradients_bytes
 
     @property
     def baseline_peak_bytes(self) -> int:
@@ -212,14 +229,14 @@ class GraphPlanner:
         return PlannedRegions(
             regions=regions,
             positions_are_counted=captured.positions_are_counted,
-            in_pieces=self.in_pieces,
+            pieces=self.pieces,
             varying=self.step.varying,
             blocks=self.blocks,
         )
 
 
 def _captured(
-    step: StepToPlan, *, in_pieces: bool, in_blocks: bool
+    step: StepToPlan, *, pieces: Pieces, in_blocks: bool
 ) -> tuple[Capture, tuple[str, ...]]:
     """Capture a step, whole or in blocks, and return the blocks too."""
     capture_with = functools.partial(
@@ -230,7 +247,7 @@ def _captured(
         step.kwargs,
         loss_fn=step.request.loss_fn,
         accumulates=step.accumulates,
-        in_pieces=in_pieces,
+        pieces=pieces,
     )
     return _in_blocks(step.module, capture_with) if in_blocks else (capture_with(), ())
 

@@ -36,10 +36,14 @@ _MAX_REASON = 320  # letters
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rung(Generic[T]):
-    """A way to run a step: the rung's name, and what tries it. A rung may have several ways."""
+    """A way to run a step: the rung's name, and what tries it.
+
+    ``way`` tells apart several ways of one rung.
+    """
 
     name: str
     attempt: Callable[[], T]
+    way: str = ""
 
 
 class Ladder:
@@ -111,7 +115,7 @@ class Ladder:
                 the other rungs as notes.
             InternalError: A bug in autockpt, if ``AUTOCKPT_RAISE`` is set.
         """
-        failures: list[tuple[str, AutockptError]] = []
+        failures: list[tuple[Rung[T], AutockptError]] = []
         for rung in rungs:
             if rung.name in self._given_up:
                 continue
@@ -127,19 +131,19 @@ class Ladder:
                         f"{error} Meanwhile autockpt falls back from the rung {rung.name!r}. Set "
                         "AUTOCKPT_RAISE=1 to raise this error instead."
                     )
-                failures.append((rung.name, error))
+                failures.append((rung, error))
                 continue
             self._settle_on(rung.name, failures)
             return result
         raise _with_others_as_notes(failures)
 
-    def _settle_on(self, rung: str, failures: list[tuple[str, AutockptError]]) -> None:
+    def _settle_on(self, rung: str, failures: list[tuple[Rung[T], AutockptError]]) -> None:
         reasons = dict(self._given_up)
         for failed, failure in failures:
-            if failed != rung:
-                reasons[failed] = _short(failure)
+            if failed.name != rung:
+                reasons[failed.name] = _short(failure)
                 if not isinstance(failure, BudgetError):
-                    self.give_up(failed, reasons[failed])
+                    self.give_up(failed.name, reasons[failed.name])
         self.reason = "; ".join(f"{failed}: {reason}" for failed, reason in reasons.items())
 
 
@@ -152,21 +156,19 @@ def leads_down(error: AutockptError) -> bool:
     return isinstance(error, (BudgetError, CaptureError, PlanMismatchError, VerificationError))
 
 
-def _with_others_as_notes(failures: list[tuple[str, AutockptError]]) -> AutockptError:
+def _with_others_as_notes(failures: list[tuple[Rung[T], AutockptError]]) -> AutockptError:
     """The error that helps most, with what failed on the other rungs."""
-    by_rung = dict(failures)
     # That eager exceeds the budget is no news; why nothing could lower its peak is.
     budget_errors = [
-        e for rung, e in by_rung.items() if isinstance(e, BudgetError) and rung != "eager"
+        e for rung, e in failures if isinstance(e, BudgetError) and rung.name != "eager"
     ]
-    main = min(
-        budget_errors,
-        key=lambda error: error.minimum_peak_bytes,
-        default=next(iter(by_rung.values())),
-    )
-    for rung, error in by_rung.items():
-        if error is not main:
-            main.add_note(f"The rung {rung!r} was tried as well: {error}")
+    main = min(budget_errors, key=lambda error: error.minimum_peak_bytes, default=failures[0][1])
+    told = {str(main)}
+    for rung, error in failures:
+        if str(error) not in told:
+            told.add(str(error))
+            way = f", {rung.way}," if rung.way else ""
+            main.add_note(f"The rung {rung.name!r}{way} was tried as well: {error}")
     return main
 
 

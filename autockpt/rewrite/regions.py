@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from autockpt.capture.pieces import Pieces
 from autockpt.lower.orders import RegionOrder
 from autockpt.request import Dimensions
 
@@ -35,7 +36,7 @@ class PlannedRegions:
 
     regions: tuple[PlannedRegion, ...]
     positions_are_counted: bool
-    in_pieces: bool
+    pieces: Pieces
     varying: Dimensions = frozenset()
     blocks: tuple[str, ...] = ()
     numbers_vary: bool = False

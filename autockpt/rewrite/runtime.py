@@ -224,7 +224,7 @@ class _PlannedGraphs:
         self._in_order = in_order
         self._regions = planned.regions
         self._is_exact = planned.is_exact
-        self._in_pieces = planned.in_pieces
+        self._pieces = planned.pieces
         self._graphs = graphs
         self._num_compiled = 0
         self.num_unknown = 0
@@ -235,9 +235,7 @@ class _PlannedGraphs:
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         self.num_compilations += 1
-        if self._in_pieces:
-            return compile_in_pieces(graph_module, example_inputs, self._compile)
-        return self._compile(graph_module, example_inputs)
+        return compile_in_pieces(graph_module, example_inputs, self._compile, self._pieces)
 
     def _compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         graph = CompiledGraph(stage="rewrite")
