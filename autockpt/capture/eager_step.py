@@ -14,8 +14,8 @@ from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
 from autockpt.errors import CaptureError
 from autockpt.torch_private.modes import no_autocast
-from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import LiveBytes
 from autockpt.verify.loss import backward_roots, find_loss, require_gradient
 from autockpt.verify.outside import gradients_set_aside
@@ -59,7 +59,7 @@ def run_eager_step(
         if fake.requires_grad and fake.is_leaf:
             fake.register_post_accumulate_grad_hook(lambda p: arrivals.extend(keys_of(p)))
     older_gradients = [fake.grad for fake in parameters]
-    tracker = LiveBytes(tree_leaves((fakes.args, fakes.kwargs, parameters, older_gradients)))
+    tracker = LiveBytes([*input_leaves((fakes.args, fakes.kwargs)), *parameters, *older_gradients])
     name = type(module).__name__
     with (
         models_code(name, "its forward fails on these inputs"),

@@ -14,8 +14,8 @@ from autockpt.torch_private.dynamo_settings import quiet_fakes
 from autockpt.torch_private.fakes import FakeTensor, FakeTensorMode
 from autockpt.torch_private.kernels import exact_layouts
 from autockpt.torch_private.modules import buffer_registry, reparametrized
-from autockpt.torch_private.pytree import tree_map
 from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.inputs import mapped_inputs
 from autockpt.verify.random_state import kept_random_states
 
 
@@ -67,7 +67,7 @@ def fake_step(
     tensors |= dict(module.named_buffers(remove_duplicate=False))
     with models_code(type(module).__name__, "its tensors or inputs have no fakes"):
         fakes = {name: to_fake(tensor) for name, tensor in tensors.items()}
-        fake_args, fake_kwargs = tree_map(to_fake, (args, dict(kwargs)))
+        fake_args, fake_kwargs = mapped_inputs(to_fake, (args, dict(kwargs)))
     return FakeStep(
         mode=mode,
         tensors=fakes,

@@ -20,7 +20,7 @@ from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import keys_of
 from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
-from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import loss_kept
@@ -60,7 +60,7 @@ def capture(
     if not trained_tensors(module, (args, dict(kwargs))):
         raise NotTrainableError("no parameter requires grad, and no input does")
     fakes = fake_step(module, args, kwargs, accumulates=accumulates)
-    packed = PackedSequences(tree_leaves((fakes.args, fakes.kwargs)))
+    packed = PackedSequences(input_leaves((fakes.args, fakes.kwargs)))
     with loss_kept(loss_fn), running_on(fakes, module):
         eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn)
     step = StepToTrace(
@@ -84,7 +84,7 @@ def capture(
         is_fake=fakes.has_no_data,
         parameters_bytes=distinct_bytes(parameters),
         buffers_bytes=distinct_bytes(list(module.buffers())),
-        inputs_bytes=distinct_bytes(tree_leaves((args, dict(kwargs)))),
+        inputs_bytes=distinct_bytes(input_leaves((args, dict(kwargs)))),
         gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
         parameter_keys=parameter_keys,
         gradient_order=eager.gradient_order,

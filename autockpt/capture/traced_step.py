@@ -25,6 +25,7 @@ from autockpt.torch_private.messages import silence
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
+from autockpt.verify.inputs import mapped_inputs
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops
 from autockpt.verify.outside import gradients_set_aside
 
@@ -80,7 +81,7 @@ def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
 def _in_one_graph(step: StepToTrace, fakes: FakeStep) -> TracedStep | None:
     """Trace a forward on its own tensors; None if it is not one graph."""
     # The step may change containers among its inputs.
-    args, kwargs = tree_map(lambda leaf: leaf, (step.args, step.kwargs))
+    args, kwargs = mapped_inputs(lambda leaf: leaf, (step.args, step.kwargs))
     try:
         traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), fakes)
     except SplitForwardError:

@@ -24,6 +24,7 @@ from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import key_of_storage
 from autockpt.verify.copies import own_copies
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import backward_roots, find_loss
 from autockpt.verify.random_state import random_states
@@ -158,7 +159,7 @@ class _Observer:
         step, module = self._step, self._step.module
         args, kwargs = own_copies((step.args, dict(step.kwargs)))
         buffers, parameters = list(module.buffers()), list(module.parameters())
-        self._storages = _StorageNumbers([*parameters, *buffers, *tree_leaves((args, kwargs))])
+        self._storages = _StorageNumbers([*parameters, *buffers, *input_leaves((args, kwargs))])
         modules = {
             path: submodule
             for path, submodule in module.named_modules()

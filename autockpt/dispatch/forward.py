@@ -30,8 +30,8 @@ from autockpt.request import Request
 from autockpt.rewrite.runtime import OtherGraphError
 from autockpt.torch_private.fakes import FakeTensor
 from autockpt.torch_private.modes import in_a_transform
-from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_warnings import warn_user
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.peak import is_profiling
 from autockpt.verify.step import run_on_copies
@@ -142,7 +142,7 @@ class OptimizedForward:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         """The forward for inputs of a new kind."""
-        if any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+        if any(isinstance(leaf, FakeTensor) for leaf in input_leaves((args, kwargs))):
             return self.original
         if len(self._maker.store) and not trained_tensors(self._module, (args, dict(kwargs))):
             warn_user(

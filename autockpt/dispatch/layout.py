@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autockpt.request import Dimensions
-from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
+from autockpt.verify.inputs import input_leaves, mapped_inputs, taken_apart
 
 Sizes = tuple[tuple[int, ...], ...]
 
@@ -78,17 +78,19 @@ class Layout:
 
 def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
     """The layout of a call's inputs."""
-    leaves, structure = tree_flatten((args, dict(kwargs)))
+    inputs = taken_apart((args, dict(kwargs)))
     exact: list[Any] = []
     family: list[Any] = []
     sizes: list[tuple[int, ...]] = []
     numbers: list[int] = []
     first: dict[int, int] = {}
     has_family = True
-    for number, leaf in enumerate(leaves):
+    for number, (leaf, in_object) in enumerate(zip(inputs.leaves, inputs.in_object, strict=True)):
         if not isinstance(leaf, torch.Tensor):
-            # A float changes no shape: one plan serves all values.
-            exact.append(leaf if _is_plain(leaf) else type(leaf))
+            # A float changes no shape: one plan serves all values. Integers of an object mostly
+            # count what tensors in it have sizes of.
+            is_count = in_object and isinstance(leaf, int) and not isinstance(leaf, bool)
+            exact.append(leaf if _is_plain(leaf) and not is_count else type(leaf))
             family.append(exact[-1])
             continue
         if first.setdefault(id(leaf), number) != number:
@@ -111,10 +113,10 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
         if torch.is_autocast_enabled(kind)
     )
     return Layout(
-        family=(tuple(family), str(structure), autocast) if has_family else None,
+        family=(tuple(family), inputs.structure, autocast) if has_family else None,
         sizes=tuple(sizes),
         leaves=tuple(numbers),
-        exact=(tuple(exact), str(structure), autocast),
+        exact=(tuple(exact), inputs.structure, autocast),
     )
 
 
@@ -128,7 +130,8 @@ def resized(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], layout: Layout, sizes: Sizes
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs of other sizes, filled with zeros; tensors whose sizes do not change are kept."""
-    leaves, structure = tree_flatten((args, dict(kwargs)))
+    inputs = (args, dict(kwargs))
+    leaves = input_leaves(inputs)
     made: dict[int, torch.Tensor] = {}
     for leaf, own, given in zip(layout.leaves, layout.sizes, sizes, strict=True):
         tensor = leaves[leaf]
@@ -137,8 +140,7 @@ def resized(
                 given, dtype=tensor.dtype, device=tensor.device
             ).contiguous(memory_format=_memory_format(tensor) or torch.contiguous_format)
             made[id(tensor)].requires_grad_(tensor.requires_grad)
-    leaves = [made.get(id(leaf), leaf) for leaf in leaves]
-    new_args, new_kwargs = tree_unflatten(leaves, structure)
+    new_args, new_kwargs = mapped_inputs(lambda leaf: made.get(id(leaf), leaf), inputs)
     return new_args, new_kwargs
 
 

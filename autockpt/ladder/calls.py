@@ -17,7 +17,7 @@ from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
-from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify.inputs import input_leaves
 from autockpt_solvers import Compute, baseline_schedule, simulate
 
 
@@ -49,7 +49,7 @@ class CallPlanner:
         """
         module = step.module
         tensors = [*module.parameters(), *module.buffers()]
-        if holds_no_data([*tensors, *tree_leaves((step.args, dict(step.kwargs)))]):
+        if holds_no_data([*tensors, *input_leaves((step.args, dict(step.kwargs)))]):
             raise CaptureError(
                 where=step.model_name,
                 reason="autockpt measures calls of modules by running them, and fake or meta "

@@ -13,8 +13,8 @@ from autockpt.errors import AutockptError, CaptureError, NotTrainableError, inte
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.parts import FixedBytes
 from autockpt.request import Dimensions, Request
-from autockpt.torch_private.pytree import tree_leaves
 from autockpt.user_signals import handlers_code, is_by_a_handler
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import Step, acts_on_parameters
@@ -70,7 +70,7 @@ class StepToPlan:
             parameters_bytes=distinct_bytes(list(self.module.parameters())),
             buffers_bytes=distinct_bytes(list(self.module.buffers())),
             optimizer_bytes=self.request.optimizer.state_bytes,
-            inputs_bytes=distinct_bytes(tree_leaves((self.args, dict(self.kwargs)))),
+            inputs_bytes=distinct_bytes(input_leaves((self.args, dict(self.kwargs)))),
             communication_bytes=self.buckets_bytes,
         )
 

@@ -41,9 +41,9 @@ from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_confi
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.messages import is_silent
 from autockpt.torch_private.modes import no_autocast
-from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
+from autockpt.verify.inputs import input_leaves
 
 # Calls in a row that compile, after which a value must be left open, or no plan of graphs can hold.
 _MANY_IN_A_ROW = 3
@@ -133,7 +133,7 @@ class PlannedForward:
         if self._compiled.backend.follower is not self._graphs:
             self._follow(self._newly_compiled())
         if self._planned.varying:
-            leaves = tree_leaves((args, kwargs))
+            leaves = input_leaves((args, kwargs))
             for leaf, dimension in self._planned.varying:
                 may_vary(leaves[leaf], dimension)
         num_compilations = self._graphs.num_compilations

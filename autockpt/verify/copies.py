@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from autockpt.torch_private.pytree import tree_map
 from autockpt.torch_private.tensors import key_of_storage
+from autockpt.verify.inputs import mapped_inputs
 
 
 def own_copies(inputs: Any) -> Any:
@@ -36,7 +36,7 @@ def own_copies(inputs: Any) -> Any:
         copies[id(value)] = tensor
         return tensor
 
-    return tree_map(own, inputs)
+    return mapped_inputs(own, inputs)
 
 
 class _Made(torch.autograd.Function):

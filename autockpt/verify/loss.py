@@ -9,6 +9,7 @@ import torch
 
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify.inputs import input_leaves
 
 
 def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
@@ -67,7 +68,12 @@ def backward_roots(loss: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 def trained_tensors(module: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
     """Returns what a backward may reach: parameters that require grad, then such inputs."""
-    return [*(p for p in module.parameters() if p.requires_grad), *_differentiable(inputs)]
+    return [*(p for p in module.parameters() if p.requires_grad), *_trained(inputs)]
+
+
+def _trained(inputs: Any) -> list[torch.Tensor]:
+    leaves = input_leaves(inputs)
+    return [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
 
 
 def require_gradient(loss: Any) -> None:

@@ -18,6 +18,7 @@ from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import has_step_in_backward
 from autockpt.verify.copies import own_copies
 from autockpt.verify.held_state import unchanged_attributes
+from autockpt.verify.inputs import input_leaves
 from autockpt.verify.loss import backward_roots, find_loss
 from autockpt.verify.outside import Gradients, gradients_set_aside, modules_of
 from autockpt.verify.peak import measure_peak_bytes
@@ -124,7 +125,7 @@ class Step:
                 for i, leaf in enumerate(tree_leaves(kept))
                 if isinstance(leaf, torch.Tensor)
             }
-            for i, leaf in enumerate(tree_leaves(inputs)):
+            for i, leaf in enumerate(input_leaves(inputs)):
                 if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                     tensors[f"gradient of input {i}"] = leaf.grad
             for name, parameter in self.module.named_parameters():
@@ -173,7 +174,7 @@ class Step:
             output = self.forward(*args, **kwargs)
             loss = find_loss(output, self.loss_fn)
             roots, gradients = backward_roots(loss)
-            outside.take(roots, own=[*self.module.parameters(), *tree_leaves(inputs)])
+            outside.take(roots, own=[*self.module.parameters(), *input_leaves(inputs)])
             with no_autocast():
                 torch.autograd.backward(roots, gradients)
             del roots, gradients
