@@ -56,6 +56,8 @@ class Capture:
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
         module_names: Qualified names of the model's submodules.
         positions_are_counted: See :class:`autockpt.capture.packed_sequences.PackedSequences`.
+        output_types: Which leaves of the output have the type of which leaf of the inputs, if some
+            inputs are of a subclass of `torch.Tensor` in name only.
         compiled: The forward that was traced, if it can also run; None if it was traced on fakes.
     """
 
@@ -74,6 +76,7 @@ class Capture:
     module_names: frozenset[str]
     positions_are_counted: bool
     compiled: CompiledForward | None
+    output_types: tuple[tuple[int, int], ...] | None
 
 
 def overwritten_keys(graphs: Iterable[CapturedGraph]) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
 from autockpt.errors import CaptureError
 from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.subclasses import TypesFollowed
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import LiveBytes
@@ -28,6 +31,7 @@ class EagerStep:
 
     peak_bytes: int
     gradient_order: tuple[int, ...]
+    output_types: tuple[tuple[int, int], ...]
 
 
 def run_eager_step(
@@ -37,6 +41,7 @@ def run_eager_step(
     packed: PackedSequences,
     *,
     loss_fn: Callable[[Any], torch.Tensor] | None,
+    plain: dict[int, torch.Tensor],
 ) -> EagerStep:
     """Run the step as eager PyTorch does, on tensors without data; its gradients are discarded.
 
@@ -46,6 +51,7 @@ def run_eager_step(
         fakes: The inputs and parameters.
         packed: Sees where position ids come from.
         loss_fn: See `capture`.
+        plain: The inputs that take the place of tensors of subclasses, by their number.
 
     Raises:
         CaptureError: The step fails on these inputs.
@@ -61,10 +67,12 @@ def run_eager_step(
     older_gradients = [fake.grad for fake in parameters]
     tracker = LiveBytes([*input_leaves((fakes.args, fakes.kwargs)), *parameters, *older_gradients])
     name = type(module).__name__
+    types = TypesFollowed(plain)
     with (
         models_code(name, "its forward fails on these inputs"),
         unchanged_attributes(module) as attributes,
         packed.watched(),
+        types if plain else contextlib.nullcontext(),
         silenced(),
         gradients_set_aside() as outside,
         tracker,
@@ -82,6 +90,15 @@ def run_eager_step(
             torch.autograd.backward(roots, gradients)
         del roots, gradients
     require_gradient(loss)
+    output_types = tuple(
+        (number, found)
+        for number, leaf in enumerate(tree_leaves(output))
+        if (found := types.of(leaf)) is not None
+    )
     for fake in parameters:
         fake.grad = None
-    return EagerStep(peak_bytes=tracker.peak_bytes, gradient_order=tuple(dict.fromkeys(arrivals)))
+    return EagerStep(
+        peak_bytes=tracker.peak_bytes,
+        gradient_order=tuple(dict.fromkeys(arrivals)),
+        output_types=output_types,
+    )

@@ -20,7 +20,7 @@ from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import keys_of
 from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
-from autockpt.verify.inputs import input_leaves
+from autockpt.verify.inputs import input_leaves, plain_inputs
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import loss_kept
@@ -59,10 +59,17 @@ def capture(
     """
     if not trained_tensors(module, (args, dict(kwargs))):
         raise NotTrainableError("no parameter requires grad, and no input does")
+    # From here on they are plain: their types are put back around the graphs.
+    in_name_only, (args, kwargs) = plain_inputs((args, dict(kwargs)))
     fakes = fake_step(module, args, kwargs, accumulates=accumulates)
+    plain = {
+        number: fakes.of(leaf)
+        for number, leaf in enumerate(input_leaves((args, kwargs)))
+        if number in in_name_only
+    }
     packed = PackedSequences(input_leaves((fakes.args, fakes.kwargs)))
     with loss_kept(loss_fn), running_on(fakes, module):
-        eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn)
+        eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn, plain=plain)
     step = StepToTrace(
         module=module,
         forward=forward,
@@ -94,6 +101,7 @@ def capture(
         positions_are_counted=packed.is_counted,
         module_names=frozenset(name for name, _ in module.named_modules() if name),
         compiled=traced.compiled,
+        output_types=eager.output_types if in_name_only else None,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from autockpt.request import Dimensions
+from autockpt.torch_private.subclasses import is_subclass
 from autockpt.verify.inputs import input_leaves, mapped_inputs, taken_apart
 
 Sizes = tuple[tuple[int, ...], ...]
@@ -99,6 +100,8 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
             family.append(exact[-1])
             continue
         kind = tuple(map(str, (leaf.dtype, leaf.device, leaf.requires_grad, leaf.layout)))
+        if is_subclass(leaf):
+            kind = (*kind, f"{type(leaf).__module__}.{type(leaf).__qualname__}")
         strides = leaf.stride() if leaf.layout is torch.strided else ()
         order = _memory_format(leaf)
         has_family = has_family and order is not None

@@ -232,6 +232,7 @@ class GraphPlanner:
             pieces=self.pieces,
             varying=self.step.varying,
             blocks=self.blocks,
+            output_types=captured.output_types,
         )
 
 

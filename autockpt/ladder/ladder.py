@@ -173,5 +173,5 @@ def _with_others_as_notes(failures: list[tuple[Rung[T], AutockptError]]) -> Auto
 
 
 def _short(error: AutockptError) -> str:
-    text = str(error).replace(" The model is unchanged.", "")
+    text = " ".join(str(error).replace(" The model is unchanged.", "").split())
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 3] + "..."

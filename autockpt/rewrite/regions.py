@@ -31,7 +31,8 @@ class PlannedRegions:
 
     ``varying`` are dimensions of input tensors that may have other sizes than planned for;
     ``numbers_vary`` says whether Python numbers that the forward reads may change as well;
-    ``blocks`` are submodules that were captured one by one, if the forward was not as a whole.
+    ``blocks`` are submodules that were captured one by one, if the forward was not as a whole;
+    ``output_types`` are those of `Capture`.
     """
 
     regions: tuple[PlannedRegion, ...]
@@ -40,6 +41,7 @@ class PlannedRegions:
     varying: Dimensions = frozenset()
     blocks: tuple[str, ...] = ()
     numbers_vary: bool = False
+    output_types: tuple[tuple[int, int], ...] | None = None
 
     @property
     def is_exact(self) -> bool:

@@ -41,9 +41,10 @@ from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_confi
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.messages import is_silent
 from autockpt.torch_private.modes import no_autocast
+from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
 from autockpt.torch_private.refusals import is_compilation_error, wrapped
 from autockpt.user_warnings import warn_user
-from autockpt.verify.inputs import input_leaves
+from autockpt.verify.inputs import input_leaves, plain_inputs
 
 # Calls in a row that compile, after which a value must be left open, or no plan of graphs can hold.
 _MANY_IN_A_ROW = 3
@@ -130,6 +131,17 @@ class PlannedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward by its plan."""
+        types = self._planned.output_types
+        if types is None:
+            return self._run(args, kwargs)
+        leaves = input_leaves((args, kwargs))
+        args, kwargs = plain_inputs((args, kwargs))[1]
+        outputs, structure = tree_flatten(self._run(args, kwargs))
+        for number, of_input in types:
+            outputs[number] = outputs[number].as_subclass(type(leaves[of_input]))
+        return tree_unflatten(outputs, structure)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._compiled.backend.follower is not self._graphs:
             self._follow(self._newly_compiled())
         if self._planned.varying:

@@ -22,6 +22,7 @@ from autockpt.errors import DoubleBackwardError, internal_errors
 from autockpt.torch_private.fakes import FakeTensor
 from autockpt.torch_private.graphs import is_sym_node, take_one_list
 from autockpt.torch_private.operators import CONTIGUOUS_GRADIENTS
+from autockpt.torch_private.subclasses import is_in_name_only, plain
 from autockpt.torch_private.tensors import suggest_memory_format
 
 default_partition = partitioners.default_partition
@@ -171,6 +172,8 @@ def _tangents_as_they_come() -> Iterator[None]:
     by_itself = AOTDispatchAutograd.process_runtime_tangent
 
     def process(tangent: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_in_name_only(tangent):
+            tangent = plain(tangent)
         if type(tangent) in (torch.Tensor, FakeTensor):
             return tangent, [tangent]
         return by_itself(tangent, *args, **kwargs)

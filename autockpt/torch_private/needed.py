@@ -105,6 +105,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.ops.aten.add.Tensor.py_kernels": (),
     "torch.ops.aten.add.Tensor.python_key_table": (),
     # Containers, tensors and modules.
+    "torch._C.DisableTorchFunctionSubclass": (),
     "torch.utils._pytree.tree_flatten": (),
     "torch.utils._pytree.tree_leaves": (),
     "torch.utils._pytree.tree_map": (),

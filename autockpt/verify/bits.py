@@ -16,6 +16,7 @@ def differences(expected: StepRecord, got: StepRecord) -> tuple[str, ...]:
         name
         for name, tensor in expected.tensors.items()
         if not same_bits(tensor, got.tensors.get(name))
+        or type(tensor) is not type(got.tensors.get(name))
     ]
     if not same_states(expected.random_states, got.random_states):
         names.append("random state")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
+from autockpt.torch_private.subclasses import is_in_name_only, plain
 
 _CLOSED = (
     *(bool, int, float, complex, str, bytes, bytearray, type(None), enum.Enum, type, range, slice),
@@ -69,6 +70,20 @@ def mapped_inputs(function: Callable[[Any], Any], inputs: Any) -> Any:
         inputs: The inputs; they do not change.
     """
     return _Copies(function).of(inputs)
+
+
+def plain_inputs(inputs: Any) -> tuple[frozenset[int], Any]:
+    """The inputs with plain tensors for those of a subclass in name only, and which those are.
+
+    Returns:
+        Their numbers among the leaves, and the inputs; the same ones if there are none.
+    """
+    leaves = input_leaves(inputs)
+    found = frozenset(number for number, leaf in enumerate(leaves) if is_in_name_only(leaf))
+    if not found:
+        return found, inputs
+    made = {id(leaves[number]): plain(leaves[number]) for number in found}
+    return found, mapped_inputs(lambda leaf: made.get(id(leaf), leaf), inputs)
 
 
 class _Walk:
