@@ -19,6 +19,8 @@ from autockpt.budget import format_bytes, sufficient_budget
 from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt_solvers import SolveStatus
 
+BEYOND = "more than was predicted"  # a part of a measured peak
+
 
 class AutockptError(Exception):
     """Base of autockpt's own errors."""
@@ -107,6 +109,23 @@ class BudgetError(AutockptError, ValueError):
     def is_proven(self) -> bool:
         """Whether it is proven that no plan fits."""
         return self.status is SolveStatus.INFEASIBLE
+
+    def measured(self, budget_bytes: int, peak_bytes: int) -> BudgetError:
+        """The error of a plan that was found, but whose step takes more than it predicts.
+
+        Args:
+            budget_bytes: The budget.
+            peak_bytes: The measured peak.
+        """
+        parts = {kind: size for kind, size in self._composition.items() if kind != BEYOND}
+        return BudgetError(
+            budget_bytes=budget_bytes,
+            minimum_peak_bytes=peak_bytes,
+            lower_bound_bytes=min(self.lower_bound_bytes, budget_bytes),
+            time_limit_s=self.time_limit_s,
+            peak_node=self.peak_node,
+            composition=parts | {BEYOND: max(0, peak_bytes - sum(parts.values()))},
+        )
 
     def of_budget(self, budget_bytes: int) -> BudgetError:
         """The same error for another budget."""

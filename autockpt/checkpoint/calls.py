@@ -88,6 +88,7 @@ class Calls:
         obstacles: Why other calls are no candidates.
         storage_bytes: The size of every storage, by number.
         held: The storages that the caller of the model gets.
+        root_bytes: Bytes of the gradients that the backward starts from.
         runtime_ns: The time of the forward.
     """
 
@@ -96,6 +97,7 @@ class Calls:
     obstacles: tuple[str, ...]
     storage_bytes: tuple[int, ...]
     held: frozenset[int]
+    root_bytes: int
     runtime_ns: int
 
     @property
@@ -179,8 +181,10 @@ class _Observer:
             output = step.forward(*args, **kwargs)
             loss = find_loss(output, step.loss_fn)
             runtime_ns = self._now() - started_ns
-            if not backward_roots(loss)[0]:
+            roots = backward_roots(loss)[0]
+            if not roots:
                 raise NotTrainableError("no output of its forward requires grad")
+            root_bytes = sum(root.nbytes for root in roots)
             held = self._storages.of([*tree_leaves(output), *loss])
             self.random_states = random_states(step.device)
         for call, watch in self._watches:
@@ -191,6 +195,7 @@ class _Observer:
             obstacles=tuple(f"{c.path}: {c.obstacle}" for c in self._calls if c.obstacle),
             storage_bytes=tuple(self._storages.sizes),
             held=frozenset(held),
+            root_bytes=root_bytes,
             runtime_ns=runtime_ns,
         )
 

@@ -14,18 +14,51 @@ from collections.abc import Iterable
 import torch
 
 from autockpt.checkpoint.calls import Call, Calls
+from autockpt.checkpoint.phases import Phases
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt_solvers import ComputeGraph, Op, Storage
+from autockpt_solvers import Compute, ComputeGraph, Op, Storage, baseline_schedule, simulate
 
 _BACKWARD_TIMES_FORWARD = 2  # the time of a stretch's backward is not measured
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CallGraph:
-    """A graph, and the atoms that its operations recompute, by operation."""
+    """A graph, and where its operations come from.
+
+    Attributes:
+        graph: The graph.
+        atoms: The atoms that its operations recompute, by operation.
+        segments: By operation, the segments of the forward that it runs, or whose backward.
+    """
 
     graph: ComputeGraph
     atoms: dict[int, Call]
+    segments: dict[int, frozenset[int]]
+
+    def with_measured(self, phases: Phases) -> CallGraph:
+        """The graph in which eager's step needs what was measured in each of its phases.
+
+        What the model's own code needs between calls, and what it keeps alive beside what is saved,
+        becomes workspace of the operation in whose phase it was seen.
+        """
+        graph = self.graph
+        bare = dataclasses.replace(
+            graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in graph.ops)
+        )
+        schedule = baseline_schedule(bare)
+        live_bytes = {
+            step.op: live
+            for step, live in zip(schedule.steps, simulate(bare, schedule).live_bytes, strict=True)
+            if isinstance(step, Compute)
+        }
+        ops = list(graph.ops)
+        for number, segments in self.segments.items():
+            op = ops[number]
+            peaks = phases.backward_bytes if op.is_backward else phases.forward_bytes
+            most_bytes = max((peaks.get(segment, 0) for segment in segments), default=0)
+            workspace_bytes = max(op.workspace_bytes, most_bytes - live_bytes[number])
+            ops[number] = dataclasses.replace(op, workspace_bytes=workspace_bytes)
+        return dataclasses.replace(self, graph=dataclasses.replace(graph, ops=tuple(ops)))
 
 
 def frontiers(calls: Calls) -> list[tuple[Call, ...]]:
@@ -65,14 +98,15 @@ def call_graph(
         accumulates: Whether gradients are added to older ones, and freed at once.
     """
     parts = _parts(calls, set(atoms))
-    builder = _Builder(calls, parts)
+    builder = _Builder(calls, parts, module)
     for part in parts:
         builder.add_forward(part)
+    builder.add_roots(calls.root_bytes)
     gradients = _gradient_bytes(module, parts)
     for part in reversed(parts):
         builder.add_backward(part, gradients[part], stays=not accumulates)
     builder.add_optimizer(optimizer.step_bytes)
-    return CallGraph(graph=builder.finish(), atoms=builder.atoms)
+    return CallGraph(graph=builder.finish(), atoms=builder.atoms, segments=builder.segments)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -80,7 +114,7 @@ class _Part:
     """An atom, or a stretch of code between atoms.
 
     ``wanted`` are storages that it makes unless an earlier part did, ``paths`` the modules that it
-    calls.
+    calls, ``segments`` the numbers of its segments: one begins where a call begins or ends.
     """
 
     atom: Call | None
@@ -89,16 +123,19 @@ class _Part:
     saved: dict[int, None] = dataclasses.field(default_factory=dict)
     wanted: tuple[int, ...] = ()
     paths: set[str] = dataclasses.field(default_factory=set)
+    segments: set[int] = dataclasses.field(default_factory=set)
 
 
 def _parts(calls: Calls, atoms: set[Call]) -> list[_Part]:
-    parts = [_Part(atom=None, name="stretch 0")]
+    parts = [_Part(atom=None, name="stretch 0", segments={0})]
+    num_marks = 0
     began_ns = calls.events[0].time_ns if calls.events else 0
     inside: Call | None = None
     for event in calls.events:
         if event.call is None:
             parts[-1].saved[event.storage] = None
-        elif event.kind == "enter":
+            continue
+        if event.kind == "enter":
             if inside is None and event.call in atoms:
                 inside = event.call
                 parts[-1].runtime_ns = event.time_ns - began_ns
@@ -112,6 +149,8 @@ def _parts(calls: Calls, atoms: set[Call]) -> list[_Part]:
         elif event.call is inside:
             inside, began_ns = None, event.time_ns
             parts.append(_Part(atom=None, name=f"stretch {len(parts) // 2}"))
+        num_marks += 1
+        parts[-1].segments.add(num_marks)
     parts[-1].wanted = tuple(calls.held)
     return parts
 
@@ -135,8 +174,9 @@ def _gradient_bytes(module: torch.nn.Module, parts: list[_Part]) -> dict[_Part, 
 class _Builder:
     """Collects ops and storages part by part."""
 
-    def __init__(self, calls: Calls, parts: list[_Part]) -> None:
+    def __init__(self, calls: Calls, parts: list[_Part], module: torch.nn.Module) -> None:
         self._calls = calls
+        self._module = module
         self._ops: list[Op] = []
         self._storages: list[Storage] = []
         self._outputs: list[int] = []
@@ -157,6 +197,7 @@ class _Builder:
         )
         self._differentiable = {s for a in atoms for s in (*a.input_gradients, *a.outputs)}
         self.atoms: dict[int, Call] = {}
+        self.segments: dict[int, frozenset[int]] = {}
 
     def finish(self) -> ComputeGraph:
         return ComputeGraph(
@@ -184,15 +225,18 @@ class _Builder:
             assert atom.cost is not None
             own = part.saved.keys() - self._passed
             kept_bytes = sum(self._calls.storage_bytes[s] for s in own)
+            state = self._add_state(part.name, atom)
             kept = self._kept[part] = self._storage(f"inside {part.name}", kept_bytes)
             self.atoms[len(self._ops)] = atom
             self._ops.append(
                 Op(
                     name=part.name,
                     runtime_ns=atom.cost.runtime_ns,
-                    reads=reads,
+                    reads=(*reads, state),
                     writes=(kept,),
-                    workspace_bytes=max(0, atom.cost.forward_bytes - kept_bytes),
+                    # While it runs again, the generator's state of then is set aside.
+                    workspace_bytes=max(0, atom.cost.forward_bytes - kept_bytes)
+                    + torch.get_rng_state().nbytes,
                     segment=atom.path,
                 )
             )
@@ -209,6 +253,7 @@ class _Builder:
                 is_output=storage in self._calls.held,
             )
         done = self._storage(f"{part.name} is done", 0, is_output=True)
+        self.segments[len(self._ops)] = frozenset(part.segments)
         self._ops.append(
             Op(
                 name=part.name if atom is None else f"{part.name} returns",
@@ -220,6 +265,38 @@ class _Builder:
             )
         )
         self._latest = makes or self._latest
+
+    def add_roots(self, size_bytes: int) -> None:
+        """Add the gradients that the backward starts from, which its caller keeps."""
+        self._ops.append(
+            Op(
+                name="incoming gradients",
+                runtime_ns=0,
+                reads=(),
+                writes=(self._storage("incoming gradients", size_bytes, is_output=True),),
+                recomputable=False,
+                is_backward=True,
+                is_fence=True,
+            )
+        )
+
+    def _add_state(self, name: str, atom: Call) -> int:
+        """Add what a checkpoint keeps beside the inputs, and return what that writes."""
+        owner = self._module.get_submodule(atom.path)
+        buffers = [owner.get_buffer(written) for written in atom.written]
+        size_bytes = torch.get_rng_state().nbytes + sum(buffer.nbytes for buffer in buffers)
+        state = self._storage(f"generators and buffers for {name}", size_bytes)
+        self._ops.append(
+            Op(
+                name=f"state before {name}",
+                runtime_ns=0,
+                reads=(),
+                writes=(state,),
+                recomputable=False,
+                segment=atom.path,
+            )
+        )
+        return state
 
     def add_backward(self, part: _Part, gradient_bytes: int, *, stays: bool) -> None:
         atom = part.atom
@@ -245,6 +322,7 @@ class _Builder:
             self._parameter_gradients += [made] if stays else []
         written_bytes = sum(self._storages[storage].size_bytes for storage in writes)
         cost = atom.cost if atom is not None else None
+        self.segments[len(self._ops)] = frozenset(part.segments)
         self._ops.append(
             Op(
                 name=f"backward of {part.name}",
@@ -253,7 +331,12 @@ class _Builder:
                 ),
                 reads=tuple(dict.fromkeys(reads)),
                 writes=tuple(writes),
-                workspace_bytes=0 if cost is None else max(0, cost.backward_bytes - written_bytes),
+                workspace_bytes=(
+                    0
+                    if cost is None
+                    # A checkpoint frees the generator's state when its backward is done.
+                    else max(0, cost.backward_bytes - written_bytes) + torch.get_rng_state().nbytes
+                ),
                 recomputable=False,
                 is_backward=True,
                 is_fence=True,

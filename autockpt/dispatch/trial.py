@@ -235,6 +235,9 @@ class Trial:
     ) -> AcceptedPlan:
         """Compare the plan with real steps, and tighten it if more is measured than predicted.
 
+        If no plan holds the prediction, the leanest is measured: the error names what it takes, so
+        that it fits when that is the budget.
+
         Without verification only the memory is measured, and only if the plan has to estimate what
         stays between graphs or calls.
         """
@@ -242,9 +245,16 @@ class Trial:
         held_back_bytes = 0
         is_given = self.step.request.given is not None
         num_corrections = 0 if is_given else _MAX_CORRECTIONS
+        least: BudgetError | None = None
         for number in range(num_corrections + 1):
             if number:
-                executable = planner.plan(held_back_bytes=held_back_bytes)
+                try:
+                    executable = planner.plan(held_back_bytes=held_back_bytes)
+                except BudgetError as error:
+                    # The leanest plan may miss its prediction by less, and has the last word.
+                    least = error
+                    at_least = planner.with_budget(error.minimum_peak_bytes - held_back_bytes)
+                    executable = at_least.plan()
             progress.stage(f"trying the plan{f', attempt {number + 1}' if number else ''}")
             known = executable.compiled or compiled
             forward = self.follow(dataclasses.replace(executable, compiled=known))
@@ -257,13 +267,22 @@ class Trial:
             plan = executable.plan
             if excess_bytes <= 0:
                 notes = (*plan.notes, *reference.notes)
-                plan = dataclasses.replace(plan, measured_peak_bytes=measured_bytes, notes=notes)
+                plan = dataclasses.replace(
+                    plan,
+                    budget_bytes=budget_bytes,
+                    minimum_peak_bytes=plan.minimum_peak_bytes
+                    + max(0, measured_bytes - plan.predicted_peak_bytes),
+                    measured_peak_bytes=measured_bytes,
+                    notes=notes,
+                )
                 return AcceptedPlan(
                     plan=plan,
                     executable=executable.without_module(),
                     forward=forward,
                     is_verified=self.verify and reference.record is not None,
                 )
+            if least is not None:
+                raise least.measured(budget_bytes, measured_bytes) from least
             # A plan that misses its prediction by as much must fit as well.
             error_bytes = measured_bytes - plan.predicted_peak_bytes
             held_back_bytes = max(held_back_bytes + excess_bytes, error_bytes)

@@ -11,6 +11,7 @@ from autockpt import progress
 from autockpt.capture.fakes import holds_no_data
 from autockpt.checkpoint.calls import Calls, observe
 from autockpt.checkpoint.graph import CallGraph, call_graph, frontiers
+from autockpt.checkpoint.phases import measure_phases
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.errors import BudgetError, CaptureError, PlanMismatchError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
@@ -72,8 +73,15 @@ class CallPlanner:
                 )
                 for atoms in frontiers(calls)
             )
-            graph_bytes = simulate(cuts[0].graph, baseline_schedule(cuts[0].graph)).peak_bytes
+            graph_bytes = _baseline_peak_bytes(cuts[0])
             fixed_bytes = step.fixed.total_bytes + step.older_gradients_bytes
+        with eager_failures(run, stage="checkpoint"):
+            phases = measure_phases(run, fixed_bytes + graph_bytes)
+        if phases is not None:
+            with internal_errors("checkpoint"):
+                cuts = tuple(cut.with_measured(phases) for cut in cuts)
+                # A step may need less than the sum of what its calls need alone.
+                graph_bytes = max(phases.peak_bytes, _optimizer_bytes(cuts[0]))
         problem = _problem(step, cuts[0], fixed_bytes + graph_bytes, device=str(run.device))
         return cls(step=step, calls=calls, cuts=cuts, problem=problem)
 
@@ -182,6 +190,17 @@ class CallPlanner:
 
     def unplanned(self) -> None:
         """None: with nothing checkpointed, the step is eager's."""
+
+
+def _baseline_peak_bytes(cut: CallGraph) -> int:
+    return simulate(cut.graph, baseline_schedule(cut.graph)).peak_bytes
+
+
+def _optimizer_bytes(cut: CallGraph) -> int:
+    """What is in memory during the optimizer's step, which is the last operation."""
+    schedule = baseline_schedule(cut.graph)
+    last = max(at for at, step in enumerate(schedule.steps) if isinstance(step, Compute))
+    return simulate(cut.graph, schedule).live_bytes[last]
 
 
 def _problem(

@@ -27,7 +27,15 @@ def eager_plan(step: StepToPlan) -> Plan:
     peak_bytes = fixed.total_bytes + step.older_gradients_bytes + step_bytes
     budget_bytes = step.request.budget.resolve(peak_bytes)
     if peak_bytes > budget_bytes:
-        raise BudgetError(budget_bytes=budget_bytes, minimum_peak_bytes=peak_bytes)
+        raise BudgetError(
+            budget_bytes=budget_bytes,
+            minimum_peak_bytes=peak_bytes,
+            composition={
+                **fixed.by_kind,
+                "gradients of an earlier backward": step.older_gradients_bytes,
+                "activations, gradients and workspace": step_bytes,
+            },
+        )
     optimizer = step.request.optimizer
     return Plan(
         budget_bytes=budget_bytes,

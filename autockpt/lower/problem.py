@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from autockpt import progress
-from autockpt.errors import BudgetError, PlanMismatchError
+from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
 from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
@@ -279,13 +279,10 @@ class StepProblem:
         phase = "forward" if timeline.peak_step <= _turn(self.graph, schedule) else "backward"
         place = f"the {phase} of {op.segment}" if op.segment else op.name
         composition = {
-            "parameters": self.fixed.parameters_bytes,
-            "buffers": self.fixed.buffers_bytes,
-            "optimizer state": self.fixed.optimizer_bytes,
-            "inputs": self.fixed.inputs_bytes,
-            "buckets": self.fixed.communication_bytes,
+            **self.fixed.by_kind,
             "gradients of an earlier backward": self.older_gradients_bytes,
             **_at_step(self.graph, schedule, timeline.peak_step),
+            BEYOND: held_back_bytes,
         }
         return BudgetError(
             budget_bytes=self.budget_bytes,

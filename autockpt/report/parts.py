@@ -32,6 +32,17 @@ class FixedBytes:
         """The sum of all fields."""
         return sum(getattr(self, field.name) for field in fields(self))
 
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """All fields, as an error names them."""
+        return {
+            "parameters": self.parameters_bytes,
+            "buffers": self.buffers_bytes,
+            "optimizer state": self.optimizer_bytes,
+            "inputs": self.inputs_bytes,
+            "buckets": self.communication_bytes,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleRow:

@@ -109,17 +109,17 @@ class Step:
         """
         if warm_up:
             with self.state_kept() as outside:
-                self._run([], own_copies((self.args, dict(self.kwargs))), outside)
+                self.run([], own_copies((self.args, dict(self.kwargs))), outside)
         kept: list[Any] = []
         inputs = own_copies((self.args, dict(self.kwargs)))
         with self.state_kept() as outside:
             peak_bytes = 0
             if measures_peak:
                 peak_bytes = measure_peak_bytes(
-                    lambda: self._run(kept, inputs, outside), self.device
+                    lambda: self.run(kept, inputs, outside), self.device
                 )
             else:
-                self._run(kept, inputs, outside)
+                self.run(kept, inputs, outside)
             tensors: dict[str, torch.Tensor | None] = {
                 f"output {i}": leaf.detach()
                 for i, leaf in enumerate(tree_leaves(kept))
@@ -142,7 +142,7 @@ class Step:
         """What the step raises, run once with nothing measured; None if it runs."""
         try:
             with self.state_kept() as outside:
-                self._run([], own_copies((self.args, dict(self.kwargs))), outside)
+                self.run([], own_copies((self.args, dict(self.kwargs))), outside)
         except Exception as error:  # noqa: BLE001 - whatever the user's model raises
             return error
         return None
@@ -163,12 +163,19 @@ class Step:
                 seed_generators(self.draw, self.device)
             yield outside
 
-    def _run(
+    def run(
         self,
         kept: list[Any],
         inputs: tuple[tuple[Any, ...], dict[str, Any]],
         outside: Gradients,
     ) -> None:
+        """Runs the forward and the backward.
+
+        Args:
+            kept: Receives the output and the loss.
+            inputs: Copies of the inputs.
+            outside: What `state_kept` yields.
+        """
         args, kwargs = inputs
         with silenced(self.forward):
             output = self.forward(*args, **kwargs)
