@@ -28,8 +28,9 @@ class Layout:
     Attributes:
         family: Everything but the sizes. None if the strides do not follow from the sizes, so that
             this layout is a family of its own.
-        sizes: The sizes of each tensor, in the order of the inputs' leaves.
-        leaves: The index of each of these tensors among the leaves.
+        sizes: The sizes of each tensor, in the order of the inputs' leaves; an integer of an object
+            is a size as well.
+        leaves: The index of each of these among the leaves.
         exact: Everything.
     """
 
@@ -88,11 +89,14 @@ def layout_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
     has_family = True
     for number, (leaf, in_object) in enumerate(zip(inputs.leaves, inputs.in_object, strict=True)):
         if not isinstance(leaf, torch.Tensor):
-            # A float changes no shape: one plan serves all values. Integers of an object mostly
-            # count what tensors in it have sizes of.
-            is_count = in_object and isinstance(leaf, int) and not isinstance(leaf, bool)
-            exact.append(leaf if _is_plain(leaf) and not is_count else type(leaf))
+            # A float changes no shape: one plan serves all values.
+            exact.append(leaf if _is_plain(leaf) else type(leaf))
             family.append(exact[-1])
+            if in_object and type(leaf) is int and leaf > 1:
+                # It mostly counts what tensors of the object have sizes of, so it is a size too.
+                family[-1] = int
+                sizes.append((leaf,))
+                numbers.append(number)
             continue
         if first.setdefault(id(leaf), number) != number:
             # One tensor passed twice is one input of the graph.
@@ -135,15 +139,22 @@ def resized(
     """Inputs of other sizes, filled with zeros; tensors whose sizes do not change are kept."""
     inputs = (args, dict(kwargs))
     leaves = input_leaves(inputs)
-    made: dict[int, torch.Tensor] = {}
-    for leaf, own, given in zip(layout.leaves, layout.sizes, sizes, strict=True):
-        tensor = leaves[leaf]
-        if own != given:
-            made[id(tensor)] = torch.zeros(
-                given, dtype=tensor.dtype, device=tensor.device
-            ).contiguous(memory_format=_memory_format(tensor) or torch.contiguous_format)
-            made[id(tensor)].requires_grad_(tensor.requires_grad)
-    new_args, new_kwargs = mapped_inputs(lambda leaf: made.get(id(leaf), leaf), inputs)
+    new_leaves = list(leaves)
+    made_for: dict[int, torch.Tensor] = {}  # one tensor may be passed twice
+    for number, own, given in zip(layout.leaves, layout.sizes, sizes, strict=True):
+        leaf = leaves[number]
+        if own == given:
+            continue
+        if isinstance(leaf, torch.Tensor):
+            made = torch.zeros(given, dtype=leaf.dtype, device=leaf.device).contiguous(
+                memory_format=_memory_format(leaf) or torch.contiguous_format
+            )
+            new_leaves[number] = made.requires_grad_(leaf.requires_grad)
+            made_for[id(leaf)] = new_leaves[number]
+        else:
+            (new_leaves[number],) = given
+    left = iter([made_for.get(id(old), new) for old, new in zip(leaves, new_leaves, strict=True)])
+    new_args, new_kwargs = mapped_inputs(lambda _: next(left), inputs)
     return new_args, new_kwargs
 
 

@@ -76,8 +76,11 @@ class PlanStore:
         return self._plans[key]
 
     def forward(self, key: PlanKey) -> Callable[..., Any] | None:
-        """The forward that serves a key, if it was made already."""
-        return self._forwards.get(key)
+        """The forward that serves a key, its own or that of a bucket, if it was made already."""
+        if key in self._forwards:
+            return self._forwards[key]
+        serving = self.serving(key)
+        return None if serving is None else self._forwards.get(serving)
 
     def set_forward(self, key: PlanKey, forward: Callable[..., Any]) -> None:
         """Remember the forward that serves a key."""
@@ -153,7 +156,7 @@ class PlanStore:
             key: A key that it serves.
             max_stale: How often, at most. After that the forward stays.
         """
-        forward = self._forwards.get(key)
+        forward = self.forward(key)
         same = [other for other, serving in self._forwards.items() if serving is forward]
         if any(self._buckets[other.without_layout].forget(other) for other in same):
             # Sizes were left open and a graph depends on them: they are planned exactly from now.
@@ -172,7 +175,7 @@ class PlanStore:
 
     def replace(self, key: PlanKey, accepted: AcceptedPlan) -> None:
         """Let all keys that share the forward of this one follow another plan."""
-        forward = self._forwards.get(key)
+        forward = self.forward(key)
         for other in [o for o, serving in self._forwards.items() if serving is forward]:
             self._forwards[other] = accepted.forward
             if other in self._plans:

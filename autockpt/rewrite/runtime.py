@@ -147,7 +147,8 @@ class PlannedForward:
         if self._planned.varying:
             leaves = input_leaves((args, kwargs))
             for leaf, dimension in self._planned.varying:
-                may_vary(leaves[leaf], dimension)
+                if isinstance(leaves[leaf], torch.Tensor):
+                    may_vary(leaves[leaf], dimension)
         num_compilations = self._graphs.num_compilations
         # Any call may compile again, and must see the same settings as the first.
         with (

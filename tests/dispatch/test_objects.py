@@ -95,7 +95,7 @@ def test_a_layout_sees_into_objects(kind: str) -> None:
     assert one.family == other.family
     assert one.fits_in(other.sizes)
     assert one == layout_of((of(kind, 10),), {})
-    assert one.sizes == ((10, WIDTH), (2, 80))
+    assert one.sizes[:2] == ((10, WIDTH), (2, 80))
     (made,), _ = resized((small,), {}, one, other.sizes)
     assert layout_of((made,), {}).sizes == other.sizes
     assert layout_of((small,), {}) == one  # what was given did not change
@@ -124,12 +124,22 @@ class Network(nn.Module):
             for _ in range(4)
         )
 
+    def zeros(self, batch: Graphs) -> torch.Tensor:
+        return torch.zeros_like(batch.x)
+
     def forward(self, batch: Graphs) -> torch.Tensor:
         x = batch.x
         for layer in self.layers:
-            messages = torch.zeros_like(x).index_add(0, batch.edges[1], x[batch.edges[0]])
+            messages = self.zeros(batch).index_add(0, batch.edges[1], x[batch.edges[0]])
             x = x + layer(messages)
         return x.square().mean()
+
+
+class Counting(Network):
+    """Makes tensors of a size that is an integer of the batch."""
+
+    def zeros(self, batch: Graphs) -> torch.Tensor:
+        return torch.zeros(batch.num_nodes, WIDTH)
 
 
 def peak_of(model: nn.Module, batch: Graphs) -> int:
@@ -137,8 +147,10 @@ def peak_of(model: nn.Module, batch: Graphs) -> int:
     return peak_bytes(model, (batch,), optimizer="sgd") + inputs_bytes
 
 
-def test_batches_of_many_sizes_keep_their_budget() -> None:
-    model = Network().train()
+@pytest.mark.parametrize("kind", [Network, Counting])
+def test_batches_of_many_sizes_keep_their_budget(kind: type[nn.Module]) -> None:
+    """Integers that are sizes are left open, once it is seen that they change at every call."""
+    model = kind().train()
     eager, sizes = copy.deepcopy(model), random.Random(0)
     largest = of("dataclass", 400, 1200)
     budget = int(0.75 * peak_of(eager, largest))
@@ -154,7 +166,7 @@ def test_batches_of_many_sizes_keep_their_budget() -> None:
         assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
         plan = autockpt.get_plan(model)
         plans[id(plan)] = plan
-    assert len(plans) <= 6
+    assert len(plans) <= 8
     assert any(plan.rung == "whole" and plan.recompute_ns for plan in plans.values())
     for batch in (of("dataclass", 300, 900), largest):
         assert peak_of(model, batch) <= budget
