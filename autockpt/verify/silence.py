@@ -14,12 +14,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 from autockpt.torch_private.messages import LOGGER_METHODS, silence
 from autockpt.torch_private.own_filters import ignored
 
 _OWN = "autockpt"
+_PLACES: tuple[tuple[Any, str], ...] = (
+    (builtins, "print"),
+    *((logging.Logger, name) for name in ("handle", *LOGGER_METHODS)),
+)
+
+
+class _Depth(threading.local):
+    """How often this thread has asked for silence."""
+
+    value = 0
+
+
+_depth = _Depth()
+_lock = threading.Lock()
+_requests: list[int] = []  # of all threads together, by the thread
+_before: list[tuple[Any, str, Any, Any]] = []  # where, by what name, what was there, what is
 
 
 @contextlib.contextmanager
@@ -30,48 +45,71 @@ def silenced(forward: Callable[..., Any] | None = None) -> Iterator[None]:
         forward: What runs. If it is compiled, `print` stays as it is, because Dynamo would compile
             again if it changed; graphs themselves know that they must be silent.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(silence())
-        if not hasattr(forward, "compiled"):
-            stack.enter_context(ignored())
-            stack.enter_context(_dropped(builtins, "print"))
-            for name in ("stdout", "stderr"):
-                if getattr(sys, name) is not None:
-                    stream = _Stream(getattr(sys, name))
-                    stack.enter_context(mock.patch.object(sys, name, stream))
-            for name in ("handle", *LOGGER_METHODS):
-                if hasattr(logging.Logger, name):
-                    stack.enter_context(_dropped(logging.Logger, name))
+    with silence():
+        if hasattr(forward, "compiled"):
+            yield
+            return
+        with ignored(), _dropping():
+            yield
+
+
+@contextlib.contextmanager
+def _dropping() -> Iterator[None]:
+    """Replace functions while any thread wants silence; they drop what such threads say."""
+    thread = threading.get_ident()
+    with _lock:
+        if not _requests:
+            _replace()
+        _requests.append(thread)
+    _depth.value += 1
+    try:
         yield
+    finally:
+        _depth.value -= 1
+        with _lock:
+            _requests.remove(thread)
+            if not _requests:
+                _put_back()
+
+
+def _replace() -> None:
+    for owner, name in _PLACES:
+        if hasattr(owner, name):
+            original = getattr(owner, name)
+            _before.append((owner, name, original, _quiet(original)))
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:
+            _before.append((sys, name, stream, _Stream(stream)))
+    for owner, name, _, replacement in _before:
+        setattr(owner, name, replacement)
+
+
+def _put_back() -> None:
+    for owner, name, original, replacement in _before:
+        # Unless somebody has replaced it meanwhile.
+        if getattr(owner, name) is replacement:
+            setattr(owner, name, original)
+    _before.clear()
+
+
+def _quiet(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        is_own_log = bool(args) and isinstance(args[0], logging.Logger) and args[0].name == _OWN
+        return None if _depth.value and not is_own_log else original(*args, **kwargs)
+
+    return call
 
 
 class _Stream:
-    """A stream that drops what this thread writes."""
+    """A stream that drops what threads write that want silence."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._thread = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if threading.get_ident() == self._thread:
-            return len(text)
-        return int(self._stream.write(text))
-
-
-@contextlib.contextmanager
-def _dropped(owner: Any, name: str) -> Iterator[None]:
-    """Let calls of a function in this thread do nothing; autockpt's own logs stay."""
-    by_itself = getattr(owner, name)
-    thread = threading.get_ident()
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        own_log = isinstance(args[0], logging.Logger) and args[0].name == _OWN if args else False
-        if threading.get_ident() == thread and not own_log:
-            return None
-        return by_itself(*args, **kwargs)
-
-    with mock.patch.object(owner, name, call):
-        yield
+        """Write a text, or drop it."""
+        return len(text) if _depth.value else int(self._stream.write(text))

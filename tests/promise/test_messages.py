@@ -11,6 +11,7 @@ import copy
 import io
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 import autockpt
+from autockpt.verify.silence import silenced
 
 LOGGER = logging.getLogger("tests.messages")
 ADAPTED = logging.LoggerAdapter(LOGGER, {"rank": 0})
@@ -160,3 +162,30 @@ def test_a_message_that_needs_a_value_names_its_line() -> None:
     assert "test_messages.py:" in warning[0]
     assert "print gets an argument" in warning[0]
     assert len(warning[0].splitlines()) == 3
+
+
+def test_silence_is_of_one_thread_and_ends() -> None:
+    """Two threads that plan at the same time must not undo each other's replacements."""
+    began, may_end = threading.Event(), threading.Event()
+    before = (print, logging.Logger.info, sys.stdout)
+
+    def other() -> None:
+        with silenced():
+            print("dropped in the other")  # noqa: T201
+            began.set()
+            may_end.wait(10)
+            print("dropped as well")  # noqa: T201
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        thread = threading.Thread(target=other)
+        with silenced():
+            thread.start()
+            assert began.wait(10)
+            print("dropped here")  # noqa: T201
+        print("heard", flush=True)  # noqa: T201
+        sys.stdout.write("written\n")
+        may_end.set()
+        thread.join()
+        print("heard at the end")  # noqa: T201
+    assert out.getvalue() == "heard\nwritten\nheard at the end\n"
+    assert (print, logging.Logger.info, sys.stdout) == before
