@@ -29,6 +29,7 @@ from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
 from autockpt.ladder.step import StepToPlan
+from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
@@ -49,10 +50,11 @@ def optimize(
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | str | None = None,
     method: str | Method = "auto",
-    time_limit_s: float = 60.0,
+    time_limit_s: float | None = None,
     verify: bool = True,
     progress: bool = True,
     plan: Plan | str | os.PathLike[str] | None = None,
+    keeps_outputs: bool | None = None,
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
@@ -74,7 +76,8 @@ def optimize(
             autockpt assumes AdamW.
         method: The name of a solver method, or a callable with the signature of
             :class:`autockpt_solvers.Method`.
-        time_limit_s: When to end the search for a better plan, in seconds.
+        time_limit_s: When to end the search for a better plan, in seconds. By default it ends once
+            it has stalled, and after 60 seconds at the latest.
         verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
             compare the measured peak with the budget.
         progress: Show on a terminal, in a notebook or in the log what planning does, if it takes
@@ -82,6 +85,9 @@ def optimize(
         plan: A plan to follow, or the file that :meth:`Plan.save` wrote: nothing is solved, but the
             step is captured, compared with eager and measured as usual. ``budget`` may be left out
             then. Other kinds of call, such as inputs of other sizes, are planned when they come.
+        keeps_outputs: Whether your loop keeps the model's outputs, apart from single numbers such
+            as the loss, until the backward ends. By default autockpt plans for outputs that are
+            kept, and plans again if it sees at the first backward that they were freed.
 
     Returns:
         ``model``.
@@ -102,6 +108,8 @@ def optimize(
     """
     check_bool("verify", verify)
     check_bool("progress", progress)
+    if keeps_outputs is not None:
+        check_bool("keeps_outputs", keeps_outputs)
     is_parallel = isinstance(model, DistributedDataParallel)
     with inside_data_parallel(model) if is_parallel else contextlib.nullcontext():
         inner = _inner(model)
@@ -112,7 +120,7 @@ def optimize(
             request = checked_request(
                 inner, asked, loss_fn, optimizer, method, time_limit_s, progress
             )
-            request = dataclasses.replace(request, given=given)
+            request = dataclasses.replace(request, given=given, keeps_outputs=keeps_outputs)
             _install(inner, request, checked_inputs(sample_args, sample_kwargs), verify=verify)
     return model
 
@@ -159,7 +167,7 @@ def plan(
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | str | None = None,
     method: str | Method = "auto",
-    time_limit_s: float = 60.0,
+    time_limit_s: float | None = None,
     progress: bool = True,
 ) -> Plan:
     """Return the plan that :func:`optimize` would follow, without touching the model.
@@ -175,7 +183,7 @@ def plan(
         loss_fn: Maps the output to a loss.
         optimizer: The optimizer or its name.
         method: The solver's method.
-        time_limit_s: When to end the search, in seconds.
+        time_limit_s: When to end the search.
         progress: Whether to show what planning does.
 
     Raises:
@@ -191,7 +199,14 @@ def plan(
         check_signature(original, args, kwargs)
         refuse_spread(model)
         ladder = Ladder()
-        step = StepToPlan(module=model, forward=original, args=args, kwargs=kwargs, request=request)
+        step = StepToPlan(
+            module=model,
+            forward=original,
+            args=args,
+            kwargs=kwargs,
+            request=request,
+            solving=SolvingTime(ends_early=request.ends_early),
+        )
         with _in_training(model), misspelt_inputs(model, kwargs):
             made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
         progress_shown.finish(outcome(made))

@@ -21,6 +21,8 @@ from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt_solvers import Method, check_method
 
+_DEFAULT_LIMIT_S = 60.0
+
 
 def check_module(model: Any) -> None:
     """Raise TypeError unless the model is a module."""
@@ -40,7 +42,7 @@ def checked_request(
     loss_fn: Callable[[Any], torch.Tensor] | None,
     optimizer: torch.optim.Optimizer | str | None,
     method: str | Method,
-    time_limit_s: float,
+    time_limit_s: float | None,
     progress: bool,
 ) -> Request:
     """Return what is asked of a plan.
@@ -53,7 +55,8 @@ def checked_request(
     check_module(model)
     _refuse_compiled(model)
     _check_loss_fn(loss_fn)
-    _check_time_limit(time_limit_s)
+    limit_s = _DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
+    _check_time_limit(limit_s)
     _check_method(method)
     memory = optimizer_memory(optimizer, model.parameters())
     if isinstance(optimizer, torch.optim.Optimizer):
@@ -63,7 +66,8 @@ def checked_request(
         optimizer=memory,
         loss_fn=loss_fn,
         method=method,
-        time_limit_s=time_limit_s,
+        time_limit_s=limit_s,
+        ends_early=time_limit_s is None,
         progress=progress,
     )
 

@@ -16,15 +16,26 @@ from autockpt_solvers import Method
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a plan; see ``optimize``. With ``given``, that plan is followed."""
+    """What is asked of a plan; see ``optimize``.
+
+    With ``ends_early``, a search that has stalled ends before its time limit. With ``given``, that
+    plan is followed. ``keeps_outputs`` of None is found out at the first backward.
+    """
 
     budget: Budget
     optimizer: OptimizerMemory
     loss_fn: Callable[[Any], torch.Tensor] | None
     method: str | Method
     time_limit_s: float
+    ends_early: bool = False
     progress: bool = True
+    keeps_outputs: bool | None = None
     given: Plan | None = None
+
+    @property
+    def least_search_s(self) -> float:
+        """How long a search must have been allowed to take for its plan to serve this request."""
+        return 0.0 if self.ends_early else self.time_limit_s
 
 
 # Dimensions of inputs that may vary: pairs of the leaf's index and the dimension's.

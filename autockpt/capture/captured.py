@@ -12,6 +12,7 @@ import torch
 
 from autockpt.capture.compiled import CompiledForward
 from autockpt.capture.joint import JointGraph, JointNode
+from autockpt.loop import Loop
 
 Keys = tuple[tuple[int, ...], ...]
 
@@ -50,7 +51,8 @@ class Capture:
         parameter_keys: Storages of the parameters.
         gradient_order: Keys of parameters, in the order in which eager autograd completes their
             gradients.
-        held_keys: Storages of what the step returns to its caller.
+        output_leaf_keys: Storages of what the step returns to its caller, by leaf.
+        loss_keys: Storages of what the backward starts from.
         eager_peak_bytes: Peak of the same step in eager PyTorch, operator workspace not counted,
             above ``parameters + buffers + inputs``.
         foreign_ops: Autograd nodes of the step that belong to no captured graph.
@@ -70,13 +72,60 @@ class Capture:
     gradient_bytes: int
     parameter_keys: frozenset[int]
     gradient_order: tuple[int, ...]
-    held_keys: frozenset[int]
+    output_leaf_keys: Keys
+    loss_keys: frozenset[int]
     eager_peak_bytes: int
     foreign_ops: tuple[str, ...]
     module_names: frozenset[str]
     positions_are_counted: bool
     compiled: CompiledForward | None
     output_types: tuple[tuple[int, int], ...] | None
+
+    @property
+    def held_keys(self) -> frozenset[int]:
+        """Storages of what the step returns to its caller, and of the loss."""
+        return self.loss_keys.union(*self.output_leaf_keys)
+
+    def freed_keys(self, loop: Loop) -> frozenset[int]:
+        """Storages that the caller frees before the backward begins."""
+        freed: set[int] = set()
+        kept: set[int] = set()
+        for at, keys in enumerate(self.output_leaf_keys):
+            (freed if loop.frees(at) else kept).update(keys)
+        return frozenset(freed - kept)
+
+    @property
+    def saved_outside_keys(self) -> frozenset[int]:
+        """Storages that code outside of the model saves for its own backward."""
+        outside = [graph for graph in self.graphs if graph.is_outside]
+        return frozenset(key for graph in outside for key in _read_in_backward(graph))
+
+    def outputs_bytes(self, loop: Loop) -> int:
+        """Bytes of the outputs that the caller keeps through the backward."""
+        kept = frozenset().union(*self.output_leaf_keys) - self.freed_keys(loop)
+        sizes = {
+            key: graph.joint.storage_bytes[storage]
+            for graph in self.graphs
+            if not graph.is_outside
+            for storages, keys in zip(
+                graph.joint.forward_output_storages, graph.output_keys, strict=True
+            )
+            for storage, key in zip(storages, keys, strict=True)
+            if key in kept
+        }
+        return sum(sizes.values())
+
+
+def _read_in_backward(graph: CapturedGraph) -> Iterator[int]:
+    """Keys of the inputs that a graph's backward reads."""
+    read = {
+        storage
+        for op in graph.joint.ops
+        if op.is_backward
+        for parent in op.node.all_input_nodes
+        for storage in graph.joint.node_storages[parent]
+    }
+    yield from (key for storage, key in _inputs(graph) if storage in read)
 
 
 def overwritten_keys(graphs: Iterable[CapturedGraph]) -> frozenset[int]:
@@ -95,21 +144,22 @@ def reads_any(graph: CapturedGraph, op: JointNode, keys: frozenset[int]) -> bool
     return any(key in keys for storage, key in _inputs(graph) if storage in read)
 
 
-def kept_outputs(captured: Capture, region: int) -> frozenset[int]:
+def kept_outputs(captured: Capture, region: int, freed_keys: frozenset[int]) -> frozenset[int]:
     """Joint storages of a graph that are kept to the end of the step.
 
-    They are what the caller gets and what no later graph reads: that may be in an object which
-    autockpt cannot look into, such as a cache, or have become an attribute of a module.
+    They are what the caller gets and keeps, and what no later graph reads: that may be in an object
+    that autockpt cannot look into, such as a cache, or have become an attribute of a module.
     """
     graph = captured.graphs[region]
     taken_up = {key for later in captured.graphs[region + 1 :] for _, key in _inputs(later)}
+    held = captured.held_keys - freed_keys
     return frozenset(
         storage
         for storages, keys in zip(
             graph.joint.forward_output_storages, graph.output_keys, strict=True
         )
         for storage, key in zip(storages, keys, strict=True)
-        if key in captured.held_keys or key not in taken_up
+        if key in held or (key not in taken_up and key not in freed_keys)
     )
 
 

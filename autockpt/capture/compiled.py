@@ -18,6 +18,7 @@ from autockpt.capture.blame import own_code
 from autockpt.capture.fakes import FakeStep
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.tangents import is_tangent
+from autockpt.capture.uses import sums_uses, with_uses_apart
 from autockpt.torch_private.aot import (
     boxed,
     compile_joint,
@@ -80,6 +81,7 @@ class CompiledGraph:
     Attributes:
         has_backward: Whether it has a backward; without, the graph runs as it is.
         arrivals: See `with_eager_gradients`.
+        sums_uses: Whether its backward adds up the gradients of several uses of an input.
         forward: What its forward runs; None runs what it was compiled for.
         backward: What its backward runs; None runs what it was compiled for.
         is_twice: Whether a backward was refused because it was to be differentiated again.
@@ -95,6 +97,7 @@ class CompiledGraph:
         self.has_backward = False
         self.is_twice = False
         self.arrivals: tuple[int, ...] = ()
+        self.sums_uses = False
         self.forward: Boxed | None = None
         self.backward: Boxed | None = None
         self._template: JointTemplate | None = None
@@ -155,16 +158,19 @@ class CompiledGraph:
                 self._takes_others = _saves_plain_tensors(self._template.module, parts[1])
                 return parts
 
+        with own_code(self._stage):
+            apart, examples, around = with_uses_apart(graph_module, example_inputs)
+            self.sums_uses = sums_uses(apart.graph)
         with exact_tracing():
             compiled = compile_joint(
-                graph_module,
-                example_inputs,
+                apart,
+                examples,
                 partition=cut,
                 forward_compiler=self._take_forward,
                 backward_compiler=self._take_backward,
                 inference_compiler=self._take_inference,
             )
-        return with_eager_gradients(compiled, lambda: self.arrivals, self._refuse)
+        return with_eager_gradients(around(compiled), lambda: self.arrivals, self._refuse)
 
     def _refuse(self) -> None:
         self.is_twice = True
@@ -253,6 +259,14 @@ class CompiledForward:
 
     call: Callable[..., Any]
     backend: Backend
+
+    @property
+    def sums_uses(self) -> bool:
+        """Whether the backward of a graph adds up the gradients of several uses of an input.
+
+        If gradients of another call arrive first, the sum differs from eager's in its last bits.
+        """
+        return any(graph.sums_uses for graph in self.backend.graphs)
 
     @property
     def takes_others(self) -> bool:

@@ -14,13 +14,20 @@ from autockpt.capture.fakes import FakeStep
 from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
 from autockpt.errors import CaptureError
+from autockpt.loop import Loop
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.subclasses import TypesFollowed
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import LiveBytes
-from autockpt.verify.loss import backward_roots, find_loss, require_gradient
+from autockpt.verify.loss import (
+    BackwardRoots,
+    find_loss,
+    freed_tensors,
+    require_gradient,
+    run_backward,
+)
 from autockpt.verify.outside import gradients_set_aside
 from autockpt.verify.silence import silenced
 
@@ -42,6 +49,7 @@ def run_eager_step(
     *,
     loss_fn: Callable[[Any], torch.Tensor] | None,
     plain: dict[int, torch.Tensor],
+    loop: Loop,
 ) -> EagerStep:
     """Run the step as eager PyTorch does, on tensors without data; its gradients are discarded.
 
@@ -52,6 +60,7 @@ def run_eager_step(
         packed: Sees where position ids come from.
         loss_fn: See `capture`.
         plain: The inputs that take the place of tensors of subclasses, by their number.
+        loop: See `capture`; the step has one call, however many share its backward.
 
     Raises:
         CaptureError: The step fails on these inputs.
@@ -77,24 +86,32 @@ def run_eager_step(
         gradients_set_aside() as outside,
         tracker,
     ):
+        if loop.clears_late:
+            for fake in parameters:
+                fake.grad = torch.empty_like(fake) if fake.requires_grad else None
         output = forward(*fakes.args, **fakes.kwargs)
         if attributes.has_drawn_in_python():
             raise CaptureError(
                 where=name,
                 reason="it draws from a random.Random of its own, which would be a constant",
             )
-        loss = find_loss(output, loss_fn)
-        roots, gradients = backward_roots(loss)
-        outside.take(roots, own=parameters)
+        loss: Any = find_loss(output, loss_fn)
+        require_gradient(loss)
+        roots = BackwardRoots.of(loss, freed_tensors(output, loop))
+        output_types = tuple(
+            (number, found)
+            for number, leaf in enumerate(tree_leaves(output))
+            if (found := types.of(leaf)) is not None
+        )
+        if loop.frees_any:
+            del output, loss
+        if loop.clears_late:
+            for fake in parameters:
+                fake.grad = None
+        outside.take(roots.nodes, own=parameters)
         with no_autocast():
-            torch.autograd.backward(roots, gradients)
-        del roots, gradients
-    require_gradient(loss)
-    output_types = tuple(
-        (number, found)
-        for number, leaf in enumerate(tree_leaves(output))
-        if (found := types.of(leaf)) is not None
-    )
+            run_backward([roots])
+        del roots
     for fake in parameters:
         fake.grad = None
     return EagerStep(

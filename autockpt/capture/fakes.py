@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,8 +38,12 @@ class FakeStep:
     with_gradients: tuple[torch.Tensor, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    of: Faker
+    of: Callable[[Any], Any]
     has_no_data: bool
+
+    def without_data(self) -> FakeStep:
+        """The same without the real tensors, so that it does not keep them in memory."""
+        return dataclasses.replace(self, of=_no_fake)
 
 
 def fake_step(
@@ -117,6 +121,10 @@ def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
         unchanged_attributes(module),
     ):
         yield
+
+
+def _no_fake(_: Any) -> Any:
+    raise AssertionError("the real tensors of these fakes are gone")
 
 
 class Faker:

@@ -7,6 +7,7 @@ graph that Dynamo finds, their order, and the tensors and gradients that pass be
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +21,27 @@ from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import keys_of
 from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
+from autockpt.loop import PLAIN, Loop
 from autockpt.verify.inputs import input_leaves, plain_inputs
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import loss_kept
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """A step that was traced, the fakes that it was traced with, and those that are plain."""
+
+    fakes: FakeStep
+    plain: dict[int, torch.Tensor]
+    traced: TracedStep
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class TraceMemo:
+    """The trace of one call as a whole, once there is one that can also run."""
+
+    trace: Trace | None = None
 
 
 @internal_errors("capture")
@@ -34,9 +52,10 @@ def capture(
     kwargs: Mapping[str, Any],
     *,
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
-    accumulates: bool = False,
+    loop: Loop = PLAIN,
     pieces: Pieces = "",
     blocks: tuple[str, ...] = (),
+    memo: TraceMemo | None = None,
 ) -> Capture:
     """Capture one training step of `forward`, the forward of `module`, on these inputs.
 
@@ -47,9 +66,11 @@ def capture(
         args: Positional inputs: real, fake or meta tensors.
         kwargs: Keyword inputs.
         loss_fn: Turns the output into a scalar loss, if that happens outside of the model.
-        accumulates: Whether parameters have gradients already, to which this step's are added.
+        loop: What the training loop does around a call. One call is captured, however many share
+            a backward.
         pieces: Where to cut each graph; see :mod:`autockpt.capture.pieces`.
         blocks: Submodules to capture one by one, instead of the forward as a whole.
+        memo: Has the trace of the same call if it was captured before, for another loop.
 
     Raises:
         NotTrainableError: Nothing in the output requires a gradient.
@@ -61,27 +82,38 @@ def capture(
         raise NotTrainableError("no parameter requires grad, and no input does")
     # From here on they are plain: their types are put back around the graphs.
     in_name_only, (args, kwargs) = plain_inputs((args, dict(kwargs)))
-    fakes = fake_step(module, args, kwargs, accumulates=accumulates)
-    plain = {
-        number: fakes.of(leaf)
-        for number, leaf in enumerate(input_leaves((args, kwargs)))
-        if number in in_name_only
-    }
+    known = None if memo is None else memo.trace
+    if known is None:
+        fakes = fake_step(module, args, kwargs, accumulates=loop.accumulates)
+        plain = {
+            number: fakes.of(leaf)
+            for number, leaf in enumerate(input_leaves((args, kwargs)))
+            if number in in_name_only
+        }
+    else:
+        fakes, plain = known.fakes, known.plain
     packed = PackedSequences(input_leaves((fakes.args, fakes.kwargs)))
     with loss_kept(loss_fn), running_on(fakes, module):
-        eager = run_eager_step(module, forward, fakes, packed, loss_fn=loss_fn, plain=plain)
-    step = StepToTrace(
-        module=module,
-        forward=forward,
-        args=args,
-        kwargs=dict(kwargs),
-        loss_fn=loss_fn,
-        positions_are_counted=packed.is_counted,
-        pieces=pieces,
-        blocks=blocks,
-    )
-    with loss_kept(loss_fn):
-        traced = run_traced_step(step, fakes)
+        eager = run_eager_step(
+            module, forward, fakes, packed, loss_fn=loss_fn, plain=plain, loop=loop
+        )
+    if known is None:
+        step = StepToTrace(
+            module=module,
+            forward=forward,
+            args=args,
+            kwargs=dict(kwargs),
+            loss_fn=loss_fn,
+            positions_are_counted=packed.is_counted,
+            pieces=pieces,
+            blocks=blocks,
+        )
+        with loss_kept(loss_fn):
+            traced = run_traced_step(step, fakes)
+        if memo is not None and traced.compiled is not None:
+            memo.trace = Trace(fakes=fakes.without_data(), plain=plain, traced=traced)
+    else:
+        traced = known.traced
     parameter_keys = _parameter_keys(module, fakes)
     _check_graphs(module, traced, parameter_keys)
     parameters = list(module.parameters())
@@ -95,7 +127,8 @@ def capture(
         gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
         parameter_keys=parameter_keys,
         gradient_order=eager.gradient_order,
-        held_keys=traced.held_keys,
+        output_leaf_keys=traced.output_leaf_keys,
+        loss_keys=traced.loss_keys,
         eager_peak_bytes=eager.peak_bytes,
         foreign_ops=traced.foreign_ops,
         positions_are_counted=packed.is_counted,

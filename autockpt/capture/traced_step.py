@@ -12,7 +12,7 @@ import torch
 
 from autockpt.capture.blame import models_code
 from autockpt.capture.blocks import FailedBlocks, compile_blocks, run_in_blocks
-from autockpt.capture.captured import CapturedGraph
+from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.compiled import Backend, CompiledForward
 from autockpt.capture.fakes import FakeStep, running_on, standing_in_for
 from autockpt.capture.packed_sequences import eager_answers
@@ -35,7 +35,8 @@ class TracedStep:
     """What tracing gives; see `Capture` for what the fields mean."""
 
     graphs: tuple[CapturedGraph, ...]
-    held_keys: frozenset[int]
+    output_leaf_keys: Keys
+    loss_keys: frozenset[int]
     foreign_ops: tuple[str, ...]
     compiled: CompiledForward | None
 
@@ -132,12 +133,13 @@ def _recorded(
         foreign = foreign_ops(loss)
         roots, gradients = backward_roots(loss)
         with gradients_set_aside() as others, no_autocast():
-            others.take(roots, own=())
+            others.take([root.grad_fn for root in roots], own=())
             torch.autograd.backward(roots, gradients)
     runs = stand_ins is not None
     return TracedStep(
         graphs=recorder.finish(),
-        held_keys=frozenset(key for t in [*held, *tree_leaves(loss)] for key in keys_of(t)),
+        output_leaf_keys=tuple(keys_of(leaf) for leaf in held),
+        loss_keys=frozenset(key for leaf in tree_leaves(loss) for key in keys_of(leaf)),
         foreign_ops=foreign,
         compiled=CompiledForward(call=compiled, backend=backend) if runs else None,
     )

@@ -21,6 +21,7 @@ from autockpt import progress
 from autockpt.checkpoint.cost import CallCost, kind_of, measure_call, runs_alone
 from autockpt.checkpoint.obstacles import CallWatch, WritesSeen, WrittenTensors
 from autockpt.errors import CaptureError, NotTrainableError
+from autockpt.loop import PLAIN
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import key_of_storage
 from autockpt.verify.copies import own_copies
@@ -168,7 +169,7 @@ class _Observer:
             if path and not isinstance(submodule, torch.jit.ScriptModule)
         }
         with (
-            dataclasses.replace(step, accumulates=False).state_kept(),
+            dataclasses.replace(step, loop=PLAIN).state_kept(),
             # Otherwise wrappers for data parallelism wait for a backward.
             getattr(module, "no_sync", contextlib.nullcontext)(),
             torch.autograd.graph.saved_tensors_hooks(self._save, self._refuse),

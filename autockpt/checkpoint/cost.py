@@ -76,7 +76,7 @@ def measure_call(
                 if not roots:
                     return None
                 before_bytes = tracker.peak_bytes = tracker.live_bytes
-                outside.take(roots, own=resting)
+                outside.take([root.grad_fn for root in roots], own=resting)
                 with no_autocast():
                     torch.autograd.backward(roots, gradients)
             backward_bytes = tracker.peak_bytes - before_bytes
@@ -128,7 +128,9 @@ def _times(
     forward_ns = _now(device) - started_ns
     roots, gradients = backward_roots(made)
     with gradients_set_aside() as outside, no_autocast():
-        outside.take(roots, own=[*module.parameters(), *tree_leaves(inputs)])
+        outside.take(
+            [root.grad_fn for root in roots], own=[*module.parameters(), *tree_leaves(inputs)]
+        )
         turned_ns = _now(device)
         torch.autograd.backward(roots, gradients)
         return forward_ns, _now(device) - turned_ns

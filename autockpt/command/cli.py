@@ -51,6 +51,14 @@ _Budget = Annotated[
 ]
 _Method = Annotated[str, typer.Option(help="Name of the solver method.")]
 _TimeLimit = Annotated[float, typer.Option(help="Time limit of the search in seconds.")]
+_EarlyTimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        help="Time limit of the search in seconds. Default: until the search has stalled, 60 at "
+        "most.",
+        show_default=False,
+    ),
+]
 _Device = Annotated[
     str | None,
     typer.Option(help="Device of a zoo model: cpu, cuda, or meta to plan without memory."),
@@ -81,7 +89,7 @@ def plan(
     ],
     budget: _Budget,
     method: _Method = "auto",
-    time_limit: _TimeLimit = 60.0,
+    time_limit: _EarlyTimeLimit = None,
     size: Annotated[_Size, typer.Option(help="Size of a zoo model.")] = _Size.SMALL,
     device: _Device = None,
     loss: Annotated[

@@ -30,7 +30,7 @@ class Call:
     parallel: Parallel | None
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
+    solving: SolvingTime
     planners: dict[str, StepPlanner] = dataclasses.field(default_factory=dict)
 
     @property
@@ -43,4 +43,4 @@ class Call:
         """How graphs are cut, so that gradients arrive during the backward."""
         if self.reduces_on_the_way:
             return "equal"
-        return "lean" if self.key.accumulates else ""
+        return "lean" if self.key.loop.accumulates else ""

@@ -18,13 +18,23 @@ from typing import Any
 import torch
 
 from autockpt.dispatch.call import Call
-from autockpt.dispatch.key import plan_key
+from autockpt.dispatch.habits import Habits
+from autockpt.dispatch.key import PlanKey, plan_key
+from autockpt.dispatch.layout import Layout, layout_of
 from autockpt.dispatch.maker import PlanMaker
+from autockpt.dispatch.passed_by import (
+    FirstGradient,
+    note_compilation,
+    num_compilations,
+    part_that_trains,
+)
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
 from autockpt.dispatch.store import PlanStore, StoredPlans
-from autockpt.errors import CaptureError
+from autockpt.errors import AutockptError, BudgetError, CaptureError
 from autockpt.ladder.executable import changing, is_stale
 from autockpt.ladder.ladder import Ladder
+from autockpt.loop import Loop
+from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.rewrite.runtime import OtherGraphError
@@ -77,6 +87,14 @@ class OptimizedForward:
         )
         self._lock = threading.RLock()
         self._is_installed = True
+        self._habits = Habits(module, keeps_outputs=request.keeps_outputs)
+        self._first_gradient = FirstGradient(module)
+        self._verify = verify
+        # What is optimized instead of this forward, because it is not what the loop calls.
+        self._instead: OptimizedForward | None = None
+        self._is_instead = False
+        self._num_compilations = num_compilations()
+        self._refusals: dict[PlanKey, BudgetError] = {}
         # Ranks that have met once are not to meet again.
         self._parallel: Parallel | None = None
 
@@ -107,20 +125,42 @@ class OptimizedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a training call by its plan, any other by the module's own forward."""
-        if (
-            not self._is_installed
-            or torch.compiler.is_compiling()
-            or not self._module.training
-            or not torch.is_grad_enabled()
-        ):
+        if torch.compiler.is_compiling():
+            note_compilation()
             return self.original(*args, **kwargs)
+        if not self._is_installed or not torch.is_grad_enabled():
+            return self.original(*args, **kwargs)
+        self._first_gradient.disarm()
         if in_a_transform():
             warn_user(
                 f"inside of torch.func's transforms {type(self._module).__name__} runs as it is, "
                 "without regard to the budget"
             )
             return self.original(*args, **kwargs)
+        for warning in self._habits.told():
+            warn_user(warning)
+        if not self._module.training and not self._habits.trains_in_eval:
+            output = self.original(*args, **kwargs)
+            self._habits.watch(output, layout_of(args, kwargs), None)
+            return output
         call = self._call(args, kwargs)
+        output = self._planned(call, args, kwargs)
+        if call.parallel is None:
+            compiled = getattr(self._maker.store.forward(call.key), "compiled", None)
+            self._habits.watch(
+                output,
+                call.key.layout,
+                self._maker.store.value(call.key),
+                sums_uses=compiled is not None and compiled.sums_uses,
+            )
+        return output
+
+    def _planned(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a training call by its plan."""
+        refusal = self._refusals.get(call.key)
+        if refusal is not None:
+            # A loop that skips what fails must not train over the budget.
+            raise refusal.of_budget(refusal.budget_bytes)
         store = self._maker.store
         forward = store.forward(call.key)
         # Planning is impossible under a profiler, so the stale plan stays in use.
@@ -130,7 +170,7 @@ class OptimizedForward:
                 self._maker.replan(call)
             forward = store.forward(call.key)
         if forward is None:
-            forward = self._first_forward(args, kwargs)
+            forward = self._first_forward(call, args, kwargs)
         with contextlib.suppress(OtherGraphError):
             return forward(*args, **kwargs)
         # Nothing has run: the plan that was kept is for another graph.
@@ -139,7 +179,7 @@ class OptimizedForward:
         return forward(*args, **kwargs)
 
     def _first_forward(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         """The forward for inputs of a new kind."""
         if any(isinstance(leaf, FakeTensor) for leaf in input_leaves((args, kwargs))):
@@ -152,14 +192,30 @@ class OptimizedForward:
             return self.original
         try:
             return self.prepare(args, kwargs)
-        except Exception as error:
-            if isinstance(error, CaptureError):
-                # An input that the model itself refuses is no reason to give up its plans: this
-                # raises the model's own error.
-                run_on_copies(self._module, self.original, args, kwargs)
-            # If you catch the error, you train on with the model as it was.
+        except AutockptError as error:
+            if self._is_instead:
+                # You did not ask for this forward to be optimized.
+                self.uninstall()
+                warn_user(f"it runs as it is, without regard to the budget: {error}")
+                return self.original
+            if not isinstance(error, BudgetError):
+                self._give_up(error, args, kwargs)
+                raise
+            self._refusals[call.key] = error
+            raise
+        except Exception:
             self.uninstall()
             raise
+
+    def _give_up(
+        self, error: AutockptError, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        if isinstance(error, CaptureError):
+            # An input that the model itself refuses is no reason to give up its plans: this raises
+            # the model's own error.
+            run_on_copies(self._module, self.original, args, kwargs)
+        # If you catch the error, you train on with the model as it was.
+        self.uninstall()
 
     def prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
         """Plan, compile and verify for inputs of this layout, unless that was done before.
@@ -173,13 +229,67 @@ class OptimizedForward:
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         self._parallel = parallel = parallel_around(self._module, self._parallel)
-        key = plan_key(self._module, parallel, args, kwargs)
-        return Call(key=key, parallel=parallel, args=args, kwargs=kwargs)
+        layout = layout_of(args, kwargs)
+        key = plan_key(self._module, parallel, layout, self._loop_now(parallel, layout))
+        solving = SolvingTime(ends_early=self._maker.request.ends_early)
+        return Call(key=key, parallel=parallel, args=args, kwargs=kwargs, solving=solving)
+
+    def _loop_now(self, parallel: Parallel | None, layout: Layout) -> Loop:
+        if parallel is None:
+            return self._habits.loop_now(layout)
+        # Ranks must agree before anything is seen.
+        has_older = any(p.grad is not None for p in self._module.parameters())
+        return Loop(accumulates=parallel.buckets_are_gradients or has_older)
+
+    def _pass_by(self) -> None:
+        """Tell of a backward that no call of this forward has led to; follow what is called."""
+        name = type(self._module).__name__
+        head = f"{name} is optimized, but a backward came that no call of its forward led to"
+        ran = "That step ran as it is, without regard to the budget"
+        present = self._module.__dict__.get("forward")
+        if present is not None and present is not self:
+            self._optimize_instead(self._module, present)
+            warn_user(
+                f"{head}: its forward was replaced after autockpt.optimize. {ran}; autockpt plans "
+                "the new forward from the next call on. Call optimize after the forward is "
+                "replaced to plan the first step too."
+            )
+            return
+        if num_compilations() > self._num_compilations:
+            warn_user(
+                f"{head}: torch.compile runs its forward. {ran}, and so will the next ones: a plan "
+                "and torch.compile do not go together. Do not compile an optimized model."
+            )
+            return
+        found = part_that_trains(self._module)
+        if found is not None and "forward" not in found[1].__dict__:
+            path, part = found
+            self._optimize_instead(part, part.forward)
+            warn_user(
+                f"{head}: another method was called. {ran}. From the "
+                f"next call on autockpt plans its part {path} ({type(part).__name__}), which has "
+                "all parameters that train. Optimize what the loop calls, to plan the first step "
+                f"too: autockpt.optimize(model.{path}, ...)."
+            )
+            return
+        warn_user(
+            f"{head}: another method was called. {ran}, and so will the next ones. Optimize the "
+            "modules whose forwards the loop calls."
+        )
+
+    def _optimize_instead(self, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
+        instead = OptimizedForward(module, forward, self._maker.request, verify=self._verify)
+        instead.install()
+        instead._first_gradient.disarm()
+        instead._habits.note_backward()
+        instead._is_instead = True
+        self._instead = instead
 
     @property
     def latest_plan(self) -> Plan | None:
         """The latest plan; None before the first."""
-        return self._maker.store.latest
+        own = self._maker.store.latest
+        return own if own is not None or self._instead is None else self._instead.latest_plan
 
     @property
     def is_installed(self) -> bool:
@@ -190,10 +300,14 @@ class OptimizedForward:
         """Become the module's forward."""
         self._is_installed = True
         self._module.__dict__["forward"] = self
+        self._first_gradient.arm(self._pass_by)
 
     def uninstall(self) -> None:
         """Give the module its own forward back; a wrapper that others put around runs that too."""
         self._is_installed = False
+        self._first_gradient.disarm()
+        if self._instead is not None:
+            self._instead.uninstall()
         if self._module.__dict__.get("forward") is self:
             del self._module.__dict__["forward"]
             if self._module.forward != self.original:

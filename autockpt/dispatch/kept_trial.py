@@ -58,7 +58,7 @@ def _tried(trial: Trial, kept: KeptPlan) -> AcceptedPlan | None:
     run = dataclasses.replace(eager, forward=forward)
     with ready_for_other_graphs(are_expected=True):
         got = run.record(warm_up=executable is not None)
-    peak_bytes = plan.fixed.total_bytes + trial.step.older_gradients_bytes + got.peak_bytes
+    peak_bytes = plan.fixed.resting_bytes + trial.step.older_gradients_bytes + got.peak_bytes
     is_other = expected is not None and bool(differences(expected, got))
     if is_stale(forward) or is_other or peak_bytes > plan.budget_bytes:
         return None

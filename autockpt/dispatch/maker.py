@@ -11,6 +11,7 @@ import torch
 
 from autockpt import progress
 from autockpt.budget import Budget, format_bytes
+from autockpt.capture.step import TraceMemo
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.call import Call
@@ -31,10 +32,12 @@ from autockpt.ladder.executable import ExecutablePlan, changing, is_twice
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
+from autockpt.loop import PLAIN
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
 from autockpt.request import Request
+from autockpt.torch_private.modules import modes_and_hooks
 from autockpt.user_warnings import warn_user
 from autockpt.verify.step import acts_on_parameters
 from autockpt_solvers import SolveStatus
@@ -56,6 +59,7 @@ class PlanMaker:
         verify: See ``optimize``.
         store: Keeps the plans.
         ladder: Which rungs the module has failed on.
+        memos: The latest trace, by the call that it is of and the state of the module.
     """
 
     module: torch.nn.Module
@@ -64,6 +68,7 @@ class PlanMaker:
     verify: bool
     store: PlanStore
     ladder: Ladder
+    memos: dict[Any, TraceMemo] = dataclasses.field(default_factory=dict)
 
     def forward_for(self, call: Call) -> Callable[..., Any]:
         """The forward that serves a call, from a plan that exists or one that is made now.
@@ -101,6 +106,7 @@ class PlanMaker:
         if changing(self.store.forward(call.key)):
             self._replan_changing(call)
             return
+        self.memos.clear()
         self.store.forget(call.key, max_stale=_MAX_STALE)
         if self.store.num_stale >= _MAX_STALE:
             for rung in ("whole", "blocks"):
@@ -190,7 +196,7 @@ class PlanMaker:
             try:
                 accepted, bucket = self._new(call)
             except BudgetError as error:
-                if not call.key.accumulates or self.store.forward(call.key.alone) is None:
+                if not call.key.loop.accumulates or self.store.forward(call.key.plain) is None:
                     raise
                 accepted, bucket, name = self._leanest(call, error), None, None
             if name is not None and bucket is None:
@@ -258,7 +264,7 @@ class PlanMaker:
         if self.store.is_twice(call.key) and not isinstance(kept.program, CheckpointedCalls):
             return None
         is_best = kept.plan.status is SolveStatus.OPTIMAL
-        if not is_best and kept.time_limit_s < self.request.time_limit_s:
+        if not is_best and kept.time_limit_s < self.request.least_search_s:
             return None
         trial = self._trial(call, self._step(call), is_exact=True)
         accepted = accept_kept(trial, kept, can_wait=call.parallel is None)
@@ -278,7 +284,7 @@ class PlanMaker:
             plan=accepted.plan,
             program=None if executable is None else executable.program,
             is_verified=accepted.is_verified,
-            time_limit_s=self.request.time_limit_s,
+            time_limit_s=self.request.least_search_s,
             reason=self.ladder.reason,
             given_up=self.ladder.given_up,
         )
@@ -364,10 +370,21 @@ class PlanMaker:
             args=call.args,
             kwargs=call.kwargs,
             request=self._request_for(call.key),
-            accumulates=call.key.accumulates,
+            loop=call.key.loop,
             buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
             solving=call.solving,
+            memo=self._memo(call.key),
         )
+
+    def _memo(self, key: PlanKey) -> TraceMemo | None:
+        """The trace that plans of one call for different loops have in common; only the latest."""
+        if key.is_parallel or key.loop.accumulates:
+            return None
+        base = dataclasses.replace(key, loop=PLAIN), modes_and_hooks(self.module)
+        if base not in self.memos:
+            self.memos.clear()
+            self.memos[base] = TraceMemo()
+        return self.memos[base]
 
     def _trial(self, call: Call, step: StepToPlan, *, is_exact: bool) -> Trial:
         return Trial(

@@ -21,14 +21,14 @@ class StoredPlans:
     Attributes:
         plans: By key; None if the model runs as it is.
         buckets: Which of them serve which sizes, by what inputs that share plans have in common.
-        budget_bytes: The largest budget of a step without gradients of an earlier backward.
+        budget_bytes: The largest budget of a plain step, by the number of its calls.
         latest: The latest plan.
         twice: Inputs, but for their sizes, whose gradients are differentiated again.
     """
 
     plans: Mapping[PlanKey, ExecutablePlan | None] = dataclasses.field(default_factory=dict)
     buckets: Mapping[Any, Buckets[PlanKey]] = dataclasses.field(default_factory=dict)
-    budget_bytes: int | None = None
+    budget_bytes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     latest: Plan | None = None
     twice: frozenset[Any] = frozenset()
 
@@ -47,9 +47,10 @@ class PlanStore:
         self._buckets: dict[Any, Buckets[PlanKey]] = collections.defaultdict(Buckets)
         for without_layout, buckets in stored.buckets.items():
             self._buckets[without_layout] = buckets.copy()
-        self._budget_bytes = stored.budget_bytes
+        self._budget_bytes = dict(stored.budget_bytes)
         self.latest = stored.latest
         self._twice = set(stored.twice)
+        self._values: dict[PlanKey, Plan] = {}
         # Forwards belong to one module; copies make their own from the plans.
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
         self.num_stale = 0
@@ -59,7 +60,7 @@ class PlanStore:
         return StoredPlans(
             plans=dict(self._plans),
             buckets={key: buckets.copy() for key, buckets in self._buckets.items()},
-            budget_bytes=self._budget_bytes,
+            budget_bytes=dict(self._budget_bytes),
             latest=self.latest,
             twice=frozenset(self._twice),
         )
@@ -74,6 +75,11 @@ class PlanStore:
     def plan(self, key: PlanKey) -> ExecutablePlan | None:
         """The plan for a key that is in the store; None if the model runs as it is."""
         return self._plans[key]
+
+    def value(self, key: PlanKey) -> Plan | None:
+        """The plan that serves a key, as a value; None if it was made elsewhere."""
+        serving = self.serving(key)
+        return None if serving is None else self._values.get(serving)
 
     def forward(self, key: PlanKey) -> Callable[..., Any] | None:
         """The forward that serves a key, its own or that of a bucket, if it was made already."""
@@ -99,11 +105,11 @@ class PlanStore:
     def budget_bytes(self, key: PlanKey) -> int | None:
         """The budget that a step has because of earlier ones; None if it is the largest so far.
 
-        A percentage refers to the eager peak of the largest step, without older gradients.
+        A percentage refers to the eager peak of the largest plain step.
         """
-        known = self._buckets[key.alone.without_layout]
-        is_known = key.accumulates or known.is_within_known(key.layout)
-        return self._budget_bytes if is_known else None
+        known = self._buckets[key.plain.without_layout]
+        is_known = key != key.plain or known.is_within_known(key.layout)
+        return self._budget_bytes.get(key.loop.num_calls) if is_known else None
 
     def add(self, key: PlanKey, accepted: AcceptedPlan, bucket: Bucket | None) -> None:
         """Remember a plan; with a bucket it also serves the smaller inputs of that bucket."""
@@ -113,9 +119,10 @@ class PlanStore:
         if accepted.executable is None:
             sizes = key.layout.sizes if bucket is None else bucket.sizes
             buckets.add_untouched(key.layout, key, sizes)
-        if not key.accumulates:
-            self._budget_bytes = max(self._budget_bytes or 0, accepted.plan.budget_bytes)
-        self.latest = accepted.plan
+        if key == key.plain:
+            known_bytes = self._budget_bytes.get(key.loop.num_calls, 0)
+            self._budget_bytes[key.loop.num_calls] = max(known_bytes, accepted.plan.budget_bytes)
+        self.latest = self._values[key] = accepted.plan
         self._plans[key] = accepted.executable
 
     def add_agreed(
@@ -124,9 +131,9 @@ class PlanStore:
         """Remember the plan that all ranks follow."""
         self._plans[key], self.latest = executable, latest
 
-    def add_as_alone(self, key: PlanKey) -> None:
-        """Let a step that accumulates follow the plan for the same step without older gradients."""
-        self._plans[key] = self._plans.get(key.alone)
+    def add_as_plain(self, key: PlanKey) -> None:
+        """Let a step follow the plan for the same step without older gradients."""
+        self._plans[key] = self._plans.get(key.plain)
 
     def fail(self, key: PlanKey, bucket: Bucket) -> None:
         """Do not plan for a bucket again."""

@@ -206,9 +206,9 @@ def _optimizer_bytes(cut: CallGraph) -> int:
 def _problem(
     step: StepToPlan, cut: CallGraph, baseline_peak_bytes: int, *, device: str
 ) -> StepProblem:
-    return StepProblem(
+    problem = StepProblem(
         graph=cut.graph,
-        budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+        budget_bytes=0,
         baseline_peak_bytes=baseline_peak_bytes,
         fixed=step.fixed,
         older_gradients_bytes=step.older_gradients_bytes,
@@ -220,6 +220,7 @@ def _problem(
         rung="checkpoint",
         notes=(),
     )
+    return problem.for_calls(step.loop.num_calls).within(step.request.budget)
 
 
 def _checkpointed(plan: Plan, cut: CallGraph, calls: Calls) -> CheckpointedCalls:

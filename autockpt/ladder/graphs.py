@@ -76,21 +76,28 @@ class GraphPlanner:
             num_trained = sum(p.requires_grad for p in step.module.parameters())
             if len(captured.gradient_order) < num_trained:
                 optimizer = optimizer.with_unused()
-            lowered = lower(captured, costs, optimizer, accumulates=step.accumulates)
+            lowered = lower(
+                captured,
+                costs,
+                optimizer,
+                loop=step.loop,
+                cleared_gradients_bytes=step.cleared_gradients_bytes,
+            )
             baseline_peak_bytes = _baseline_peak_bytes(step, captured, lowered, optimizer)
         problem = StepProblem(
             graph=lowered.graph,
-            budget_bytes=step.request.budget.resolve(baseline_peak_bytes),
+            budget_bytes=0,
             baseline_peak_bytes=baseline_peak_bytes,
             fixed=FixedBytes(
                 parameters_bytes=captured.parameters_bytes,
                 buffers_bytes=captured.buffers_bytes,
                 optimizer_bytes=step.request.optimizer.state_bytes,
-                inputs_bytes=captured.inputs_bytes,
+                inputs_bytes=step.loop.num_calls * captured.inputs_bytes,
                 communication_bytes=step.buckets_bytes,
             ),
             older_gradients_bytes=step.older_gradients_bytes,
             gradients_bytes=captured.gradient_bytes,
+            outputs_bytes=captured.outputs_bytes(step.loop),
             optimizer=step.request.optimizer,
             cost_source="roofline" if captured.is_fake else "measured",
             device=str(captured.device),
@@ -98,6 +105,7 @@ class GraphPlanner:
             rung="blocks" if blocks else "whole",
             notes=_notes(captured),
         )
+        problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
         return cls(
             step=step,
             pieces=pieces,
@@ -247,8 +255,9 @@ def _captured(
         step.args,
         step.kwargs,
         loss_fn=step.request.loss_fn,
-        accumulates=step.accumulates,
+        loop=step.loop,
         pieces=pieces,
+        memo=None if pieces or in_blocks or step.varying else step.memo,
     )
     return _in_blocks(step.module, capture_with) if in_blocks else (capture_with(), ())
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from autockpt.capture.step import TraceMemo
 from autockpt.errors import AutockptError, CaptureError, NotTrainableError, internal_errors
+from autockpt.loop import PLAIN, Loop
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.parts import FixedBytes
 from autockpt.request import Dimensions, Request
@@ -30,10 +32,11 @@ class StepToPlan:
         args: Positional inputs.
         kwargs: Keyword inputs.
         request: What is asked of the plan.
-        accumulates: Whether the backward adds to gradients of an earlier one.
+        loop: What the training loop does around it.
         buckets_bytes: What data parallelism keeps beside the gradients to reduce them.
         varying: Dimensions of inputs that may be smaller when the plan is followed.
         solving: How long the solver has taken in this planning.
+        memo: The trace of the same call, planned for another loop.
     """
 
     module: torch.nn.Module
@@ -41,10 +44,11 @@ class StepToPlan:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     request: Request
-    accumulates: bool = False
+    loop: Loop = PLAIN
     buckets_bytes: int = 0
     varying: Dimensions = frozenset()
     solving: SolvingTime = dataclasses.field(default_factory=SolvingTime)
+    memo: TraceMemo | None = None
 
     @property
     def model_name(self) -> str:
@@ -52,9 +56,20 @@ class StepToPlan:
         return type(self.module).__name__
 
     @property
+    def accumulates(self) -> bool:
+        """Whether the backward adds to gradients of an earlier one."""
+        return self.loop.accumulates
+
+    @property
     def older_gradients_bytes(self) -> int:
         """Bytes of the gradients that the backward adds to."""
         return distinct_bytes([p.grad for p in self.module.parameters() if self.accumulates])
+
+    @property
+    def cleared_gradients_bytes(self) -> int:
+        """Bytes of older gradients that are freed before the backward begins."""
+        late = self.loop.clears_late
+        return distinct_bytes([p.grad for p in self.module.parameters() if late])
 
     @property
     def gradients_bytes(self) -> int:
@@ -64,13 +79,19 @@ class StepToPlan:
         )
 
     @property
+    def inputs_bytes(self) -> int:
+        """Bytes of the inputs of all calls."""
+        inputs_bytes = distinct_bytes(input_leaves((self.args, dict(self.kwargs))))
+        return self.loop.num_calls * inputs_bytes
+
+    @property
     def fixed(self) -> FixedBytes:
         """What is in memory from the beginning of the step to its end."""
         return FixedBytes(
             parameters_bytes=distinct_bytes(list(self.module.parameters())),
             buffers_bytes=distinct_bytes(list(self.module.buffers())),
             optimizer_bytes=self.request.optimizer.state_bytes,
-            inputs_bytes=distinct_bytes(input_leaves((self.args, dict(self.kwargs)))),
+            inputs_bytes=self.inputs_bytes,
             communication_bytes=self.buckets_bytes,
         )
 
@@ -100,7 +121,7 @@ class StepToPlan:
             kwargs=self.kwargs,
             loss_fn=self.request.loss_fn,
             device=device,
-            accumulates=self.accumulates,
+            loop=self.loop,
         )
 
 

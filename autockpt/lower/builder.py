@@ -21,6 +21,7 @@ from autockpt.capture.captured import (
 )
 from autockpt.capture.joint import JointNode, gives_the_same_again, needed_by_forward
 from autockpt.capture.nodes import activation_writes, is_batch_norm, may_move
+from autockpt.loop import Loop
 from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
 from autockpt.torch_private.generators import rng_state_bytes
@@ -30,12 +31,12 @@ from autockpt_solvers import ComputeGraph, Op, Storage
 class GraphBuilder:
     """Collects ops and storages, one captured graph (a region) at a time."""
 
-    def __init__(
-        self, capture: Capture, costs: dict[fx.Node, NodeCost], *, accumulates: bool
-    ) -> None:
+    def __init__(self, capture: Capture, costs: dict[fx.Node, NodeCost], *, loop: Loop) -> None:
         self._capture = capture
         self._costs = costs
-        self._accumulates = accumulates
+        self._accumulates = loop.accumulates
+        self._freed_keys = capture.freed_keys(loop)
+        self._saved_outside_keys = capture.saved_outside_keys
         self._ops: list[Op] = []
         self._storages: list[Storage] = []
         self._outputs: dict[int, None] = {}
@@ -83,11 +84,18 @@ class GraphBuilder:
             for storage, key in zip(local_storages, keys, strict=True):
                 if key in self._by_key:
                     self._local[region, storage] = self._by_key[key]
-        held = kept_outputs(self._capture, region)
+        held = kept_outputs(self._capture, region, self._freed_keys)
+        # What is saved outside is the forward's own tensor, not one that is made again.
+        saved_outside = frozenset(
+            storage
+            for storages, keys in zip(joint.forward_output_storages, graph.output_keys, strict=True)
+            for storage, key in zip(storages, keys, strict=True)
+            if key in self._saved_outside_keys
+        )
         self._needed |= needed_by_forward(joint)
         for index, op in enumerate(joint.ops):
             if not op.is_backward:
-                self._add_node(region, index, op, held)
+                self._add_node(region, index, op, held, saved_outside)
         taken_up = [self._by_key[k] for keys in graph.input_keys for k in keys if k in self._by_key]
         if taken_up:
             self._add_hold("inputs of a graph", tuple(dict.fromkeys(taken_up)), region)
@@ -97,14 +105,34 @@ class GraphBuilder:
                 made = self._local.get((region, storage))
                 if made is not None:
                     self._by_key[key] = made
-                    if made not in self._outputs and key in passed_on:
+                    if made not in self._outputs and key in passed_on | self._freed_keys:
                         self._passed_on[made] = None
 
+    def add_older_gradients(self, size_bytes: int) -> None:
+        """Keep gradients of an earlier backward until the end of the forward."""
+        if size_bytes:
+            older = self._storage("gradients of an earlier backward", size_bytes)
+            self._add(
+                Op(
+                    name="gradients of an earlier backward",
+                    runtime_ns=0,
+                    reads=(),
+                    writes=(older,),
+                    recomputable=False,
+                    region=0,
+                ),
+                Origin(kind="hold", region=0),
+            )
+            self._passed_on[older] = None
+
     def add_hold(self) -> None:
-        """Keep what passes between Python frames until the end of the forward, as Python does."""
+        """Keep what Python keeps until the end of the forward, and frees before the backward.
+
+        That is what passes between its frames, outputs that nobody keeps, and older gradients.
+        """
         if self._passed_on:
             last = len(self._capture.graphs) - 1
-            self._add_hold("forward frames", tuple(self._passed_on), last)
+            self._add_hold("end of the forward", tuple(self._passed_on), last)
 
     def _add_hold(self, name: str, reads: tuple[int, ...], region: int) -> None:
         self._add(
@@ -151,7 +179,7 @@ class GraphBuilder:
             )
         for index, op in enumerate(joint.ops):
             if op.is_backward:
-                self._add_node(region, index, op, frozenset())
+                self._add_node(region, index, op)
         for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
             for storage, key in zip(storages, keys, strict=True):
                 if (region, storage) in self._local:
@@ -171,6 +199,7 @@ class GraphBuilder:
             The storages of this graph's gradients of parameters.
         """
         parameters: set[int] = set()
+        complete: dict[int, None] = {}
         gone: list[int] = []
         for key, storage in gradients_of_parameters(self._capture, region):
             gradient = self._local.get((region, storage))
@@ -180,9 +209,12 @@ class GraphBuilder:
             contributions = self._contributions.setdefault(key, [])
             contributions.append(gradient)
             if self._first_users[key] == region:
-                if not self._accumulates:
-                    self._outputs[contributions[0]] = None
-                gone += contributions[0 if self._accumulates else 1 :]
+                complete[key] = None
+        for key in complete:
+            contributions = self._contributions[key]
+            if not self._accumulates:
+                self._outputs[contributions[0]] = None
+            gone += contributions[0 if self._accumulates else 1 :]
         gone = [storage for storage in dict.fromkeys(gone) if storage not in self._outputs]
         if gone:
             self._add(
@@ -218,7 +250,14 @@ class GraphBuilder:
             Origin(kind="optimizer", region=0),
         )
 
-    def _add_node(self, region: int, index: int, op: JointNode, held: frozenset[int]) -> None:
+    def _add_node(
+        self,
+        region: int,
+        index: int,
+        op: JointNode,
+        held: frozenset[int] = frozenset(),
+        saved_outside: frozenset[int] = frozenset(),
+    ) -> None:
         """Add the op of one node of a captured graph.
 
         Args:
@@ -226,6 +265,7 @@ class GraphBuilder:
             index: Position of the node among the graph's ops.
             op: The node.
             held: The graph's storages that stay to the end of the step.
+            saved_outside: Those that code outside of the model saves.
         """
         graph = self._capture.graphs[region]
         writes = self._add_writes(region, op, held)
@@ -242,7 +282,7 @@ class GraphBuilder:
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
         runs_once = is_unused_draw or must_run_once(
-            graph, op, held=held, overwritten_keys=self._overwritten_keys
+            graph, op, held=held | saved_outside, overwritten_keys=self._overwritten_keys
         )
         workspace_bytes = self._costs[op.node].workspace_bytes
         if op.is_random and not runs_once:

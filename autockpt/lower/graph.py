@@ -8,6 +8,7 @@ import torch.fx as fx
 
 from autockpt.capture.captured import Capture
 from autockpt.errors import internal_errors
+from autockpt.loop import Loop
 from autockpt.lower.builder import GraphBuilder
 from autockpt.lower.origins import Origin
 from autockpt.profile.cache import NodeCost
@@ -30,7 +31,8 @@ def lower(
     costs: dict[fx.Node, NodeCost],
     optimizer: OptimizerMemory,
     *,
-    accumulates: bool,
+    loop: Loop,
+    cleared_gradients_bytes: int = 0,
 ) -> Lowered:
     """Make the compute graph of a whole training step.
 
@@ -38,12 +40,14 @@ def lower(
         capture: The captured step; all of its graphs go into one compute graph.
         costs: Cost of every op node.
         optimizer: What the optimizer keeps, and what it needs while it steps.
-        accumulates: Whether parameters have gradients already, to which this step's are added.
+        loop: What the training loop does around a call.
+        cleared_gradients_bytes: Bytes of older gradients that are freed before the backward.
 
     Raises:
         InternalError: autockpt has a bug.
     """
-    builder = GraphBuilder(capture, costs, accumulates=accumulates)
+    builder = GraphBuilder(capture, costs, loop=loop)
+    builder.add_older_gradients(cleared_gradients_bytes)
     for region in range(len(capture.graphs)):
         builder.add_forward(region)
     builder.add_hold()

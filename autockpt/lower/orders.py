@@ -6,7 +6,7 @@ import dataclasses
 
 from autockpt.errors import internal_errors
 from autockpt.lower.origins import Origin
-from autockpt_solvers import Compute, ComputeGraph, Schedule
+from autockpt_solvers import Compute, ComputeGraph, Schedule, simulate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +25,41 @@ class RegionOrder:
     replayed: frozenset[int]
 
 
+def forward_end(graph: ComputeGraph, schedule: Schedule) -> int:
+    """The step of a schedule after which the forward is done."""
+    required = {op for op, needed in enumerate(graph.is_required) if needed}
+    end = 0
+    for position, step in enumerate(schedule.steps):
+        if isinstance(step, Compute) and step.op in required:
+            required.discard(step.op)
+            end = position
+    return end
+
+
+def forward_peak_bytes(graph: ComputeGraph, schedule: Schedule) -> int:
+    """The peak of a schedule before the backward begins."""
+    live_bytes = simulate(graph, schedule).live_bytes
+    return max(live_bytes[: forward_end(graph, schedule) + 1], default=0)
+
+
 @internal_errors("lower")
 def region_orders(
     graph: ComputeGraph, origins: tuple[Origin, ...], schedule: Schedule, num_regions: int
 ) -> tuple[RegionOrder, ...]:
     """Split a schedule of the whole step into one order per captured graph."""
-    order = [step.op for step in schedule.steps if isinstance(step, Compute)]
-    first_runs = {op: position for position, op in reversed(list(enumerate(order)))}
-    turn = max(
-        (first_runs[op] for op, needed in enumerate(graph.is_required) if needed), default=-1
-    )
+    end = forward_end(graph, schedule) if any(graph.is_required) else -1
     forward: list[list[int]] = [[] for _ in range(num_regions)]
     backward: list[list[int]] = [[] for _ in range(num_regions)]
     seen: list[set[int]] = [set() for _ in range(num_regions)]
     replayed: list[set[int]] = [set() for _ in range(num_regions)]
-    for position, op in enumerate(order):
-        origin = origins[op]
+    for position, step in enumerate(schedule.steps):
+        if not isinstance(step, Compute):
+            continue
+        origin = origins[step.op]
         if origin.kind != "node":
             continue
         region, index = origin.region, origin.joint_op
-        (forward if position <= turn else backward)[region].append(index)
+        (forward if position <= end else backward)[region].append(index)
         if index in seen[region]:
             replayed[region].add(index)
         seen[region].add(index)

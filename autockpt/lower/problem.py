@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from autockpt import progress
+from autockpt.budget import Budget
 from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
+from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
+from autockpt.lower.orders import forward_end
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes, ModuleRow
@@ -57,6 +60,8 @@ class StepProblem:
     num_graphs: int
     rung: str
     notes: tuple[str, ...]
+    num_calls: int = 1
+    outputs_bytes: int = 0
 
     @property
     def fixed_bytes(self) -> int:
@@ -71,7 +76,7 @@ class StepProblem:
         solving: SolvingTime,
         held_back_bytes: int,
     ) -> Plan:
-        """Solve for the budget.
+        """Solve for the budget; all calls before one backward follow the same plan.
 
         Args:
             method: The solver's method.
@@ -83,6 +88,23 @@ class StepProblem:
             BudgetError: No schedule fits, or none was found in time. Has the smallest workable
                 budget that was found and a breakdown of it.
         """
+        if self.num_calls == 1:
+            return self._plan(method, time_limit_s, solving, held_back_bytes)
+
+        def plan_beside(other_bytes: int) -> Plan:
+            return self._plan(method, time_limit_s, solving, held_back_bytes + other_bytes)
+
+        room_bytes = self.budget_bytes - held_back_bytes - self.fixed_bytes
+        return plan_for_calls(plan_beside, num_calls=self.num_calls, room_bytes=room_bytes)
+
+    def _plan(
+        self,
+        method: str | Method,
+        time_limit_s: float,
+        solving: SolvingTime,
+        held_back_bytes: int,
+    ) -> Plan:
+        """Solve for the budget, for one call."""
         problem = Problem(
             graph=self.graph,
             budget_bytes=max(1, self.budget_bytes - held_back_bytes),
@@ -90,6 +112,7 @@ class StepProblem:
         )
         limit_s = solving.for_a_solve(time_limit_s)
         watch = self._watch("solving", limit_s)
+        watch = solving.watched(watch, step_ns=self.graph.total_runtime_ns)
         result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
         solving.spend(result.solve_time_s)
         if result.schedule is not None:
@@ -209,6 +232,51 @@ class StepProblem:
         )
         return self._described(result, schedule)
 
+    def other_calls_bytes(self, schedule: Schedule) -> int:
+        """What the other calls of the step hold while one that follows the schedule is at its peak.
+
+        The last call runs while all earlier ones hold what they saved, and the gradients that their
+        backwards start from. In the backward of an earlier call, the gradients of the later ones
+        wait to be added to its own.
+        """
+        if self.num_calls == 1:
+            return 0
+        saved = {*simulate(self.graph, schedule).saved, *self._incoming}
+        saved_bytes = sum(self.graph.storages[storage].size_bytes for storage in saved)
+        return (self.num_calls - 2) * saved_bytes + max(saved_bytes, self.gradients_bytes)
+
+    @property
+    def _incoming(self) -> set[int]:
+        """Storages of the gradients that the backward starts from."""
+        return {
+            storage
+            for op in self.graph.ops
+            if op.is_backward and not op.reads
+            for storage in op.writes
+            if self.graph.is_output[storage]
+        }
+
+    def for_calls(self, num_calls: int) -> StepProblem:
+        """The same with several calls before one backward; `baseline_peak_bytes` counts them too.
+
+        A share of eager's peak as the budget is one of the peak with all calls.
+        """
+        several = dataclasses.replace(self, num_calls=num_calls)
+        other_bytes = several.other_calls_bytes(baseline_schedule(self.graph))
+        return dataclasses.replace(
+            several, baseline_peak_bytes=self.baseline_peak_bytes + other_bytes
+        )
+
+    def within(self, budget: Budget) -> StepProblem:
+        """The same for another budget."""
+        budget_bytes = budget.resolve(self.baseline_peak_bytes)
+        return dataclasses.replace(self, budget_bytes=budget_bytes)
+
+    def _notes_of_calls(self) -> tuple[str, ...]:
+        if self.num_calls == 1:
+            return ()
+        return (f"{self.num_calls} calls share one backward, and all of them follow this plan",)
+
     def _watch(self, stage: str, limit_s: float) -> Watcher | None:
         return progress.search(stage, limit_s=limit_s, step_ns=self.graph.total_runtime_ns)
 
@@ -220,21 +288,26 @@ class StepProblem:
         # budgets, unless the method found its smallest one beside it.
         is_known = bool(result.recompute_ns or result.minimum_schedule is not None)
         is_known = is_known or result.minimum_peak_bytes == result.minimum_bound_bytes
+        # Nothing is proven of plans that differ from call to call.
+        is_known = is_known and self.num_calls == 1
+        other_bytes = self.other_calls_bytes(schedule)
+        least = result.minimum_schedule or schedule
         return Plan(
             budget_bytes=self.budget_bytes,
-            predicted_peak_bytes=self.fixed_bytes + timeline.peak_bytes,
+            predicted_peak_bytes=self.fixed_bytes + other_bytes + timeline.peak_bytes,
             baseline_peak_bytes=self.baseline_peak_bytes,
-            minimum_peak_bytes=result.minimum_peak_bytes,
+            minimum_peak_bytes=result.minimum_peak_bytes + self.other_calls_bytes(least),
             minimum_bound_bytes=result.minimum_bound_bytes if is_known else 0,
             cheaper_budgets=cheaper,
             baseline_step_ns=sum(op.runtime_ns for op in self.graph.ops),
             recompute_ns=result.recompute_ns,
-            lower_bound_ns=result.lower_bound_ns,
-            status=result.status,
+            lower_bound_ns=result.lower_bound_ns if self.num_calls == 1 else 0,
+            status=result.status if self.num_calls == 1 else SolveStatus.FEASIBLE,
             method=result.method,
             solve_time_s=result.solve_time_s,
-            fixed=self.fixed,
+            fixed=dataclasses.replace(self.fixed, other_calls_bytes=other_bytes),
             gradients_bytes=self.gradients_bytes,
+            outputs_bytes=self.num_calls * self.outputs_bytes,
             optimizer_name=self.optimizer.name,
             optimizer_assumed=self.optimizer.is_assumed,
             cost_source=self.cost_source,
@@ -242,7 +315,7 @@ class StepProblem:
             num_graphs=self.num_graphs,
             rung=self.rung,
             rows=_module_rows(self.graph, schedule, timeline),
-            notes=(*self.notes, *self.optimizer.notes),
+            notes=(*self.notes, *self._notes_of_calls(), *self.optimizer.notes),
             graph=self.graph,
             schedule=schedule,
         )
@@ -276,7 +349,7 @@ class StepProblem:
         step = schedule.steps[timeline.peak_step]
         assert isinstance(step, Compute)
         op = self.graph.ops[step.op]
-        phase = "forward" if timeline.peak_step <= _turn(self.graph, schedule) else "backward"
+        phase = "forward" if timeline.peak_step <= forward_end(self.graph, schedule) else "backward"
         place = f"the {phase} of {op.segment}" if op.segment else op.name
         composition = {
             **self.fixed.by_kind,
@@ -293,17 +366,6 @@ class StepProblem:
             peak_node=f"{place} ({op.name})" if op.segment else place,
             composition=composition,
         )
-
-
-def _turn(graph: ComputeGraph, schedule: Schedule) -> int:
-    """The step after which the forward is done."""
-    required = {op for op, needed in enumerate(graph.is_required) if needed}
-    turn = 0
-    for position, step in enumerate(schedule.steps):
-        if isinstance(step, Compute) and step.op in required:
-            required.discard(step.op)
-            turn = position
-    return turn
 
 
 def _at_step(graph: ComputeGraph, schedule: Schedule, at: int) -> dict[str, int]:

@@ -16,6 +16,8 @@ class FixedBytes:
         optimizer_bytes: State that the optimizer keeps between steps.
         inputs_bytes: The batch.
         communication_bytes: Buckets in which gradients are reduced across devices.
+        other_calls_bytes: What the other calls before the same backward hold while one is at its
+            peak.
     """
 
     parameters_bytes: int
@@ -23,9 +25,15 @@ class FixedBytes:
     optimizer_bytes: int
     inputs_bytes: int
     communication_bytes: int = 0
+    other_calls_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(self)
+
+    @property
+    def resting_bytes(self) -> int:
+        """What is in memory before the step begins."""
+        return self.total_bytes - self.other_calls_bytes
 
     @property
     def total_bytes(self) -> int:

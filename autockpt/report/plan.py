@@ -38,6 +38,7 @@ class Plan(PlanValues):
         measured_peak_bytes: Peak of a real step; None before one has run.
         fixed: Memory in use for the whole step, whatever the plan.
         gradients_bytes: All gradients together, at the end of the backward.
+        outputs_bytes: The outputs that the caller keeps through the backward, if that was captured.
         optimizer_name: The optimizer whose state is counted.
         optimizer_assumed: True if you named no optimizer.
         cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.

@@ -120,9 +120,15 @@ def _memory(plan: PlanValues) -> Padding:
     grid.add_row("inputs", format_bytes(fixed.inputs_bytes))
     if fixed.communication_bytes:
         grid.add_row("buckets of gradients", format_bytes(fixed.communication_bytes))
+    if fixed.other_calls_bytes:
+        note = "what they hold before the same backward"
+        grid.add_row("other calls", format_bytes(fixed.other_calls_bytes), note)
     step_bytes = plan.predicted_peak_bytes - fixed.total_bytes
     note = "at the peak: activations, gradients, transients and workspace"
     grid.add_row("the step itself", format_bytes(step_bytes), note)
+    if plan.outputs_bytes:
+        note = "of these, outputs that are kept until the backward ends"
+        grid.add_row("", format_bytes(plan.outputs_bytes), note)
     gradients = format_bytes(plan.gradients_bytes)
     grid.add_row("", "", f"(all gradients together take {gradients})")
     return _section("Where the peak comes from", grid)

@@ -39,6 +39,7 @@ class PlanValues:
     notes: tuple[str, ...] = ()
     minimum_bound_bytes: int = 0
     cheaper_budgets: tuple[tuple[int, int], ...] = ()
+    outputs_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(self)

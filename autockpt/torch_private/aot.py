@@ -252,20 +252,25 @@ def with_eager_gradients(
         outputs = compiled(*args)
         seen: list[Any] = []
         for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
-            node: Any = output.grad_fn if isinstance(output, torch.Tensor) else None
-            while node is not None:
-                if node.name() == _COMPILED_NODE:
-                    if node not in seen:
-                        seen.append(node)
-                        node.set_materialize_grads(False)
-                        node.register_prehook(functools.partial(_check_backward, refusing))
-                    break
-                # An output that is a view of what the graph returned: the node is one further up.
-                parents = [parent for parent, _ in node.next_functions if parent is not None]
-                node = parents[0] if len(parents) == 1 else None
+            node = compiled_node(output.grad_fn if isinstance(output, torch.Tensor) else None)
+            if node is not None and node not in seen:
+                seen.append(node)
+                node.set_materialize_grads(False)
+                node.register_prehook(functools.partial(_check_backward, refusing))
         return outputs
 
     return run
+
+
+def compiled_node(node: Any) -> Any:
+    """The node of a compiled graph that returned a tensor with this node; None if none did."""
+    while node is not None:
+        if node.name() == _COMPILED_NODE:
+            return node
+        # An output that is a view of what the graph returned: the node is one further up.
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        node = parents[0] if len(parents) == 1 else None
+    return None
 
 
 def _check_backward(refusing: Callable[[], None], _: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from autockpt.torch_private.messages import messages_noted
+from autockpt.torch_private.messages import messages_noted, moved_functions
 from autockpt.torch_private.own_filters import ignored
 
 # Before 2.13 Dynamo traces `add_` with `alpha` as a product and a sum, which round differently.
@@ -58,6 +58,8 @@ def tracing_config(
             recompile_limit=1_000_000,
             accumulated_recompile_limit=1_000_000,
             **_EXACT_ARITHMETIC,
+            # A thread's own, as all settings are.
+            reorderable_logging_functions=moved_functions(),
             **(_OPEN_NUMBERS if numbers_vary else {}),
         ),
         _for_all_threads("not exporting", _not_exporting),

@@ -132,6 +132,13 @@ def happen(number: int) -> None:
             _messages[number].happen()
 
 
+def moved_functions() -> set[Callable[..., Any]]:
+    """Functions that Dynamo is to call after a graph, for its setting of that name."""
+    import torch._dynamo.config as config
+
+    return set(config.reorderable_logging_functions) | _FUNCTIONS
+
+
 @contextlib.contextmanager
 def messages_noted() -> Iterator[None]:
     """Let Dynamo note what it would otherwise split a graph at, or drop."""
@@ -170,9 +177,6 @@ def messages_noted() -> Iterator[None]:
         return _variable(len(args[0].as_python_constant()) if name == "write" else None)
 
     with (
-        config.patch(
-            reorderable_logging_functions=set(config.reorderable_logging_functions) | _FUNCTIONS
-        ),
         mock.patch.object(DebuggingVariable, "call_function", call_function),
         mock.patch.object(LoggingLoggerVariable, "call_method", call_method),
         mock.patch.object(UserDefinedObjectVariable, "call_method", write),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -22,6 +23,20 @@ def buffer_registry(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
 def has_hooks(module: torch.nn.Module) -> bool:
     """Whether forward hooks are registered on a module itself."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def modes_and_hooks(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What may change in a module without its parameters: each part's mode and number of hooks."""
+    return tuple(
+        (
+            part.training,
+            len(part._forward_hooks),
+            len(part._forward_pre_hooks),
+            len(part._backward_hooks),
+            len(part._backward_pre_hooks),
+        )
+        for part in module.modules()
+    )
 
 
 def has_global_hooks() -> bool:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch._C import _storage_Use_Count
 from torch._prims_common import suggest_memory_format
+from torch.multiprocessing.reductions import StorageWeakRef
 
 __all__ = [
+    "StorageWatch",
     "has_step_in_backward",
     "key_of_storage",
     "set_write_counts",
@@ -29,6 +32,32 @@ def key_of_storage(storage: torch.UntypedStorage) -> int:
 def storage_key(tensor: torch.Tensor) -> int:
     """The key of a tensor's storage: equal for tensors that share memory."""
     return key_of_storage(tensor.untyped_storage())
+
+
+class StorageWatch:
+    """Watches a tensor's storage without keeping it alive.
+
+    Attributes:
+        num_bytes: Its size.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.num_bytes = storage.nbytes()
+        self._key = storage._cdata
+        self._weak = StorageWeakRef(storage)
+
+    @property
+    def num_owners(self) -> int:
+        """How many tensors use it; a saved one counts as well."""
+        if self._weak.expired():
+            return 0
+        # One is Python's own object for the storage.
+        return int(_storage_Use_Count(self._weak.cdata)) - 1
+
+    def is_of(self, tensor: torch.Tensor) -> bool:
+        """Whether this is a tensor's storage, if it is still alive."""
+        return not self._weak.expired() and key_of_storage(tensor.untyped_storage()) == self._key
 
 
 def write_count(tensor: torch.Tensor) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from autockpt.errors import CaptureError, NotTrainableError
+from autockpt.loop import Loop
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.inputs import input_leaves
 
@@ -74,6 +78,55 @@ def trained_tensors(module: torch.nn.Module, inputs: Any) -> list[torch.Tensor]:
 def _trained(inputs: Any) -> list[torch.Tensor]:
     leaves = input_leaves(inputs)
     return [t for t in leaves if isinstance(t, torch.Tensor) and t.requires_grad]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BackwardRoots:
+    """Where a backward starts, without keeping tensors that are to be freed before it."""
+
+    roots: tuple[Any, ...]
+    gradients: tuple[Callable[[], torch.Tensor], ...]
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The autograd nodes that the backward starts from; None for a leaf."""
+        return [
+            root.grad_fn if isinstance(root, torch.Tensor) else root.node for root in self.roots
+        ]
+
+    @classmethod
+    def of(cls, loss: Any, freed: frozenset[int]) -> BackwardRoots:
+        """The roots of a loss; of a tensor whose `id` is among ``freed``, only its edge is kept."""
+        roots: list[Any] = []
+        gradients: list[Callable[[], torch.Tensor]] = []
+        for root in _differentiable(loss):
+            if id(root) in freed and root.grad_fn is not None:
+                roots.append(get_gradient_edge(root))
+                ones = functools.partial(
+                    torch.ones, root.shape, dtype=root.dtype, device=root.device
+                )
+                gradients.append(ones)
+            else:
+                roots.append(root)
+                gradients.append(functools.partial(torch.ones_like, root))
+        return cls(roots=tuple(roots), gradients=tuple(gradients))
+
+
+def run_backward(calls: list[BackwardRoots]) -> None:
+    """Runs one backward through all calls."""
+    roots = [root for call in calls for root in call.roots]
+    gradients = [make() for call in calls for make in call.gradients]
+    torch.autograd.backward(roots, gradients)
+
+
+def freed_tensors(output: Any, loop: Loop) -> frozenset[int]:
+    """Returns the `id` of each tensor of an output that is freed before the backward.
+
+    A single number, such as a loss, is kept.
+    """
+    leaves = [leaf for at, leaf in enumerate(tree_leaves(output)) if loop.frees(at)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return frozenset(id(tensor) for tensor in tensors if tensor.numel() > 1)
 
 
 def require_gradient(loss: Any) -> None:

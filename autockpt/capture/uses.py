@@ -1,0 +1,140 @@
+"""Gradients of a tensor that a graph uses twice, added up in eager's order.
+
+Eager autograd adds the gradient of each use to what has arrived for a tensor, the last use first.
+A compiled backward would return the sum of its two uses. If a gradient from another graph has
+arrived before, because the model was called twice before the backward, that sum rounds differently.
+So each of the two uses becomes an input of its own, and autograd adds what they return.
+
+A tensor with more uses stays one input: eager adds each gradient as soon as it arrives, but a
+graph's inputs would all be in memory at its end.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.fx as fx
+
+from autockpt.torch_private.pytree import tree_leaves
+
+
+def with_uses_apart(
+    graph_module: fx.GraphModule, example_inputs: list[Any]
+) -> tuple[fx.GraphModule, list[Any], Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """Give tensors that a graph uses twice an input for each use.
+
+    Args:
+        graph_module: A graph of Dynamo's; it does not change.
+        example_inputs: One for every placeholder.
+
+    Returns:
+        The graph, example inputs for it, and a function that lets a callable of this graph take the
+        inputs of the original one.
+    """
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    doubled = [at for at, node in enumerate(inputs) if _is_used_twice(node)]
+    if casts(graph_module.graph):
+        # Autocast casts a parameter once for both uses, and their gradients add up before the cast.
+        doubled = []
+    if not doubled:
+        return graph_module, example_inputs, lambda call: call
+    apart = _copy(graph_module)
+    own = list(apart.graph.find_nodes(op="placeholder"))
+    last = own[-1]
+    for at in doubled:
+        _, second = differentiable_users(own[at])
+        with apart.graph.inserting_after(last):
+            last = apart.graph.placeholder(f"{own[at].name}_second_use")
+        last.meta = dict(own[at].meta)
+        last._dynamo_source = None
+        second.replace_input_with(own[at], last)
+    apart.recompile()
+    examples = [*example_inputs, *(_example(inputs[at]) for at in doubled)]
+
+    def around(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            # The youngest nodes run first, so the gradient of the second use arrives first.
+            given = list(args)
+            for at in doubled:
+                given[at] = _view(args[at])
+            return call(*given, *(_view(args[at]) for at in doubled))
+
+        return run
+
+    return apart, examples, around
+
+
+def sums_uses(graph: fx.Graph) -> bool:
+    """Whether the backward of a graph adds up the gradients of several uses of an input."""
+    inputs = [node for node in graph.find_nodes(op="placeholder") if len(node.users) > 1]
+    return any(num_uses(node) > 1 for node in inputs if _takes_gradient(node))
+
+
+def casts(graph: fx.Graph) -> bool:
+    """Whether autocast is on around a graph or in it."""
+    enter = torch.amp.autocast_mode._enter_autocast
+    is_on = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+    return is_on or any(node.target is enter for node in graph.nodes)
+
+
+def num_uses(node: fx.Node) -> int:
+    """How many gradients autograd would add up for a value."""
+    return sum(
+        leaf is node
+        for user in differentiable_users(node)
+        for leaf in tree_leaves((user.args, user.kwargs))
+    )
+
+
+def differentiable_users(node: fx.Node) -> list[fx.Node]:
+    """The nodes through which gradients come back to a value, in the order in which they run."""
+    users = [user for user in node.graph.nodes if user in node.users and _takes_gradient(user)]
+    return [user for user in users if user.op != "output"]
+
+
+def _is_used_twice(node: fx.Node) -> bool:
+    example = node.meta.get("example_value")
+    if not isinstance(example, torch.Tensor) or not example.requires_grad:
+        return False
+    if len(node.users) < 2 or any(_may_write(user) for user in node.users):
+        return False
+    return len(differentiable_users(node)) == num_uses(node) == 2
+
+
+def _takes_gradient(node: fx.Node) -> bool:
+    values = tree_leaves(node.meta.get("example_value"))
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+
+
+def _may_write(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or node.target is operator.setitem or node.kwargs.get("out") is not None
+
+
+def _view(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view_as(tensor)
+
+
+def _example(node: fx.Node) -> torch.Tensor:
+    # Of a real tensor that Dynamo does not know, AOTAutograd would leave the sizes open.
+    example: torch.Tensor = node.meta["example_value"].detach()
+    return example.requires_grad_()
+
+
+def _copy(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of Dynamo's graph that AOTAutograd still takes for one of Dynamo's."""
+    graph = fx.Graph(graph_module)
+    new: dict[fx.Node, fx.Node] = {}
+    for node in graph_module.graph.nodes:
+        new[node] = graph.node_copy(node, new.__getitem__)
+        if hasattr(node, "_dynamo_source"):
+            new[node]._dynamo_source = node._dynamo_source
+    copied = fx.GraphModule(graph_module, graph)
+    copied.meta = dict(graph_module.meta)
+    if hasattr(graph_module, "_param_name_to_source"):
+        copied._param_name_to_source = graph_module._param_name_to_source
+    return copied

@@ -1,0 +1,300 @@
+"""What the training loop does around the calls of one model, learned when their backwards begin.
+
+Nothing of it can be known when a call begins: whether its outputs are kept, whether gradients of an
+earlier backward are still there when its own begins, how many calls share a backward. So each call
+is watched until its backward begins, and the next call of its kind is planned for what was seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autockpt.budget import format_bytes
+from autockpt.dispatch.layout import Layout
+from autockpt.loop import Loop
+from autockpt.lower.orders import forward_peak_bytes
+from autockpt.report.plan import Plan
+from autockpt.torch_private.aot import compiled_node
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.torch_private.tensors import StorageWatch, write_count
+
+_WORTH_A_PLAN = 0.01  # of the budget: freed outputs of fewer bytes change no plan
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class _Call:
+    """A call whose backward has not begun; it is alive for as long as its graph is.
+
+    Attributes:
+        kind: What calls of its kind have in common.
+        plan: The plan that it follows, if it follows one.
+        sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
+        has_older: Whether gradients of an earlier backward were there when it began, and if so,
+            whether an optimizer had stepped since that backward.
+        outputs: By position among the output's leaves: the tensor, and its storage.
+    """
+
+    kind: Any
+    plan: Plan | None
+    sums_uses: bool
+    has_older: bool | None
+    is_training: bool
+    outputs: dict[int, tuple[weakref.ref[torch.Tensor], StorageWatch]]
+    has_begun: bool = False
+
+
+class Habits:
+    """What is known of the loop around one module.
+
+    Attributes:
+        trains_in_eval: Whether a backward came for a call in eval mode.
+        has_called: Whether any call was watched.
+    """
+
+    def __init__(self, module: torch.nn.Module, *, keeps_outputs: bool | None = None) -> None:
+        """Know nothing but what is said.
+
+        Args:
+            module: The module.
+            keeps_outputs: Whether outputs are kept until the backward ends; None to find out.
+        """
+        self._keeps_outputs = keeps_outputs
+        self._module = module
+        self._waiting: weakref.WeakSet[_Call] = weakref.WeakSet()
+        self._num_calls = 1
+        # By whether an optimizer has stepped since the older gradients came: whether they are still
+        # there when the backward begins.
+        self._stays: dict[bool, bool] = {}
+        # Whether gradients that are cleared after the forward took a step over its budget.
+        self._late_matters = False
+        self._freed: dict[Any, frozenset[int]] = {}
+        self._writes_at_backward: int | None = None
+        self._to_tell: dict[str, None] = {}
+        self.trains_in_eval = False
+        self.has_called = False
+
+    def loop_now(self, layout: Layout) -> Loop:
+        """What to expect of a call that begins now.
+
+        Args:
+            layout: Its inputs.
+        """
+        accumulates = clears_late = False
+        freed = self._freed_of(layout)
+        has_stepped = self._has_stepped()
+        if has_stepped is not None:
+            is_learning = has_stepped and has_stepped not in self._stays
+            if is_learning and self._keeps_outputs is None:
+                # This step will tell what to plan for; until then the plan that exists serves.
+                freed = frozenset()
+            # Until it was seen: what an optimizer has used is cleared, and all else is added to.
+            stays = self._stays.get(has_stepped, not has_stepped)
+            accumulates = stays
+            clears_late = not stays and self._late_matters
+        return Loop(
+            accumulates=accumulates,
+            clears_late=clears_late,
+            num_calls=self._num_calls,
+            freed_outputs=freed,
+        )
+
+    def _freed_of(self, layout: Layout) -> frozenset[int] | None:
+        if self._keeps_outputs is not None:
+            return frozenset() if self._keeps_outputs else None
+        return self._freed.get(_kind(layout), frozenset())
+
+    def watch(
+        self, output: Any, layout: Layout, plan: Plan | None, *, sums_uses: bool = False
+    ) -> None:
+        """Learn from a call once its backward begins.
+
+        Args:
+            output: What it returned.
+            layout: Its inputs.
+            plan: The plan that it followed; None if it ran as it is.
+            sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
+        """
+        self.has_called = True
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        nodes = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
+        if not nodes:
+            return
+        outputs = {
+            at: (weakref.ref(leaf), StorageWatch(leaf))
+            for at, leaf in enumerate(tree_leaves(output))
+            if isinstance(leaf, torch.Tensor) and leaf.numel() > 1
+        }
+        call = _Call(
+            kind=_kind(layout),
+            plan=plan,
+            sums_uses=sums_uses,
+            has_older=self._has_stepped(),
+            is_training=self._module.training,
+            outputs=outputs if plan is not None else {},
+        )
+        self._waiting.add(call)
+        for node in nodes:
+            node.register_prehook(_hook(self, call, compiled_node(node)))
+
+    def told(self) -> list[str]:
+        """Warnings about the steps so far; they are returned once."""
+        told = list(self._to_tell)
+        self._to_tell.clear()
+        return told
+
+    def note_backward(self) -> None:
+        """Note that gradients come now; what is written to parameters later is a step."""
+        self._writes_at_backward = self._writes()
+
+    def begin_backward(self, call: _Call, saved: Callable[[], list[torch.Tensor]]) -> None:
+        """Learn what is the case when the backward of a call begins.
+
+        Args:
+            call: The call.
+            saved: Returns what its graph has saved.
+        """
+        if call.has_begun:
+            return
+        num_waiting = sum(1 for other in self._waiting if not other.has_begun)
+        call.has_begun = True
+        self.note_backward()
+        if not call.is_training and not self.trains_in_eval:
+            self.trains_in_eval = True
+            self._tell(
+                "trains in eval mode. Its first step ran as it is, without regard to the budget; "
+                "autockpt plans it from this call on. If that is not what you want, call train()"
+            )
+        if call.plan is None:
+            return
+        if num_waiting > self._num_calls:
+            self._learn_calls(call.plan, num_waiting, sums_uses=call.sums_uses)
+        if call.has_older is not None:
+            self._learn_older(call, call.plan)
+        if call.plan.recompute_ns and self._keeps_outputs is None:
+            self._learn_freed(call, call.plan, saved)
+
+    def _learn_calls(self, plan: Plan, num_calls: int, *, sums_uses: bool) -> None:
+        # Several calls may fit without being planned together.
+        one_bytes = plan.predicted_peak_bytes - plan.fixed.resting_bytes
+        one_bytes += plan.fixed.inputs_bytes
+        excess_bytes = (num_calls - 1) * max(one_bytes, plan.gradients_bytes)
+        excess_bytes += plan.predicted_peak_bytes - plan.budget_bytes
+        if excess_bytes <= 0 and not sums_uses:
+            return
+        self._num_calls = num_calls
+        effects = []
+        if excess_bytes > 0:
+            effects.append(
+                "together may have exceeded the budget of "
+                f"{format_bytes(plan.budget_bytes)} by up to {format_bytes(excess_bytes)}"
+            )
+        if sums_uses:
+            effects.append(
+                "gradients of parameters with several uses in one call may differ from eager's in "
+                "their last bits"
+            )
+        self._tell(
+            f"is called {num_calls} times before one backward. The calls of the step in which that "
+            f"was first seen were planned one by one: {', and '.join(effects)}. autockpt plans "
+            "them together from this call on"
+        )
+
+    def _learn_older(self, call: _Call, plan: Plan) -> None:
+        assert call.has_older is not None
+        stays = any(p.grad is not None for p in self._module.parameters())
+        is_news = call.has_older not in self._stays
+        self._stays[call.has_older] = stays
+        if not stays:
+            self._late_matters |= _forward_peak_bytes(plan) + plan.gradients_bytes > (
+                plan.budget_bytes
+            )
+            return
+        excess_bytes = plan.predicted_peak_bytes + plan.gradients_bytes - plan.budget_bytes
+        if is_news and call.has_older and excess_bytes > 0:
+            self._tell(
+                "has gradients of an earlier backward in memory when the next one begins, though "
+                "an optimizer has stepped in between. The step in which that was first seen may "
+                f"have exceeded the budget of {format_bytes(plan.budget_bytes)} by up to "
+                f"{format_bytes(excess_bytes)}; autockpt plans for it from this call on. "
+                "zero_grad(set_to_none=True) frees the old gradients"
+            )
+
+    def _learn_freed(
+        self, call: _Call, plan: Plan, saved: Callable[[], list[torch.Tensor]]
+    ) -> None:
+        freed = frozenset(at for at, watched in call.outputs.items() if _is_freed(watched, saved))
+        known = self._freed.get(call.kind)
+        if known is None:
+            num_bytes = sum(call.outputs[at][1].num_bytes for at in freed)
+            is_worth_it = num_bytes >= _WORTH_A_PLAN * plan.budget_bytes
+            self._freed[call.kind] = freed if is_worth_it else frozenset()
+        elif not known <= freed:
+            self._freed[call.kind] = frozenset()
+            self._tell(
+                "returns outputs that this loop freed before the backward until now, and keeps "
+                "since the last step, which may have exceeded the budget of "
+                f"{format_bytes(plan.budget_bytes)}. autockpt plans for outputs that are kept "
+                "from this call on"
+            )
+
+    def _has_stepped(self) -> bool | None:
+        """Whether an optimizer stepped since gradients came; None if there are no gradients."""
+        if all(p.grad is None for p in self._module.parameters()):
+            return None
+        known = self._writes_at_backward
+        return known is not None and self._writes() != known
+
+    def _writes(self) -> int:
+        return sum(
+            write_count(parameter)
+            for parameter in self._module.parameters()
+            if not parameter.is_inference()
+        )
+
+    def _tell(self, what: str) -> None:
+        self._to_tell[f"{type(self._module).__name__} {what}."] = None
+
+
+def _hook(habits: Habits, call: _Call, node: Any) -> Callable[[Any], None]:
+    """What runs when a backward of the call begins; it keeps the call alive with its graph."""
+    its_habits = weakref.ref(habits)
+    its_node = None if node is None else weakref.ref(node)
+
+    def begin(_: Any) -> None:
+        known = its_habits()
+        if known is None:
+            return
+
+        def saved() -> list[torch.Tensor]:
+            compiled = None if its_node is None else its_node()
+            return [] if compiled is None else list(compiled.saved_tensors)
+
+        known.begin_backward(call, saved)
+
+    return begin
+
+
+def _forward_peak_bytes(plan: Plan) -> int:
+    if plan.graph is None or plan.schedule is None:
+        return plan.predicted_peak_bytes
+    return plan.fixed.total_bytes + forward_peak_bytes(plan.graph, plan.schedule)
+
+
+def _kind(layout: Layout) -> Any:
+    return layout.family if layout.family is not None else layout.exact
+
+
+def _is_freed(
+    watched: tuple[weakref.ref[torch.Tensor], StorageWatch],
+    saved: Callable[[], list[torch.Tensor]],
+) -> bool:
+    tensor, storage = watched
+    if tensor() is not None:
+        return False
+    # What the plan itself has saved does not count.
+    return storage.num_owners <= sum(storage.is_of(value) for value in saved())

@@ -1,0 +1,41 @@
+"""What a training loop does around a call of a model, as far as a plan depends on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """One kind of step of a training loop.
+
+    Attributes:
+        accumulates: Whether the backward adds to gradients of an earlier one.
+        clears_late: Whether gradients of an earlier backward are in memory during the forward, and
+            freed before the backward begins.
+        num_calls: How many calls of the model share one backward.
+        freed_outputs: Positions among the leaves of the output. These tensors are freed before the
+            backward begins, unless they are single numbers, such as a loss. None for all.
+    """
+
+    accumulates: bool = False
+    clears_late: bool = False
+    num_calls: int = 1
+    freed_outputs: frozenset[int] | None = frozenset()
+
+    def frees(self, position: int) -> bool:
+        """Whether the leaf of the output at this position is freed."""
+        return self.freed_outputs is None or position in self.freed_outputs
+
+    @property
+    def frees_any(self) -> bool:
+        """Whether any output is freed."""
+        return self.freed_outputs is None or bool(self.freed_outputs)
+
+    @property
+    def plain(self) -> Loop:
+        """The same number of calls, with no older gradients and all outputs kept."""
+        return Loop(num_calls=self.num_calls)
+
+
+PLAIN = Loop()
