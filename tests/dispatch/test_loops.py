@@ -129,6 +129,7 @@ def test_outputs_that_nobody_keeps_take_no_room() -> None:
     model.zero_grad()
     output = model(**inputs)
     output.loss.backward()
+    model.zero_grad()
     with pytest.warns(UserWarning, match="keeps since the last step"):
         output = model(**inputs)
     assert len(optimized_forward(model)._maker.store) == 2
