@@ -53,7 +53,10 @@ class BudgetError(AutockptError, ValueError):
         peak_node: What runs at that peak, such as `"the backward of layers.3.mlp"`.
         composition: What is in memory at that peak: bytes by kind (`"parameters"`, `"gradients"`,
             ...).
+        split: Where Dynamo split the forward, and why, if that is why so much is needed.
     """
+
+    split = ""
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ def models_code(where: str, what: str) -> Iterator[None]:
             raise InternalError(stage="capture", cause=cause) from error
         place = place_of(error)
         at = f"{where} ({place})" if place else where
-        raise CaptureError(where=at, reason=f"{what}: {_first_line(cause)}") from error
+        raise CaptureError(where=at, reason=f"{what}: {first_line(cause)}") from error
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def own_code(stage: str) -> Iterator[None]:
         try:
             yield
         except REFUSALS as error:
-            raise CaptureError(where="a graph of the model", reason=_first_line(error)) from error
+            raise CaptureError(where="a graph of the model", reason=first_line(error)) from error
 
 
 def place_of(error: BaseException) -> str:
@@ -122,6 +122,7 @@ def is_raised_by_autockpt(error: BaseException) -> bool:
     return path.is_relative_to(_PACKAGE) and not path.is_relative_to(_MODELS)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The type of an error, and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -60,6 +60,7 @@ class Capture:
         positions_are_counted: See :class:`autockpt.capture.packed_sequences.PackedSequences`.
         output_types: Which leaves of the output have the type of which leaf of the inputs, if some
             inputs are of a subclass of `torch.Tensor` in name only.
+        split: Where Dynamo first split the forward, and why; empty if it did not.
         compiled: The forward that was traced, if it can also run; None if it was traced on fakes.
     """
 
@@ -79,6 +80,7 @@ class Capture:
     module_names: frozenset[str]
     positions_are_counted: bool
     compiled: CompiledForward | None
+    split: str
     output_types: tuple[tuple[int, int], ...] | None
 
     @property

@@ -22,9 +22,14 @@ from autockpt.torch_private.tensors import storage_key
 
 
 class SplitForwardError(AutockptError):
-    """A forward that was to be traced on its own tensors is more than one graph."""
+    """A forward that was to be traced on its own tensors is more than one graph.
 
-    def __init__(self) -> None:
+    Attributes:
+        split: Where Dynamo would split it, and why; empty if it is unknown.
+    """
+
+    def __init__(self, split: str = "") -> None:
+        self.split = split
         super().__init__("the forward is more than one graph")
 
 
@@ -35,26 +40,27 @@ class Recorder:
         is_outside: Whether the graphs that come next belong to code outside of the model.
     """
 
-    def __init__(self, backend: Backend, *, pieces: Pieces) -> None:
+    def __init__(self, backend: Backend, *, pieces: Pieces, split: str = "") -> None:
         """Record what a backend compiles.
 
         Args:
             backend: The backend. If it has stand-ins, what is traced is also what runs later. The
                 forward must be one graph then: tensors between two graphs would be fakes.
             pieces: Where to cut each graph.
+            split: Where Dynamo first splits the forward, and why, if that is known.
         """
         self.is_outside = False
         self._backend = backend
         self._pieces = pieces
         self._num_frames = 0
         self._records: list[_Record] = []
-        self._split = ""  # where Dynamo first split the forward, and why
+        self._split = split
 
     def compile(self, graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         """Compile one of Dynamo's graphs to run unchanged, and record it."""
         is_traced_once = self._backend.stand_ins is not None and not self.is_outside
         if is_traced_once and (self._records or ends_at_a_break(graph_module)):
-            raise SplitForwardError
+            raise SplitForwardError(self._split)
         self._note_split(graph_module)
         self._num_frames += 1
         compiled = compile_in_pieces(graph_module, example_inputs, self._compile, self._pieces)

@@ -134,6 +134,7 @@ def capture(
         positions_are_counted=packed.is_counted,
         module_names=frozenset(name for name, _ in module.named_modules() if name),
         compiled=traced.compiled,
+        split=traced.split,
         output_types=eager.output_types if in_name_only else None,
     )
 

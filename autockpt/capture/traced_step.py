@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autockpt.capture.blame import models_code
+from autockpt.capture.blame import first_line, models_code, place_of
 from autockpt.capture.blocks import FailedBlocks, compile_blocks, run_in_blocks
 from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.compiled import Backend, CompiledForward
@@ -24,7 +24,7 @@ from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_confi
 from autockpt.torch_private.messages import silence
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves, tree_map
-from autockpt.torch_private.refusals import is_compilation_error, wrapped
+from autockpt.torch_private.refusals import is_compilation_error, root_cause, wrapped
 from autockpt.verify.inputs import mapped_inputs
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops
 from autockpt.verify.outside import gradients_set_aside
@@ -39,6 +39,7 @@ class TracedStep:
     loss_keys: frozenset[int]
     foreign_ops: tuple[str, ...]
     compiled: CompiledForward | None
+    split: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,29 +71,35 @@ def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
         CaptureError: The forward or the loss cannot be traced.
         FailedBlocks: Some of the blocks cannot.
     """
+    split = ""
     if not (step.blocks or fakes.has_no_data):
-        with standing_in_for(fakes, step.module):
-            traced = _in_one_graph(step, fakes)
-        if traced is not None:
-            return traced
+        try:
+            with standing_in_for(fakes, step.module):
+                traced = _in_one_graph(step, fakes)
+            if traced is not None:
+                return traced
+        except SplitForwardError as error:
+            split = error.split
     with running_on(fakes, step.module):
-        return _traced(dataclasses.replace(step, args=fakes.args, kwargs=fakes.kwargs))
+        on_fakes = dataclasses.replace(step, args=fakes.args, kwargs=fakes.kwargs)
+        return _traced(on_fakes, split=split)
 
 
 def _in_one_graph(step: StepToTrace, fakes: FakeStep) -> TracedStep | None:
-    """Trace a forward on its own tensors; None if it is not one graph."""
+    """Trace a forward on its own tensors; None if nothing of it is in a graph.
+
+    Raises:
+        SplitForwardError: It is not one graph.
+    """
     # The step may change containers among its inputs.
     args, kwargs = mapped_inputs(lambda leaf: leaf, (step.args, step.kwargs))
-    try:
-        traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), fakes)
-    except SplitForwardError:
-        return None
+    traced = _traced(dataclasses.replace(step, args=args, kwargs=kwargs), fakes)
     return traced if any(not graph.is_outside for graph in traced.graphs) else None
 
 
-def _traced(step: StepToTrace, stand_ins: FakeStep | None = None) -> TracedStep:
+def _traced(step: StepToTrace, stand_ins: FakeStep | None = None, *, split: str = "") -> TracedStep:
     backend, outside = Backend(), Backend()
-    recorder = Recorder(backend, pieces=step.pieces)
+    recorder = Recorder(backend, pieces=step.pieces, split=split)
     backend.follower, backend.stand_ins, outside.follower = recorder, stand_ins, recorder
     try:
         return _recorded(step, recorder, backend, outside)
@@ -141,6 +148,7 @@ def _recorded(
         output_leaf_keys=tuple(keys_of(leaf) for leaf in held),
         loss_keys=frozenset(key for leaf in tree_leaves(loss) for key in keys_of(leaf)),
         foreign_ops=foreign,
+        split=recorder.split(),
         compiled=CompiledForward(call=compiled, backend=backend) if runs else None,
     )
 
@@ -158,5 +166,7 @@ def _split_at_breaks() -> Iterator[None]:
     except Exception as error:
         is_dynamos = is_compilation_error(error) and wrapped(error, CaptureError) is None
         if is_dynamos and wrapped(error, InternalError) is None:
-            raise SplitForwardError from error
+            place = place_of(error)
+            reason = first_line(root_cause(error))
+            raise SplitForwardError(f"{place}: {reason}" if place else "") from error
         raise

@@ -96,6 +96,11 @@ class CallPlanner:
         return False
 
     @property
+    def split(self) -> str:
+        """Empty: nothing is captured."""
+        return ""
+
+    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
         return self.problem.baseline_peak_bytes

@@ -148,6 +148,11 @@ class GraphPlanner:
         return self.budget_bytes < self.fixed_bytes + self.new_gradients_bytes
 
     @property
+    def split(self) -> str:
+        """Where Dynamo splits the forward, and why; empty if it does not."""
+        return self.captured.split
+
+    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
         return self.problem.baseline_peak_bytes

@@ -173,5 +173,7 @@ def _with_others_as_notes(failures: list[tuple[Rung[T], AutockptError]]) -> Auto
 
 
 def _short(error: AutockptError) -> str:
-    text = " ".join(str(error).replace(" The model is unchanged.", "").split())
+    split = error.split if isinstance(error, BudgetError) else ""
+    start = f"Dynamo splits the forward at {split}; in parts, " if split else ""
+    text = start + " ".join(str(error).replace(" The model is unchanged.", "").split())
     return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 3] + "..."

@@ -22,6 +22,10 @@ class StepPlanner(Protocol):
         """Whether the plan covers the whole step, so that no lower rung needs less memory."""
 
     @property
+    def split(self) -> str:
+        """Where Dynamo splits the forward, and why; empty if it does not."""
+
+    @property
     def baseline_peak_bytes(self) -> int:
         """The peak of the eager step, everything counted."""
 

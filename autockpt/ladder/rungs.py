@@ -57,7 +57,9 @@ def rungs_of(
                 planner = planner.with_budget(budget_bytes)
             try:
                 return use(planner)
-            except BudgetError:
+            except BudgetError as error:
+                # Parts that nobody asked for cost memory.
+                error.split = planner.split
                 too_small.append(planner)
                 raise
 

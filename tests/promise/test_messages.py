@@ -191,3 +191,20 @@ def test_silence_is_of_one_thread_and_ends() -> None:
         print("heard at the end")  # noqa: T201
     assert out.getvalue() == "heard\nwritten\nheard at the end\n"
     assert (print, logging.Logger.info, sys.stdout) == before
+
+
+def test_filters_set_inside_of_a_forward_cost_a_rung_and_are_named() -> None:
+    class Filtering(Quiet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.warn("hidden", stacklevel=1)
+            return super().forward(x)
+
+    model, x = stack(Filtering), torch.randn(256, WIDTH)
+    with heard() as found:
+        optimized(model)(x)
+    (warning,) = found[2:]
+    assert "Dynamo splits the forward at " in warning[0]
+    assert "test_messages.py:" in warning[0]
+    assert len(warning[0].splitlines()) == 3
