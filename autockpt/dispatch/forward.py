@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from autockpt.dispatch.call import Call
+from autockpt.dispatch.casts import SharedCasts
 from autockpt.dispatch.habits import Habits
 from autockpt.dispatch.key import PlanKey, plan_key
 from autockpt.dispatch.layout import Layout, layout_of
@@ -86,6 +87,7 @@ class OptimizedForward:
             ladder=ladder or Ladder(),
         )
         self._lock = threading.RLock()
+        self._casts = SharedCasts()
         self._is_installed = True
         self._habits = Habits(module, keeps_outputs=request.keeps_outputs)
         self._first_gradient = FirstGradient(module)
@@ -162,6 +164,7 @@ class OptimizedForward:
             # A loop that skips what fails must not train over the budget.
             raise refusal.of_budget(refusal.budget_bytes)
         store = self._maker.store
+        self._keep_shared_casts(call)
         forward = store.forward(call.key)
         # Planning is impossible under a profiler, so the stale plan stays in use.
         is_outdated = is_stale(forward) or changing(forward)
@@ -171,12 +174,34 @@ class OptimizedForward:
             forward = store.forward(call.key)
         if forward is None:
             forward = self._first_forward(call, args, kwargs)
+            self._casts.keys_with(call.key, self._device_type)  # planning empties the cache
         with contextlib.suppress(OtherGraphError):
             return forward(*args, **kwargs)
         # Nothing has run: the plan that was kept is for another graph.
         with self._lock:
             forward = self._maker.without_kept(self._call(args, kwargs))
         return forward(*args, **kwargs)
+
+    @property
+    def _device_type(self) -> str:
+        return next((p.device.type for p in self._module.parameters()), "cpu")
+
+    def _keep_shared_casts(self, call: Call) -> None:
+        """Run calls that share casts of autocast's by plans that leave these to autocast."""
+        keys = self._casts.keys_with(call.key, self._device_type)
+        store = self._maker.store
+        planned = [key for key in keys if not store.needs_eager_graph(key)]
+        if not planned:
+            return
+        warn_user(
+            f"calls of {type(self._module).__name__} share one block of autocast, which casts each "
+            "parameter once for all of them. From now on such calls checkpoint modules, because "
+            "captured graphs cast by themselves: gradients of this step may differ from eager's "
+            "in their last bits. To train by graphs, give each call a block of its own."
+        )
+        with self._lock:
+            for key in planned:
+                store.require_eager_graph(key)
 
     def _first_forward(
         self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -101,7 +101,7 @@ class PlanMaker:
         changes is left open in the graphs of the plan, if it can be; otherwise no capture holds.
         """
         if is_twice(self.store.forward(call.key)):
-            self.store.differentiate_twice(call.key)
+            self.store.require_eager_graph(call.key)
             return
         if changing(self.store.forward(call.key)):
             self._replan_changing(call)
@@ -261,7 +261,9 @@ class PlanMaker:
         kept = load(name)
         if kept is None:
             return None
-        if self.store.is_twice(call.key) and not isinstance(kept.program, CheckpointedCalls):
+        if self.store.needs_eager_graph(call.key) and not isinstance(
+            kept.program, CheckpointedCalls
+        ):
             return None
         is_best = kept.plan.status is SolveStatus.OPTIMAL
         if not is_best and kept.time_limit_s < self.request.least_search_s:
@@ -314,7 +316,7 @@ class PlanMaker:
 
     def _captures(self, key: PlanKey) -> bool:
         """Whether graphs of such a call may be planned."""
-        return not key.has_global_hooks and not self.store.is_twice(key)
+        return not key.has_global_hooks and not self.store.needs_eager_graph(key)
 
     def _exactly(self, call: Call) -> AcceptedPlan:
         """A plan for inputs of exactly this layout."""

@@ -10,7 +10,7 @@ from typing import Any
 from autockpt.dispatch.buckets import Bucket, Buckets
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.trial import AcceptedPlan
-from autockpt.ladder.executable import ExecutablePlan, can_be_twice
+from autockpt.ladder.executable import ExecutablePlan, has_eager_graph
 from autockpt.report.plan import Plan
 
 
@@ -23,14 +23,14 @@ class StoredPlans:
         buckets: Which of them serve which sizes, by what inputs that share plans have in common.
         budget_bytes: The largest budget of a plain step, by the number of its calls.
         latest: The latest plan.
-        twice: Inputs, but for their sizes, whose gradients are differentiated again.
+        in_eager_graph: Inputs, but for their sizes, of calls that need eager's autograd graph.
     """
 
     plans: Mapping[PlanKey, ExecutablePlan | None] = dataclasses.field(default_factory=dict)
     buckets: Mapping[Any, Buckets[PlanKey]] = dataclasses.field(default_factory=dict)
     budget_bytes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     latest: Plan | None = None
-    twice: frozenset[Any] = frozenset()
+    in_eager_graph: frozenset[Any] = frozenset()
 
 
 class PlanStore:
@@ -49,7 +49,7 @@ class PlanStore:
             self._buckets[without_layout] = buckets.copy()
         self._budget_bytes = dict(stored.budget_bytes)
         self.latest = stored.latest
-        self._twice = set(stored.twice)
+        self._in_eager_graph = set(stored.in_eager_graph)
         self._values: dict[PlanKey, Plan] = {}
         # Forwards belong to one module; copies make their own from the plans.
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
@@ -62,7 +62,7 @@ class PlanStore:
             buckets={key: buckets.copy() for key, buckets in self._buckets.items()},
             budget_bytes=dict(self._budget_bytes),
             latest=self.latest,
-            twice=frozenset(self._twice),
+            in_eager_graph=frozenset(self._in_eager_graph),
         )
 
     def __len__(self) -> int:
@@ -139,15 +139,15 @@ class PlanStore:
         """Do not plan for a bucket again."""
         self._buckets[key.without_layout].fail(key.layout, bucket)
 
-    def is_twice(self, key: PlanKey) -> bool:
-        """Whether gradients of such a call are differentiated again."""
-        return key.layout.kind in self._twice
+    def needs_eager_graph(self, key: PlanKey) -> bool:
+        """Whether autograd must see such a call as in eager: node by node, not as one graph."""
+        return key.layout.kind in self._in_eager_graph
 
-    def differentiate_twice(self, key: PlanKey) -> None:
-        """Give up the plans of calls like this one that cannot be differentiated twice."""
-        self._twice.add(key.layout.kind)
-        for other in [other for other in self._forwards if self.is_twice(other)]:
-            if not can_be_twice(self._plans.get(other)):
+    def require_eager_graph(self, key: PlanKey) -> None:
+        """Give up the plans of calls like this one that run as graphs."""
+        self._in_eager_graph.add(key.layout.kind)
+        for other in [other for other in self._forwards if self.needs_eager_graph(other)]:
+            if not has_eager_graph(self._plans.get(other)):
                 self._buckets[other.without_layout].forget(other)
                 self.drop(other)
 

@@ -114,7 +114,7 @@ class Trial:
         is_given = self.step.request.given is not None
         fits = reference.record is not None and reference.peak_bytes <= planner.budget_bytes
         if self.is_exact and fits and not is_given:
-            return self._as_it_is(_measured_as_it_is(planner.untouched(), reference))
+            return self._as_it_is(_measured_as_it_is(planner, reference))
         compiled = self._compared(planner, eager, reference)
         try:
             executable = planned or planner.plan()
@@ -327,10 +327,17 @@ class Trial:
         return peak_bytes
 
 
-def _measured_as_it_is(untouched: Plan, reference: _Reference) -> Plan:
+def _measured_as_it_is(planner: StepPlanner, reference: _Reference) -> Plan:
     note = "eager PyTorch was measured within the budget: nothing to do"
+    untouched = planner.untouched()
+    plan = untouched.as_it_is()
+    if not planner.is_complete:  # what was measured is the better prediction
+        least_bytes = min(plan.minimum_peak_bytes, reference.peak_bytes)
+        plan = dataclasses.replace(
+            plan, predicted_peak_bytes=reference.peak_bytes, minimum_peak_bytes=least_bytes
+        )
     return dataclasses.replace(
-        untouched.as_it_is(),
+        plan,
         measured_peak_bytes=reference.peak_bytes,
         notes=(*untouched.notes, *reference.notes, note),
     )

@@ -93,6 +93,6 @@ def is_twice(forward: Callable[..., Any] | None) -> bool:
     return bool(getattr(forward, "is_twice", False))
 
 
-def can_be_twice(executable: ExecutablePlan | None) -> bool:
-    """Whether a backward by this plan can be differentiated again: that of a graph cannot."""
+def has_eager_graph(executable: ExecutablePlan | None) -> bool:
+    """Whether autograd sees a step by this plan as in eager, node by node."""
     return executable is None or isinstance(executable.program, CheckpointedCalls)

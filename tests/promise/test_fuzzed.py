@@ -171,7 +171,9 @@ class Randomized(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(64, momentum=None)
-        self.body = nn.Sequential(nn.Linear(64, 64), nn.RReLU())
+        self.body = nn.Sequential(
+            *(layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.RReLU()))
+        )
         self.head = nn.Linear(64, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -183,7 +185,7 @@ def test_what_is_saved_before_it_is_filled() -> None:
     """RReLU saves its slopes for the backward, then draws them. A checkpointed call stops as soon
     as all is saved once more: the slopes were what stood in that memory before."""
     torch.manual_seed(0)
-    model, x = Randomized(), torch.randn(64, 64)
+    model, x = Randomized(), torch.randn(512, 64)
     expected = train(copy.deepcopy(model), (x,))
     autockpt.optimize(
         model, "92%", sample_args=(x,), optimizer="adamw", verify=False, method="greedy"

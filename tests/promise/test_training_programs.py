@@ -116,7 +116,7 @@ def test_a_prompt_trained_through_a_frozen_network() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         autockpt.optimize(
-            lower, "75%", optimizer="sgd", loss_fn=lambda y: y.square().mean(), method="greedy"
+            lower, "80%", optimizer="sgd", loss_fn=lambda y: y.square().mean(), method="greedy"
         )
         assert torch.equal(step(lower), expected)
     plan = autockpt.get_plan(lower)

@@ -112,7 +112,9 @@ def test_planning_leaves_a_criterion_with_parameters_alone(budget: str) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.Sequential(nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32))
+            self.layers = nn.Sequential(
+                *(nn.Sequential(nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 32)) for _ in "abc")
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return outer(self.layers(x))

@@ -1,0 +1,46 @@
+"""Casts that several calls share because they are in one block of autocast.
+
+Autocast casts a parameter once in a block and keeps the copy until the block ends. Two calls in the
+block (a discriminator's on real and fake images, a model's on chosen and rejected answers) share
+it: their gradients are added in the lower precision, and cast back once. A captured graph casts by
+itself, so the gradients of two graphs are added behind their casts, and round differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from autockpt.dispatch.key import PlanKey
+
+
+class SharedCasts:
+    """Sees whether a call shares casts with calls before it."""
+
+    def __init__(self) -> None:
+        self._weight: torch.Tensor | None = None
+        self._cast: Any = None
+        self._keys: dict[PlanKey, None] = {}
+
+    def keys_with(self, key: PlanKey, device_type: str) -> list[PlanKey]:
+        """The calls in this block of autocast up to a call, this one included; empty if alone.
+
+        Args:
+            key: The call.
+            device_type: Where the model is.
+        """
+        if not torch.is_autocast_enabled(device_type) or not torch.is_autocast_cache_enabled():
+            self._cast = None
+            return []
+        if self._weight is None or self._weight.device.type != device_type:
+            # Without elements, so that it takes no memory beside the step's.
+            self._weight = torch.empty(0, 0, device=device_type, requires_grad=True)
+        # Autocast casts this weight as it does the model's: one cast is one node of autograd.
+        product: Any = torch.mm(self._weight, self._weight.detach())
+        cast = product.grad_fn.next_functions[0][0]
+        if cast is not self._cast:
+            self._cast, self._keys = cast, {key: None}
+            return []
+        self._keys[key] = None
+        return list(self._keys)
