@@ -79,7 +79,7 @@ def train(model: nn.Module, step: Step, *, num_steps: int = 5, **asked: Any) -> 
             losses[-1].append(step(trained, optimizer, number).detach().clone())
             forward = optimized_forward(trained)
             if forward is not None:
-                num_plans.append(len(forward._maker.store))
+                num_plans.append(forward.num_plans)
         gradients.append([p.grad for p in trained.parameters()])
     return Trained(model, losses, gradients, num_plans)
 

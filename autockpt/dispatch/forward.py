@@ -317,6 +317,11 @@ class OptimizedForward:
         return own if own is not None or self._instead is None else self._instead.latest_plan
 
     @property
+    def num_plans(self) -> int:
+        """For how many kinds of call there are plans."""
+        return len(self._maker.store)
+
+    @property
     def is_installed(self) -> bool:
         """Whether the module runs this forward, by itself or under wrappers of others."""
         return self._is_installed

@@ -132,7 +132,7 @@ def test_outputs_that_nobody_keeps_take_no_room() -> None:
     model.zero_grad()
     with pytest.warns(UserWarning, match="keeps since the last step"):
         output = model(**inputs)
-    assert len(optimized_forward(model)._maker.store) == 2
+    assert optimized_forward(model).num_plans == 2
 
 
 def test_you_can_say_beforehand_what_becomes_of_outputs() -> None:
@@ -152,7 +152,7 @@ def test_you_can_say_beforehand_what_becomes_of_outputs() -> None:
             model.zero_grad()
             loss = model(**inputs).loss
             loss.backward()
-        assert len(optimized_forward(model)._maker.store) == 1
+        assert optimized_forward(model).num_plans == 1
         plans.append(autockpt.get_plan(model))
     assert plans[1].outputs_bytes < plans[0].outputs_bytes
     with pytest.raises(TypeError, match="keeps_outputs is 1; it must be True or False"):

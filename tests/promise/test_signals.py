@@ -87,14 +87,20 @@ STAGES = ("measuring", "capturing", "profiling the time", "solving", "comparing"
 """
 
 
-def _run(program: str, *args: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache that the programs of this module share, so that operators are measured once."""
+    return str(tmp_path_factory.mktemp("measured"))
+
+
+def _run(program: str, *args: str, cache: str = "") -> subprocess.CompletedProcess[str]:
     # In a cache of its own nothing is measured yet.
     with tempfile.TemporaryDirectory() as folder:
         return subprocess.run(
             [sys.executable, "-c", _PROGRAM + program, *args],
             capture_output=True,
             text=True,
-            env=environment(AUTOCKPT_RAISE="1", AUTOCKPT_CACHE_DIR=folder),
+            env=environment(AUTOCKPT_RAISE="1", AUTOCKPT_CACHE_DIR=cache or folder),
             timeout=600,
             check=False,
         )
@@ -131,9 +137,10 @@ print(type(autockpt.get_plan(net)).__name__)
     assert done.stdout.splitlines() == [*(f"{stage} [] 1" for stage in stages), "Plan"], done.stderr
 
 
-def test_one_in_the_middle_of_a_stage_leaves_it_too() -> None:
+def test_one_in_the_middle_of_a_stage_leaves_it_too(measured: str) -> None:
     """torch drops a few exceptions while it traces, so a second signal follows if one is lost."""
-    done = _run("""
+    done = _run(
+        """
 def signalled(after_s):
     while not is_over.wait(after_s):
         os.kill(os.getpid(), signal.SIGINT)
@@ -155,12 +162,14 @@ for stage, after_s in moments:
         thread.join()
         after = state()
         print([name for name in before if before[name] != after[name]])
-""")
+""",
+        cache=measured,
+    )
     assert done.stdout.splitlines() == ["[]"] * 4, done.stderr
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_your_own_handler_runs_and_stays(name: str) -> None:
+def test_your_own_handler_runs_and_stays(name: str, measured: str) -> None:
     done = _run(
         """
 number = getattr(signal, sys.argv[1])
@@ -190,6 +199,7 @@ for stage in ("capturing", "solving", "trying"):
 os.kill(os.getpid(), number) if number == signal.SIGTERM else signal.raise_signal(number)
 """,
         name,
+        cache=measured,
     )
     assert done.stdout.splitlines() == ["['noted'] Plan True", "[]", "[]", "[]"], done.stderr
     assert done.returncode == 1
@@ -222,12 +232,15 @@ for stage in ("profiling the time", "building", "solving", "ordering"):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_default_ends_the_process_at_once(number: signal.Signals) -> None:
-    done = _run(f"""
+def test_the_default_ends_the_process_at_once(number: signal.Signals, measured: str) -> None:
+    done = _run(
+        f"""
 at("solving", lambda: (print("solving", flush=True), os.kill(os.getpid(), {int(number)})))
 optimize()
 print("went on")
-""")
+""",
+        cache=measured,
+    )
     assert done.stdout == "solving\n"
     # Python turns an uncaught KeyboardInterrupt into the signal again.
     assert done.returncode == -number
