@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from autockpt.torch_private.graphs import add_input, copied_for_aot, is_autocast_on
 from autockpt.torch_private.pytree import tree_leaves
 
 
@@ -36,20 +37,17 @@ def with_uses_apart(
     """
     inputs = graph_module.graph.find_nodes(op="placeholder")
     doubled = [at for at, node in enumerate(inputs) if _is_used_twice(node)]
-    if casts(graph_module.graph):
+    if is_autocast_on(graph_module.graph):
         # Autocast casts a parameter once for both uses, and their gradients add up before the cast.
         doubled = []
     if not doubled:
         return graph_module, example_inputs, lambda call: call
-    apart = _copy(graph_module)
+    apart = copied_for_aot(graph_module)
     own = list(apart.graph.find_nodes(op="placeholder"))
     last = own[-1]
     for at in doubled:
         _, second = differentiable_users(own[at])
-        with apart.graph.inserting_after(last):
-            last = apart.graph.placeholder(f"{own[at].name}_second_use")
-        last.meta = dict(own[at].meta)
-        last._dynamo_source = None
+        last = add_input(apart.graph, f"{own[at].name}_second_use", like=own[at], after=last)
         second.replace_input_with(own[at], last)
     apart.recompile()
     examples = [*example_inputs, *(_example(inputs[at]) for at in doubled)]
@@ -71,13 +69,6 @@ def sums_uses(graph: fx.Graph) -> bool:
     """Whether the backward of a graph adds up the gradients of several uses of an input."""
     inputs = [node for node in graph.find_nodes(op="placeholder") if len(node.users) > 1]
     return any(num_uses(node) > 1 for node in inputs if _takes_gradient(node))
-
-
-def casts(graph: fx.Graph) -> bool:
-    """Whether autocast is on around a graph or in it."""
-    enter = torch.amp.autocast_mode._enter_autocast
-    is_on = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-    return is_on or any(node.target is enter for node in graph.nodes)
 
 
 def num_uses(node: fx.Node) -> int:
@@ -123,18 +114,3 @@ def _example(node: fx.Node) -> torch.Tensor:
     # Of a real tensor that Dynamo does not know, AOTAutograd would leave the sizes open.
     example: torch.Tensor = node.meta["example_value"].detach()
     return example.requires_grad_()
-
-
-def _copy(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of Dynamo's graph that AOTAutograd still takes for one of Dynamo's."""
-    graph = fx.Graph(graph_module)
-    new: dict[fx.Node, fx.Node] = {}
-    for node in graph_module.graph.nodes:
-        new[node] = graph.node_copy(node, new.__getitem__)
-        if hasattr(node, "_dynamo_source"):
-            new[node]._dynamo_source = node._dynamo_source
-    copied = fx.GraphModule(graph_module, graph)
-    copied.meta = dict(graph_module.meta)
-    if hasattr(graph_module, "_param_name_to_source"):
-        copied._param_name_to_source = graph_module._param_name_to_source
-    return copied

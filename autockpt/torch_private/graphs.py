@@ -19,6 +19,9 @@ from torch.fx.graph import _BoxedCodeGen
 from torch.fx.passes.split_module import split_module
 
 __all__ = [
+    "add_input",
+    "copied_for_aot",
+    "is_autocast_on",
     "is_sym_node",
     "skips_version_check",
     "split_in_pieces",
@@ -59,6 +62,41 @@ def split_in_pieces(
         whole = split()
         _return_tuples(whole)
     return whole
+
+
+def copied_for_aot(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of Dynamo's graph that AOTAutograd still takes for one of Dynamo's."""
+    graph = fx.Graph(graph_module)
+    new: dict[fx.Node, fx.Node] = {}
+    for node in graph_module.graph.nodes:
+        new[node] = graph.node_copy(node, new.__getitem__)
+        _take_over("_dynamo_source", node, new[node])
+    copied = fx.GraphModule(graph_module, graph)
+    copied.meta = dict(graph_module.meta)
+    _take_over("_param_name_to_source", graph_module, copied)
+    return copied
+
+
+def _take_over(name: str, old: Any, new: Any) -> None:
+    """Take over what Dynamo leaves on its graphs, if it is there."""
+    if name in vars(old):
+        vars(new)[name] = vars(old)[name]
+
+
+def add_input(graph: fx.Graph, name: str, *, like: fx.Node, after: fx.Node) -> fx.Node:
+    """Add an input to a graph of Dynamo's that comes from nowhere in its code."""
+    with graph.inserting_after(after):
+        added = graph.placeholder(name)
+    added.meta = dict(like.meta)
+    vars(added)["_dynamo_source"] = None
+    return added
+
+
+def is_autocast_on(graph: fx.Graph) -> bool:
+    """Whether autocast is on around a graph that is traced now, or in it."""
+    enter = torch.amp.autocast_mode._enter_autocast
+    is_around = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+    return is_around or any(node.target is enter for node in graph.nodes)
 
 
 def _return_tuples(whole: fx.GraphModule) -> None:

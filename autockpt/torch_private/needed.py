@@ -120,6 +120,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.nn.Module._buffers": (),
     "torch.nn.Module._modules": (),
     "torch.nn.Module._forward_hooks": (),
+    "torch.nn.Module._backward_hooks": (),
+    "torch.nn.Module._backward_pre_hooks": (),
+    "torch._C._storage_Use_Count": (),
     "torch.nn.Module._forward_pre_hooks": (),
     "torch.nn.modules.module._has_any_global_hook": (),
 }
