@@ -59,7 +59,8 @@ def optimize(
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
     autockpt changes the model in place and returns it. Its type, parameters, ``state_dict`` and
-    hooks stay the same. In ``eval()`` and under ``no_grad`` its own forward runs.
+    hooks stay the same. Under ``no_grad`` its own forward runs, and in ``eval()`` until a backward
+    has come.
 
     Args:
         model: Any module that trains. For a DistributedDataParallel, the module inside is

@@ -15,7 +15,7 @@ class Loop:
             freed before the backward begins.
         num_calls: How many calls of the model share one backward.
         freed_outputs: Positions among the leaves of the output. These tensors are freed before the
-            backward begins, unless they are single numbers, such as a loss. None for all.
+            backward begins. None for all of them but single numbers, such as a loss.
     """
 
     accumulates: bool = False
@@ -31,6 +31,13 @@ class Loop:
     def frees_any(self) -> bool:
         """Whether any output is freed."""
         return self.freed_outputs is None or bool(self.freed_outputs)
+
+    @property
+    def reason(self) -> str:
+        """Why a step needs more memory than a plain one, in words."""
+        if self.num_calls > 1:
+            return f"{self.num_calls} calls of the model share one backward"
+        return "gradients of an earlier backward are in memory beside this step's"
 
     @property
     def plain(self) -> Loop:

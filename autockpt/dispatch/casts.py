@@ -39,6 +39,9 @@ class SharedCasts:
         # Autocast casts this weight as it does the model's: one cast is one node of autograd.
         product: Any = torch.mm(self._weight, self._weight.detach())
         cast = product.grad_fn.next_functions[0][0]
+        if cast.name().endswith("AccumulateGrad"):  # autocast to float32 casts nothing
+            self._cast = None
+            return []
         if cast is not self._cast:
             self._cast, self._keys = cast, {key: None}
             return []

@@ -89,8 +89,12 @@ class OptimizedForward:
         self._lock = threading.RLock()
         self._casts = SharedCasts()
         self._is_installed = True
-        self._habits = Habits(module, keeps_outputs=request.keeps_outputs)
         self._first_gradient = FirstGradient(module)
+        self._habits = Habits(
+            module,
+            keeps_outputs=request.keeps_outputs,
+            on_backward=self._first_gradient.disarm,
+        )
         self._verify = verify
         # What is optimized instead of this forward, because it is not what the loop calls.
         self._instead: OptimizedForward | None = None
@@ -120,10 +124,11 @@ class OptimizedForward:
             return getattr, (self._module, "forward")
         return _restored, (self._module, *self._kept())
 
-    def _kept(self) -> tuple[Request, bool, StoredPlans, Ladder]:
+    def _kept(self) -> tuple[Request, bool, StoredPlans, Ladder, dict[str, Any]]:
         """What a copy takes along."""
         maker = self._maker
-        return maker.request, maker.verify, maker.store.stored(), maker.ladder.copy()
+        stored, ladder = maker.store.stored(), maker.ladder.copy()
+        return maker.request, maker.verify, stored, ladder, self._habits.learned()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a training call by its plan, any other by the module's own forward."""
@@ -132,7 +137,6 @@ class OptimizedForward:
             return self.original(*args, **kwargs)
         if not self._is_installed or not torch.is_grad_enabled():
             return self.original(*args, **kwargs)
-        self._first_gradient.disarm()
         if in_a_transform():
             warn_user(
                 f"inside of torch.func's transforms {type(self._module).__name__} runs as it is, "
@@ -143,19 +147,25 @@ class OptimizedForward:
             warn_user(warning)
         if not self._module.training and not self._habits.trains_in_eval:
             output = self.original(*args, **kwargs)
-            self._habits.watch(output, layout_of(args, kwargs), None)
+            self._watch(output, layout_of(args, kwargs), None)
             return output
         call = self._call(args, kwargs)
         output = self._planned(call, args, kwargs)
-        if call.parallel is None:
-            compiled = getattr(self._maker.store.forward(call.key), "compiled", None)
-            self._habits.watch(
-                output,
-                call.key.layout,
-                self._maker.store.value(call.key),
-                sums_uses=compiled is not None and compiled.sums_uses,
-            )
+        if call.parallel is not None:
+            self._first_gradient.disarm()
+            return output
+        compiled = getattr(self._maker.store.forward(call.key), "compiled", None)
+        plan = self._maker.store.value(call.key)
+        sums_uses = compiled is not None and compiled.sums_uses
+        self._watch(output, call.key.layout, plan, sums_uses=sums_uses)
         return output
+
+    def _watch(
+        self, output: Any, layout: Layout, plan: Plan | None, *, sums_uses: bool = False
+    ) -> None:
+        if not self._habits.watch(output, layout, plan, sums_uses=sums_uses):
+            # Its backward, if one comes, is not seen.
+            self._first_gradient.disarm()
 
     def _planned(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a training call by its plan."""
@@ -173,7 +183,11 @@ class OptimizedForward:
                 self._maker.replan(call)
             forward = store.forward(call.key)
         if forward is None:
+            is_armed = self._first_gradient.is_armed
+            self._first_gradient.disarm()  # a step that is tried has gradients as well
             forward = self._first_forward(call, args, kwargs)
+            if is_armed and self._is_installed:
+                self._first_gradient.arm(self._pass_by)
             self._casts.keys_with(call.key, self._device_type)  # planning empties the cache
         with contextlib.suppress(OtherGraphError):
             return forward(*args, **kwargs)
@@ -354,11 +368,16 @@ def optimized_forward(module: torch.nn.Module) -> OptimizedForward | None:
 
 
 def _restored(
-    module: torch.nn.Module, request: Request, verify: bool, stored: StoredPlans, ladder: Ladder
+    module: torch.nn.Module,
+    request: Request,
+    verify: bool,
+    stored: StoredPlans,
+    ladder: Ladder,
+    learned: Mapping[str, Any],
 ) -> OptimizedForward:
     """The forward of an unpickled module."""
     forward = type(module).forward.__get__(module)
-    return _with_plans(module, forward, request, verify, stored, ladder)
+    return _with_plans(module, forward, request, verify, stored, ladder, learned)
 
 
 def _with_plans(
@@ -368,5 +387,8 @@ def _with_plans(
     verify: bool,
     stored: StoredPlans,
     ladder: Ladder,
+    learned: Mapping[str, Any],
 ) -> OptimizedForward:
-    return OptimizedForward(module, forward, request, verify=verify, stored=stored, ladder=ladder)
+    made = OptimizedForward(module, forward, request, verify=verify, stored=stored, ladder=ladder)
+    made._habits.know(learned)
+    return made

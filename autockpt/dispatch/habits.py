@@ -7,22 +7,25 @@ is watched until its backward begins, and the next call of its kind is planned f
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from autockpt.budget import format_bytes
-from autockpt.dispatch.layout import Layout
+from autockpt.dispatch.layout import Layout, round_up
 from autockpt.loop import Loop
 from autockpt.lower.orders import forward_peak_bytes
 from autockpt.report.plan import Plan
 from autockpt.torch_private.aot import compiled_node
 from autockpt.torch_private.pytree import tree_leaves
-from autockpt.torch_private.tensors import StorageWatch, write_count
+from autockpt.torch_private.tensors import StorageWatch, storage_key, write_count
+from autockpt.verify.inputs import input_leaves
 
+_MOST_BACKWARDS = 8  # that are remembered while one call waits
 _WORTH_A_PLAN = 0.01  # of the budget: freed outputs of fewer bytes change no plan
 
 
@@ -36,7 +39,10 @@ class _Call:
         sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
         has_older: Whether gradients of an earlier backward were there when it began, and if so,
             whether an optimizer had stepped since that backward.
+        is_training: Whether the module was in training mode.
         outputs: By position among the output's leaves: the tensor, and its storage.
+        has_begun: Whether its backward has begun.
+        together: The backwards of other calls that began while it waited.
     """
 
     kind: Any
@@ -46,27 +52,65 @@ class _Call:
     is_training: bool
     outputs: dict[int, tuple[weakref.ref[torch.Tensor], StorageWatch]]
     has_begun: bool = False
+    together: list[list[_Call]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Together:
+    """What to tell of several calls that were planned one by one."""
+
+    num_calls: int
+    budget_bytes: int
+    excess_bytes: int
+    sums_uses: bool
+
+    @property
+    def text(self) -> str:
+        effects = []
+        if self.excess_bytes > 0:
+            effects.append(
+                f"together they may have exceeded the budget of {format_bytes(self.budget_bytes)} "
+                f"by up to {format_bytes(self.excess_bytes)}"
+            )
+        if self.sums_uses:
+            effects.append(
+                "gradients of parameters with several uses in one call may differ from eager's in "
+                "their last bits"
+            )
+        return (
+            f"is called {self.num_calls} times before one backward. The calls of the step in which "
+            f"that was first seen were planned one by one: {', and '.join(effects)}. autockpt "
+            "plans them together from this call on"
+        )
 
 
 class Habits:
     """What is known of the loop around one module.
 
     Attributes:
-        trains_in_eval: Whether a backward came for a call in eval mode.
-        has_called: Whether any call was watched.
+        trains_in_eval: Whether a backward has ever come for a call in eval mode.
     """
 
-    def __init__(self, module: torch.nn.Module, *, keeps_outputs: bool | None = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        keeps_outputs: bool | None = None,
+        on_backward: Callable[[], None] = lambda: None,
+    ) -> None:
         """Know nothing but what is said.
 
         Args:
             module: The module.
             keeps_outputs: Whether outputs are kept until the backward ends; None to find out.
+            on_backward: Called when the backward of a call begins.
         """
+        self._on_backward = on_backward
         self._keeps_outputs = keeps_outputs
         self._module = module
         self._waiting: weakref.WeakSet[_Call] = weakref.WeakSet()
         self._num_calls = 1
+        self._together: _Together | None = None
         # By whether an optimizer has stepped since the older gradients came: whether they are still
         # there when the backward begins.
         self._stays: dict[bool, bool] = {}
@@ -75,8 +119,9 @@ class Habits:
         self._freed: dict[Any, frozenset[int]] = {}
         self._writes_at_backward: int | None = None
         self._to_tell: dict[str, None] = {}
+        # Of several calls, only the first backward sees gradients that are older than this step.
+        self._is_first_backward = True
         self.trains_in_eval = False
-        self.has_called = False
 
     def loop_now(self, layout: Layout) -> Loop:
         """What to expect of a call that begins now.
@@ -110,7 +155,7 @@ class Habits:
 
     def watch(
         self, output: Any, layout: Layout, plan: Plan | None, *, sums_uses: bool = False
-    ) -> None:
+    ) -> bool:
         """Learn from a call once its backward begins.
 
         Args:
@@ -118,12 +163,15 @@ class Habits:
             layout: Its inputs.
             plan: The plan that it followed; None if it ran as it is.
             sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
+
+        Returns:
+            Whether its backward will be seen.
         """
-        self.has_called = True
-        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        self._is_first_backward = True
+        leaves = [leaf for leaf in input_leaves(output) if isinstance(leaf, torch.Tensor)]
         nodes = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
         if not nodes:
-            return
+            return False
         outputs = {
             at: (weakref.ref(leaf), StorageWatch(leaf))
             for at, leaf in enumerate(tree_leaves(output))
@@ -140,9 +188,28 @@ class Habits:
         self._waiting.add(call)
         for node in nodes:
             node.register_prehook(_hook(self, call, compiled_node(node)))
+        return True
+
+    def learned(self) -> dict[str, Any]:
+        """What a copy of the module takes along."""
+        return {
+            "_num_calls": self._num_calls,
+            "_stays": dict(self._stays),
+            "_late_matters": self._late_matters,
+            "_freed": dict(self._freed),
+            "trains_in_eval": self.trains_in_eval,
+        }
+
+    def know(self, learned: Mapping[str, Any]) -> None:
+        """Take over what was learned of the module that this one is a copy of."""
+        for name, value in learned.items():
+            setattr(self, name, copy.copy(value))
 
     def told(self) -> list[str]:
         """Warnings about the steps so far; they are returned once."""
+        if self._together is not None:
+            self._tell(self._together.text)
+            self._together = None
         told = list(self._to_tell)
         self._to_tell.clear()
         return told
@@ -160,8 +227,17 @@ class Habits:
         """
         if call.has_begun:
             return
-        num_waiting = sum(1 for other in self._waiting if not other.has_begun)
+        self._on_backward()
         call.has_begun = True
+        is_first, self._is_first_backward = self._is_first_backward, False
+        for calls in call.together:
+            calls.append(call)
+            self._learn_calls(calls)
+        call.together.clear()
+        calls = [call]
+        for other in self._waiting:
+            if not other.has_begun and len(other.together) < _MOST_BACKWARDS:
+                other.together.append(calls)
         self.note_backward()
         if not call.is_training and not self.trains_in_eval:
             self.trains_in_eval = True
@@ -171,44 +247,53 @@ class Habits:
             )
         if call.plan is None:
             return
-        if num_waiting > self._num_calls:
-            self._learn_calls(call.plan, num_waiting, sums_uses=call.sums_uses)
-        if call.has_older is not None:
+        if call.has_older is not None and is_first:
             self._learn_older(call, call.plan)
-        if call.plan.recompute_ns and self._keeps_outputs is None:
+        if self._keeps_outputs is None:
             self._learn_freed(call, call.plan, saved)
 
-    def _learn_calls(self, plan: Plan, num_calls: int, *, sums_uses: bool) -> None:
+    def _learn_calls(self, calls: list[_Call]) -> None:
+        """Learn how many calls waited for their backwards at once.
+
+        Args:
+            calls: Calls of which each has waited until the backward of the first began.
+        """
+        plans = [call.plan for call in calls if call.plan is not None]
+        num_calls = len(plans)
+        if num_calls <= self._num_calls:
+            return
+        budget_bytes = plans[0].budget_bytes
+        beside = [
+            max(
+                plan.predicted_peak_bytes - plan.fixed.resting_bytes + plan.fixed.inputs_bytes,
+                plan.gradients_bytes,
+            )
+            for plan in plans
+        ]
         # Several calls may fit without being planned together.
-        one_bytes = plan.predicted_peak_bytes - plan.fixed.resting_bytes
-        one_bytes += plan.fixed.inputs_bytes
-        excess_bytes = (num_calls - 1) * max(one_bytes, plan.gradients_bytes)
-        excess_bytes += plan.predicted_peak_bytes - plan.budget_bytes
+        peak_bytes = max(
+            plan.predicted_peak_bytes + sum(beside) - own_bytes
+            for plan, own_bytes in zip(plans, beside, strict=True)
+        )
+        excess_bytes = peak_bytes - budget_bytes
+        sums_uses = any(call.sums_uses for call in calls)
         if excess_bytes <= 0 and not sums_uses:
             return
-        self._num_calls = num_calls
-        effects = []
-        if excess_bytes > 0:
-            effects.append(
-                "together may have exceeded the budget of "
-                f"{format_bytes(plan.budget_bytes)} by up to {format_bytes(excess_bytes)}"
-            )
-        if sums_uses:
-            effects.append(
-                "gradients of parameters with several uses in one call may differ from eager's in "
-                "their last bits"
-            )
-        self._tell(
-            f"is called {num_calls} times before one backward. The calls of the step in which that "
-            f"was first seen were planned one by one: {', and '.join(effects)}. autockpt plans "
-            "them together from this call on"
+        # A number that grows from step to step is not planned for each time.
+        self._num_calls = num_calls if self._num_calls == 1 else round_up(num_calls)
+        self._together = _Together(
+            num_calls=num_calls,
+            budget_bytes=budget_bytes,
+            excess_bytes=excess_bytes,
+            sums_uses=sums_uses,
         )
 
     def _learn_older(self, call: _Call, plan: Plan) -> None:
         assert call.has_older is not None
         stays = any(p.grad is not None for p in self._module.parameters())
-        is_news = call.has_older not in self._stays
-        self._stays[call.has_older] = stays
+        known = self._stays.get(call.has_older, False)
+        is_news = stays and not known
+        self._stays[call.has_older] = stays or known
         if not stays:
             self._late_matters |= _forward_peak_bytes(plan) + plan.gradients_bytes > (
                 plan.budget_bytes
@@ -227,8 +312,20 @@ class Habits:
     def _learn_freed(
         self, call: _Call, plan: Plan, saved: Callable[[], list[torch.Tensor]]
     ) -> None:
-        freed = frozenset(at for at, watched in call.outputs.items() if _is_freed(watched, saved))
         known = self._freed.get(call.kind)
+        if (known is not None and not known) or (known is None and not plan.recompute_ns):
+            return
+        owned: dict[int, int] = {}
+        for tensor in saved():
+            key = storage_key(tensor)
+            owned[key] = owned.get(key, 0) + 1
+        freed = frozenset(
+            at
+            for at, (tensor, storage) in call.outputs.items()
+            if tensor() is None
+            # What the plan itself has saved does not count, and eager saves what it likes.
+            and (plan.leaves_the_model or storage.num_owners <= owned.get(storage.key, 0))
+        )
         if known is None:
             num_bytes = sum(call.outputs[at][1].num_bytes for at in freed)
             is_worth_it = num_bytes >= _WORTH_A_PLAN * plan.budget_bytes
@@ -287,14 +384,3 @@ def _forward_peak_bytes(plan: Plan) -> int:
 
 def _kind(layout: Layout) -> Any:
     return layout.family if layout.family is not None else layout.exact
-
-
-def _is_freed(
-    watched: tuple[weakref.ref[torch.Tensor], StorageWatch],
-    saved: Callable[[], list[torch.Tensor]],
-) -> bool:
-    tensor, storage = watched
-    if tensor() is not None:
-        return False
-    # What the plan itself has saved does not count.
-    return storage.num_owners <= sum(storage.is_of(value) for value in saved())

@@ -27,6 +27,7 @@ from autockpt.request import Request
 
 _SCHEMA_VERSION = 1
 _PLAIN = (bool, int, float, str, type(None))
+_LEAST_HASH = 2**31
 
 
 def identity(
@@ -132,11 +133,22 @@ def _plain_values(part: torch.nn.Module) -> list[tuple[str, Any]]:
     for name, value in vars(part).items():
         if isinstance(value, _PLAIN):
             found.append((name, value))
-        elif not isinstance(value, (dict, torch.Tensor, torch.nn.Module)) and name[0] != "_":
+        elif name == "forward" or name[0] == "_":
+            continue
+        elif not isinstance(value, (dict, torch.Tensor, torch.nn.Module)):
             inner = getattr(value, "__dict__", None)
             items = inner.items() if isinstance(inner, dict) else ()
-            found += [(f"{name}.{key}", v) for key, v in items if isinstance(v, _PLAIN)]
+            found += [(f"{name}.{key}", v) for key, v in items if _is_lasting(key, v)]
     return sorted(found, key=repr)
+
+
+def _is_lasting(name: str, value: Any) -> bool:
+    """Whether a value of an object is plain, and the same in every process.
+
+    transformers keeps a hash of a text, which is another one in each.
+    """
+    is_hash = name[0] == "_" and isinstance(value, int) and abs(value) >= _LEAST_HASH
+    return isinstance(value, _PLAIN) and not is_hash
 
 
 def _class(kind: type) -> str:

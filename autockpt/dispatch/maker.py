@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from autockpt import progress
-from autockpt.budget import Budget, format_bytes
+from autockpt.budget import Budget
 from autockpt.capture.step import TraceMemo
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
@@ -35,7 +35,7 @@ from autockpt.ladder.step import StepToPlan
 from autockpt.loop import PLAIN
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
-from autockpt.report.words import cost_warning
+from autockpt.report.words import cost_warning, leanest_warning, many_plans_warning
 from autockpt.request import Request
 from autockpt.torch_private.modules import modes_and_hooks
 from autockpt.user_warnings import warn_user
@@ -44,7 +44,7 @@ from autockpt_solvers import SolveStatus
 
 T = TypeVar("T")
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
-_OVER_BUDGET = "the leanest plan beside gradients of an earlier backward; it exceeds the budget"
+_OVER_BUDGET = "the leanest plan for this kind of loop; it exceeds the budget"
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
 
 
@@ -196,7 +196,9 @@ class PlanMaker:
             try:
                 accepted, bucket = self._new(call)
             except BudgetError as error:
-                if not call.key.loop.accumulates or self.store.forward(call.key.plain) is None:
+                # A loop of another kind has trained until here, and goes on with a warning.
+                plain = dataclasses.replace(call.key, loop=PLAIN)
+                if call.key == plain or self.store.forward(plain) is None:
                     raise
                 accepted, bucket, name = self._leanest(call, error), None, None
             if name is not None and bucket is None:
@@ -207,17 +209,11 @@ class PlanMaker:
         if warning := cost_warning(accepted.plan):
             warn_user(warning)
         if len(self.store) == _MANY_PLANS:
-            warn_user(
-                f"autockpt has planned {type(self.module).__name__} for {_MANY_PLANS} kinds of "
-                "input: each value of an argument that is no tensor is another. Pass what changes "
-                "as a tensor."
-            )
+            warn_user(many_plans_warning(type(self.module).__name__, _MANY_PLANS))
         return accepted.forward
 
     def _leanest(self, call: Call, error: BudgetError) -> AcceptedPlan:
-        """The plan that needs the least, for a step that older gradients leave too little room.
-
-        A program that accumulates has trained until here, and goes on with a warning.
+        """The plan that needs the least, for a kind of loop that leaves too little room.
 
         Raises:
             BudgetError: No plan holds what the error names.
@@ -229,11 +225,7 @@ class PlanMaker:
             raise error from raised
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, _OVER_BUDGET))
         peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
-        warn_user(
-            f"gradients of an earlier backward are in memory beside this step's: {error} autockpt "
-            f"follows the leanest plan, whose peak is {format_bytes(peak_bytes)}: "
-            f"{format_bytes(peak_bytes - error.budget_bytes)} over the budget."
-        )
+        warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))
         return dataclasses.replace(accepted, plan=plan)
 
     def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:

@@ -47,6 +47,11 @@ class FirstGradient:
             if parameter.requires_grad and parameter.is_leaf:
                 self._handles.append(parameter.register_hook(arrived))
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether the first gradient is waited for."""
+        return bool(self._handles)
+
     def disarm(self) -> None:
         """Stop watching."""
         for handle in self._handles:

@@ -24,6 +24,7 @@ class StoredPlans:
         budget_bytes: The largest budget of a plain step, by the number of its calls.
         latest: The latest plan.
         in_eager_graph: Inputs, but for their sizes, of calls that need eager's autograd graph.
+        values: The plans as values, by key.
     """
 
     plans: Mapping[PlanKey, ExecutablePlan | None] = dataclasses.field(default_factory=dict)
@@ -31,6 +32,7 @@ class StoredPlans:
     budget_bytes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     latest: Plan | None = None
     in_eager_graph: frozenset[Any] = frozenset()
+    values: Mapping[PlanKey, Plan] = dataclasses.field(default_factory=dict)
 
 
 class PlanStore:
@@ -50,7 +52,7 @@ class PlanStore:
         self._budget_bytes = dict(stored.budget_bytes)
         self.latest = stored.latest
         self._in_eager_graph = set(stored.in_eager_graph)
-        self._values: dict[PlanKey, Plan] = {}
+        self._values = dict(stored.values)
         # Forwards belong to one module; copies make their own from the plans.
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
         self.num_stale = 0
@@ -77,7 +79,7 @@ class PlanStore:
         return self._plans[key]
 
     def value(self, key: PlanKey) -> Plan | None:
-        """The plan that serves a key, as a value; None if it was made elsewhere."""
+        """The plan that serves a key, as a value; None if another rank made it."""
         serving = self.serving(key)
         return None if serving is None else self._values.get(serving)
 
@@ -131,10 +133,6 @@ class PlanStore:
         """Remember the plan that all ranks follow."""
         self._plans[key], self.latest = executable, latest
 
-    def add_as_plain(self, key: PlanKey) -> None:
-        """Let a step follow the plan for the same step without older gradients."""
-        self._plans[key] = self._plans.get(key.plain)
-
     def fail(self, key: PlanKey, bucket: Bucket) -> None:
         """Do not plan for a bucket again."""
         self._buckets[key.without_layout].fail(key.layout, bucket)
@@ -155,6 +153,7 @@ class PlanStore:
         """Remove a plan that never ran."""
         self._forwards.pop(key, None)
         self._plans.pop(key, None)
+        self._values.pop(key, None)
 
     def forget(self, key: PlanKey, *, max_stale: int) -> None:
         """Give up a plan whose forward is stale, so that the next call plans again.
@@ -174,6 +173,7 @@ class PlanStore:
         for other in forgotten:
             self._forwards.pop(other, None)
             self._plans.pop(other, None)
+            self._values.pop(other, None)
 
     def plan_of(self, key: PlanKey) -> ExecutablePlan | None:
         """The plan that a key follows now, its own or that of a bucket."""
@@ -187,6 +187,7 @@ class PlanStore:
             self._forwards[other] = accepted.forward
             if other in self._plans:
                 self._plans[other] = accepted.executable
+                self._values[other] = accepted.plan
         self.latest = accepted.plan
 
     def forget_all(self) -> dict[PlanKey, Callable[..., Any]]:
@@ -196,11 +197,13 @@ class PlanStore:
             buckets.forget_plans()
         forwards, self._forwards = self._forwards, {}
         self._plans.clear()
+        self._values.clear()
         return forwards
 
     def put_back(self, stored: StoredPlans, forwards: dict[PlanKey, Callable[..., Any]]) -> None:
         """Return to plans that were given up, for good: whatever their forwards say."""
         self._plans, self._forwards = dict(stored.plans), forwards
+        self._values = dict(stored.values)
         for without_layout, buckets in stored.buckets.items():
             self._buckets[without_layout] = buckets.copy()
         self.latest = stored.latest

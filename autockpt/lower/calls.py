@@ -23,23 +23,20 @@ def plan_for_calls(plan_beside: Callable[[int], Plan], *, num_calls: int, room_b
         room_bytes: The budget, less what is in memory all the time.
 
     Raises:
-        BudgetError: There is none. It names the smallest budget that was found to be enough.
+        BudgetError: There is none. What it names is for one call.
     """
     low_bytes, high_bytes = 0, room_bytes
     best: Plan | None = None
-    refused: tuple[BudgetError, int] | None = None
-    smallest: Plan | None = None
+    refused: BudgetError | None = None
     aside_bytes = room_bytes * (num_calls - 1) // num_calls
     for _ in range(_MOST_SOLVES):
         try:
             plan = plan_beside(aside_bytes)
         except BudgetError as error:
-            refused = error, aside_bytes
+            refused = error
             high_bytes = min(high_bytes, aside_bytes)
         else:
             held_bytes = plan.fixed.other_calls_bytes
-            if smallest is None or plan.predicted_peak_bytes < smallest.predicted_peak_bytes:
-                smallest = plan
             if held_bytes <= aside_bytes:
                 if best is None or plan.recompute_ns < best.recompute_ns:
                     best = plan
@@ -53,9 +50,4 @@ def plan_for_calls(plan_beside: Callable[[int], Plan], *, num_calls: int, room_b
         aside_bytes = (low_bytes + high_bytes) // 2
     if best is not None:
         return best
-    if smallest is not None:
-        raise BudgetError(
-            budget_bytes=smallest.budget_bytes, minimum_peak_bytes=smallest.predicted_peak_bytes
-        )
-    assert refused is not None
-    raise refused[0]
+    raise refused or BudgetError(budget_bytes=room_bytes, minimum_peak_bytes=room_bytes)

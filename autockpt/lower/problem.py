@@ -7,18 +7,18 @@ import dataclasses
 from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
+from autockpt.lower.breakdown import bytes_at_step, module_rows
 from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.orders import forward_end
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt.report.parts import FixedBytes, ModuleRow
+from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt_solvers import (
     EVERY_PLAN,
     Compute,
     ComputeGraph,
-    MemoryTimeline,
     Method,
     MinimumBudget,
     Problem,
@@ -94,8 +94,20 @@ class StepProblem:
         def plan_beside(other_bytes: int) -> Plan:
             return self._plan(method, time_limit_s, solving, held_back_bytes + other_bytes)
 
-        room_bytes = self.budget_bytes - held_back_bytes - self.fixed_bytes
-        return plan_for_calls(plan_beside, num_calls=self.num_calls, room_bytes=room_bytes)
+        room_bytes = max(0, self.budget_bytes - held_back_bytes - self.fixed_bytes)
+        try:
+            return plan_for_calls(plan_beside, num_calls=self.num_calls, room_bytes=room_bytes)
+        except BudgetError as error:
+            # It is of one call.
+            limit_s = min(_QUICK_S, solving.for_a_minimum(time_limit_s))
+            watch = self._watch("searching for the smallest workable budget", limit_s)
+            with solving.counted(limit_s):
+                least = minimum_budget(self.graph, method=method, time_limit_s=limit_s, watch=watch)
+            needed_bytes = least.peak_bytes + self.other_calls_bytes(least.schedule)
+            raise BudgetError(
+                budget_bytes=self.budget_bytes,
+                minimum_peak_bytes=self.fixed_bytes + held_back_bytes + needed_bytes,
+            ) from error
 
     def _plan(
         self,
@@ -314,7 +326,7 @@ class StepProblem:
             device=self.device,
             num_graphs=self.num_graphs,
             rung=self.rung,
-            rows=_module_rows(self.graph, schedule, timeline),
+            rows=module_rows(self.graph, schedule, timeline),
             notes=(*self.notes, *self._notes_of_calls(), *self.optimizer.notes),
             graph=self.graph,
             schedule=schedule,
@@ -354,7 +366,7 @@ class StepProblem:
         composition = {
             **self.fixed.by_kind,
             "gradients of an earlier backward": self.older_gradients_bytes,
-            **_at_step(self.graph, schedule, timeline.peak_step),
+            **bytes_at_step(self.graph, schedule, timeline.peak_step),
             BEYOND: held_back_bytes,
         }
         return BudgetError(
@@ -366,63 +378,3 @@ class StepProblem:
             peak_node=f"{place} ({op.name})" if op.segment else place,
             composition=composition,
         )
-
-
-def _at_step(graph: ComputeGraph, schedule: Schedule, at: int) -> dict[str, int]:
-    """Bytes by kind while the op of a step runs."""
-    live: dict[int, str] = {}
-    num_runs = [0] * len(graph.ops)
-    for position, step in enumerate(schedule.steps[: at + 1]):
-        if not isinstance(step, Compute):
-            del live[step.storage]
-            continue
-        op = graph.ops[step.op]
-        num_runs[step.op] += 1
-        for storage in op.writes:
-            if op.is_backward:
-                kind = "gradients" if graph.is_output[storage] else "backward values"
-            else:
-                kind = "saved activations" if num_runs[step.op] == 1 else "recomputed activations"
-            live[storage] = kind
-        for storage in op.overwrites:
-            del live[storage]
-        if position == at:
-            totals = dict.fromkeys(
-                ("gradients", "saved activations", "recomputed activations", "backward values"), 0
-            )
-            for storage, kind in live.items():
-                totals[kind] += graph.storages[storage].size_bytes
-            return totals | {"workspace": op.workspace_bytes}
-    raise AssertionError(f"step {at} is no Compute")
-
-
-def _module_rows(
-    graph: ComputeGraph, schedule: Schedule, timeline: MemoryTimeline
-) -> tuple[ModuleRow, ...]:
-    rows: dict[str, list[int]] = {}
-    saved = set(timeline.saved)
-    for op in graph.ops:
-        if not op.is_backward:
-            row = rows.setdefault(op.segment, [0, 0, 0, 0])
-            row[0] += sum(graph.storages[s].size_bytes for s in op.writes if s in saved)
-    num_runs = [0] * len(graph.ops)
-    for step in schedule.steps:
-        if isinstance(step, Compute):
-            num_runs[step.op] += 1
-            if num_runs[step.op] > 1:
-                op = graph.ops[step.op]
-                row = rows.setdefault(op.segment, [0, 0, 0, 0])
-                row[1] += sum(graph.storages[s].size_bytes for s in op.writes)
-                row[2] += op.runtime_ns
-                row[3] += 1
-    return tuple(
-        ModuleRow(
-            module=module,
-            saved_bytes=row[0],
-            recomputed_bytes=row[1],
-            recompute_ns=row[2],
-            num_recomputed_ops=row[3],
-        )
-        for module, row in rows.items()
-        if any(row)
-    )

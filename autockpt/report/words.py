@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autockpt.budget import format_bytes
+from autockpt.errors import BudgetError
 from autockpt.report.values import PlanValues
 
 
@@ -33,3 +34,26 @@ def cost_warning(plan: PlanValues) -> str:
     if not cheaper:
         return f"{text}. Raise the budget if you can."
     return f"{text}. With a larger budget it is less ({'; '.join(cheaper)})."
+
+
+def many_plans_warning(name: str, num_plans: int) -> str:
+    """What to tell of a model that was planned for many kinds of input."""
+    return (
+        f"autockpt has planned {name} for {num_plans} kinds of input: each value of an argument "
+        "that is no tensor is another. Pass what changes as a tensor."
+    )
+
+
+def leanest_warning(reason: str, error: BudgetError, peak_bytes: int) -> str:
+    """What to tell of a step that follows a plan which exceeds the budget.
+
+    Args:
+        reason: Why the step needs more memory than a plain one.
+        error: Why no plan fits.
+        peak_bytes: The peak of the plan.
+    """
+    return (
+        f"{reason}: {error} autockpt follows the leanest plan, whose peak is "
+        f"{format_bytes(peak_bytes)}: {format_bytes(peak_bytes - error.budget_bytes)} over the "
+        "budget."
+    )

@@ -39,12 +39,13 @@ class StorageWatch:
 
     Attributes:
         num_bytes: Its size.
+        key: Its key, while it is alive.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         self.num_bytes = storage.nbytes()
-        self._key = storage._cdata
+        self.key = storage._cdata
         self._weak = StorageWeakRef(storage)
 
     @property
@@ -54,10 +55,6 @@ class StorageWatch:
             return 0
         # One is Python's own object for the storage.
         return int(_storage_Use_Count(self._weak.cdata)) - 1
-
-    def is_of(self, tensor: torch.Tensor) -> bool:
-        """Whether this is a tensor's storage, if it is still alive."""
-        return not self._weak.expired() and key_of_storage(tensor.untyped_storage()) == self._key
 
 
 def write_count(tensor: torch.Tensor) -> int:

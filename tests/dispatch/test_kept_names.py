@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ def test_the_name_is_the_same_in_every_process() -> None:
         for seed in "123"
     }  # fmt: skip
     assert len(names) == 1
+
+
+def test_a_hash_among_the_settings_is_not_in_the_name(folder: Path) -> None:
+    """transformers keeps one in `generation_config`, and no GPT-2 found its plan again."""
+    for number in (-8697707728306421170, -5407665094197985565, 7):
+        model = Net()
+        model.settings = types.SimpleNamespace(_original_object_hash=number, size=3)
+        optimized(model)(X).backward()
+    assert len(files(folder)) == 2
 
 
 def test_the_name_does_not_depend_on_where_code_stands() -> None:
