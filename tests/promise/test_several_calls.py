@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -119,3 +120,35 @@ def test_the_number_of_calls_may_change_from_step_to_step() -> None:
     assert done.is_same
     assert done.num_plans[-1] <= 4  # a state that requires grad is another kind of input
     assert "3 calls share one backward" in str(autockpt.get_plan(model))
+
+
+def test_calls_of_different_sizes_are_counted_together_and_copies_know_it() -> None:
+    """Only the last call's plan was looked at: a large call before a small one was never noticed.
+    A copy knew nothing of the loop, and ran over the budget again."""
+    model, small = Blocks(), LEFT[:64]
+    autockpt.optimize(model, "85%", optimizer="sgd", method="greedy", sample_args=(LEFT,))
+
+    def step(trained: nn.Module) -> None:
+        trained.zero_grad()
+        (trained(LEFT).square().mean() + trained(small).square().mean()).backward()
+
+    step(model)
+    with pytest.warns(UserWarning, match="called 2 times before one backward"):
+        step(model)
+    twin = copy.deepcopy(model)
+    twin.zero_grad()
+    step(twin)
+    plan = autockpt.get_plan(twin)
+    assert plan.fixed.other_calls_bytes > 0
+
+
+def test_calls_that_get_no_backward_are_not_counted() -> None:
+    model = Blocks()
+    autockpt.optimize(model, "85%", optimizer="sgd", method="greedy", sample_args=(LEFT,))
+    kept = [model.eval()(LEFT) for _ in range(5)]
+    model.train()
+    for _ in range(2):
+        model.zero_grad()
+        model(LEFT).square().mean().backward()
+    assert len(kept) == 5
+    assert autockpt.get_plan(model).fixed.other_calls_bytes == 0

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 import autockpt
+from autockpt.dispatch.casts import SharedCasts
+from autockpt.dispatch.key import plan_key
+from autockpt.dispatch.layout import layout_of
+from autockpt.loop import PLAIN
 
 
 class Blocks(nn.Module):
@@ -58,3 +62,16 @@ def test_two_calls_in_one_block_of_autocast() -> None:
     plan = autockpt.get_plan(model)
     assert plan is not None
     assert plan.rung in ("checkpoint", "eager")
+
+
+def test_autocast_that_casts_nothing_is_not_taken_for_shared_casts() -> None:
+    """CUDA's autocast to float32 casts nothing, and the node that was looked at is the weight's
+    own. Here a weight in bfloat16 stands for that, which the CPU does not allow."""
+    module = nn.Linear(4, 4)
+    key = plan_key(module, None, layout_of((torch.zeros(2, 4),), {}), PLAIN)
+    for dtype, keys in ((torch.bfloat16, []), (torch.float32, [key])):
+        casts = SharedCasts()
+        casts._weight = torch.empty(0, 0, dtype=dtype, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert casts.keys_with(key, "cpu") == []
+            assert casts.keys_with(key, "cpu") == keys
