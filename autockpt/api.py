@@ -143,6 +143,8 @@ def _install(
         with _in_training(model), misspelt_inputs(model, kwargs):
             forward.prepare(args, kwargs)
     forward.install()
+    if isinstance(before, OptimizedForward):
+        before.retire()
 
 
 @contextlib.contextmanager

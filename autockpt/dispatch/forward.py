@@ -346,12 +346,16 @@ class OptimizedForward:
         self._module.__dict__["forward"] = self
         self._first_gradient.arm(self._pass_by)
 
-    def uninstall(self) -> None:
-        """Give the module its own forward back; a wrapper that others put around runs that too."""
+    def retire(self) -> None:
+        """Make way for another optimized forward, which is installed already."""
         self._is_installed = False
         self._first_gradient.disarm()
         if self._instead is not None:
             self._instead.uninstall()
+
+    def uninstall(self) -> None:
+        """Give the module its own forward back; a wrapper that others put around runs that too."""
+        self.retire()
         if self._module.__dict__.get("forward") is self:
             del self._module.__dict__["forward"]
             if self._module.forward != self.original:

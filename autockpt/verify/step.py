@@ -35,6 +35,7 @@ from autockpt.verify.snapshot import Snapshot
 _T = TypeVar("_T")
 # Draws tried if all take the same path, and if paths differ from draw to draw.
 _FEW_DRAWS, _MOST_DRAWS = 4, 16
+_WORDS = 4096  # that are summed at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,17 +217,17 @@ class Step:
 
 
 def _bits_sum(tensor: torch.Tensor) -> int:
-    """What stands for a tensor that is freed: the sum of its bits, without a copy of it."""
-    storage = tensor.untyped_storage()
-    sums = []
-    for dtype, start, end in (
-        (torch.int64, 0, storage.nbytes() // 8),
-        (torch.uint8, storage.nbytes() // 8 * 8, storage.nbytes()),
-    ):
-        words = torch.empty(0, dtype=dtype, device=tensor.device)
-        words.set_(storage, start, (end - start,))  # type: ignore[call-overload]
-        sums.append(int(words.sum()))
-    return sums[0] ^ sums[1]
+    """What stands for a tensor that is freed: the sum of its bits, as integers."""
+    words = tensor.detach()
+    if words.is_complex():
+        words = torch.view_as_real(words.resolve_conj())
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    words = words.view(sizes[words.element_size()])
+    if words.device.type != "cpu":
+        return int(words.sum())
+    # A sum of small integers on the CPU copies them first: in pieces, so that it is not measured.
+    parts = words.view(-1).split(_WORDS) if words.is_contiguous() else words.split(1)
+    return sum(int(part.sum()) for part in parts)
 
 
 def run_on_copies(
