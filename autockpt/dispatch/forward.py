@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import pickle
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,13 +29,14 @@ from autockpt.dispatch.passed_by import (
     note_compilation,
     num_compilations,
     part_that_trains,
+    pass_by_warning,
 )
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
 from autockpt.dispatch.store import PlanStore, StoredPlans
 from autockpt.errors import AutockptError, BudgetError, CaptureError
 from autockpt.ladder.executable import changing, is_stale
 from autockpt.ladder.ladder import Ladder
-from autockpt.loop import Loop
+from autockpt.loop import PLAIN, Loop
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.plan import Plan
 from autockpt.request import Request
@@ -182,6 +184,9 @@ class OptimizedForward:
             with self._lock:
                 self._maker.replan(call)
             forward = store.forward(call.key)
+        if forward is None and is_profiling():
+            # Planning is impossible: a plan for another kind of loop is better than an error.
+            forward = store.forward(dataclasses.replace(call.key, loop=PLAIN))
         if forward is None:
             is_armed = self._first_gradient.is_armed
             self._first_gradient.disarm()  # a step that is tried has gradients as well
@@ -282,39 +287,18 @@ class OptimizedForward:
 
     def _pass_by(self) -> None:
         """Tell of a backward that no call of this forward has led to; follow what is called."""
-        name = type(self._module).__name__
-        head = f"{name} is optimized, but a backward came that no call of its forward led to"
-        ran = "That step ran as it is, without regard to the budget"
         present = self._module.__dict__.get("forward")
+        path, part = part_that_trains(self._module)
+        how: Literal["replaced", "compiled", "part", "method"] = "method"
         if present is not None and present is not self:
+            how = "replaced"
             self._optimize_instead(self._module, present)
-            warn_user(
-                f"{head}: its forward was replaced after autockpt.optimize. {ran}; autockpt plans "
-                "the new forward from the next call on. Call optimize after the forward is "
-                "replaced to plan the first step too."
-            )
-            return
-        if num_compilations() > self._num_compilations:
-            warn_user(
-                f"{head}: torch.compile runs its forward. {ran}, and so will the next ones: a plan "
-                "and torch.compile do not go together. Do not compile an optimized model."
-            )
-            return
-        found = part_that_trains(self._module)
-        if found is not None and "forward" not in found[1].__dict__:
-            path, part = found
+        elif num_compilations() > self._num_compilations:
+            how = "compiled"
+        elif part is not None and "forward" not in part.__dict__:
+            how = "part"
             self._optimize_instead(part, part.forward)
-            warn_user(
-                f"{head}: another method was called. {ran}. From the "
-                f"next call on autockpt plans its part {path} ({type(part).__name__}), which has "
-                "all parameters that train. Optimize what the loop calls, to plan the first step "
-                f"too: autockpt.optimize(model.{path}, ...)."
-            )
-            return
-        warn_user(
-            f"{head}: another method was called. {ran}, and so will the next ones. Optimize the "
-            "modules whose forwards the loop calls."
-        )
+        warn_user(pass_by_warning(type(self._module).__name__, how, path, type(part).__name__))
 
     def _optimize_instead(self, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
         instead = OptimizedForward(module, forward, self._maker.request, verify=self._verify)

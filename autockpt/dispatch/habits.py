@@ -132,7 +132,10 @@ class Habits:
         accumulates = clears_late = False
         freed = self._freed_of(layout)
         has_stepped = self._has_stepped()
-        if has_stepped is not None:
+        if has_stepped is None:
+            # A step without older gradients, such as the first of an epoch, is no kind of its own.
+            clears_late = self._late_matters and not self._stays.get(True, True)
+        else:
             is_learning = has_stepped and has_stepped not in self._stays
             if is_learning and self._keeps_outputs is None:
                 # This step will tell what to plan for; until then the plan that exists serves.

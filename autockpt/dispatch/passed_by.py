@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -73,13 +73,13 @@ def num_compilations() -> int:
     return len(_compilations)
 
 
-def part_that_trains(module: torch.nn.Module) -> tuple[str, torch.nn.Module] | None:
+def part_that_trains(module: torch.nn.Module) -> tuple[str, torch.nn.Module | None]:
     """The smallest submodule that has all parameters that require grad, with its path.
 
     None if only the module itself has them all.
     """
     trained = {id(p) for p in module.parameters() if p.requires_grad}
-    smallest = None
+    smallest: tuple[str, torch.nn.Module | None] = "", None
     for path, part in module.named_modules():
         if not trained <= {id(p) for p in part.parameters()}:
             continue
@@ -87,3 +87,35 @@ def part_that_trains(module: torch.nn.Module) -> tuple[str, torch.nn.Module] | N
         if path and type(part).forward is not torch.nn.Module.forward:
             smallest = path, part
     return smallest
+
+
+def pass_by_warning(
+    name: str,
+    how: Literal["replaced", "compiled", "part", "method"],
+    path: str,
+    part: str,
+) -> str:
+    """What to tell of a plan that was passed by.
+
+    Args:
+        name: The class of the module.
+        how: What happened: its forward was replaced or is compiled, or another method was called,
+            where one part has all parameters that train or none has.
+        path: The path of that part.
+        part: Its class.
+    """
+    ran = "That step ran as it is, without regard to the budget"
+    texts = {
+        "replaced": f"its forward was replaced after autockpt.optimize. {ran}; autockpt plans the "
+        "new forward from the next call on. Call optimize after the forward is replaced to plan "
+        "the first step too.",
+        "compiled": f"torch.compile runs its forward. {ran}, and so will the next ones: a plan and "
+        "torch.compile do not go together. Do not compile an optimized model.",
+        "part": f"another method was called. {ran}. From the next call on autockpt plans its part "
+        f"{path} ({part}), which has all parameters that train. Optimize what the loop calls, to "
+        f"plan the first step too: autockpt.optimize(model.{path}, ...).",
+        "method": f"another method was called. {ran}, and so will the next ones. Optimize the "
+        "modules whose forwards the loop calls.",
+    }
+    head = f"{name} is optimized, but a backward came that no call of its forward led to"
+    return f"{head}: {texts[how]}"

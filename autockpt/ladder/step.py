@@ -68,8 +68,7 @@ class StepToPlan:
     @property
     def cleared_gradients_bytes(self) -> int:
         """Bytes of older gradients that are freed before the backward begins."""
-        late = self.loop.clears_late
-        return distinct_bytes([p.grad for p in self.module.parameters() if late])
+        return self.gradients_bytes if self.loop.clears_late else 0
 
     @property
     def gradients_bytes(self) -> int:
