@@ -178,7 +178,7 @@ class Habits:
         outputs = {
             at: (weakref.ref(leaf), StorageWatch(leaf))
             for at, leaf in enumerate(tree_leaves(output))
-            if isinstance(leaf, torch.Tensor) and leaf.numel() > 1
+            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided and leaf.numel() > 1
         }
         call = _Call(
             kind=_kind(layout),
