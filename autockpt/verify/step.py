@@ -36,6 +36,7 @@ _T = TypeVar("_T")
 # Draws tried if all take the same path, and if paths differ from draw to draw.
 _FEW_DRAWS, _MOST_DRAWS = 4, 16
 _WORDS = 4096  # that are summed at once
+_MODULUS = 2**63  # so that the sum fits into a tensor
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,9 @@ class Step:
             else:
                 self.run(kept, inputs, outside)
             tensors: dict[str, torch.Tensor | None] = {
-                f"output {i}": torch.as_tensor(leaf).detach() for i, leaf in enumerate(kept)
+                f"output {i}": torch.as_tensor(leaf).detach()
+                for i, leaf in enumerate(input_leaves(kept))
+                if isinstance(leaf, (torch.Tensor, int))
             }
             for i, leaf in enumerate(input_leaves(inputs)):
                 if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
@@ -194,10 +197,10 @@ class Step:
         output = self.forward(*args, **kwargs)
         loss = find_loss(output, self.loss_fn)
         freed = freed_tensors(output, self.loop)
+        # An object that nothing can look into is kept as it is, with the tensors in it.
         kept += [
             _bits_sum(leaf) if id(leaf) in freed and leaf.layout is torch.strided else leaf
             for leaf in tree_leaves([output, *loss])
-            if isinstance(leaf, torch.Tensor)
         ]
         return BackwardRoots.of(loss, freed)
 
@@ -224,10 +227,10 @@ def _bits_sum(tensor: torch.Tensor) -> int:
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     words = words.view(sizes[words.element_size()])
     if words.device.type != "cpu":
-        return int(words.sum())
+        return int(words.sum()) % _MODULUS
     # A sum of small integers on the CPU copies them first: in pieces, so that it is not measured.
     parts = words.view(-1).split(_WORDS) if words.is_contiguous() else words.split(1)
-    return sum(int(part.sum()) for part in parts)
+    return sum(int(part.sum()) for part in parts) % _MODULUS
 
 
 def run_on_copies(

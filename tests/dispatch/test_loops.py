@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 
 import pytest
@@ -157,6 +158,38 @@ def test_you_can_say_beforehand_what_becomes_of_outputs() -> None:
     assert plans[1].outputs_bytes < plans[0].outputs_bytes
     with pytest.raises(TypeError, match="keeps_outputs is 1; it must be True or False"):
         autockpt.optimize(model, "85%", keeps_outputs=1)
+
+
+@dataclasses.dataclass
+class Result:
+    """What autockpt cannot free in a trial: it keeps the whole object."""
+
+    loss: torch.Tensor
+    hidden: torch.Tensor
+
+
+class InAnObject(Blocks):
+    def forward(self, x: torch.Tensor) -> Result:
+        hidden = super().forward(x)
+        return Result(hidden.square().mean(), hidden)
+
+
+def test_outputs_in_an_object_are_kept_and_compared_in_a_trial() -> None:
+    """The trial let the object go before the backward, so its peak was below that of a loop that
+    keeps it."""
+    model = InAnObject()
+    autockpt.optimize(model, "75%", optimizer="sgd", method="greedy", sample_args=(X,))
+    kept = []
+
+    def step() -> None:
+        kept.append(model(X))
+        kept[-1].loss.backward()
+
+    step()
+    model.zero_grad()
+    kept.clear()
+    plan = autockpt.get_plan(model)
+    assert peak_bytes(model, [X], step) <= plan.measured_peak_bytes <= plan.budget_bytes
 
 
 @pytest.mark.row("eval mode", "planned once a backward has come")

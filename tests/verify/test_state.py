@@ -15,6 +15,7 @@ from training import assert_same_gradients, assert_same_training
 
 import autockpt
 from autockpt.verify.bits import same_bits
+from autockpt.verify.step import _bits_sum
 
 
 class _Body(nn.Module):
@@ -283,3 +284,13 @@ def test_parts_that_do_not_train_are_planned_so_and_stay_so() -> None:
     assert optimized is not None
     assert plan.predicted_peak_bytes == optimized.predicted_peak_bytes
     assert not any(module.training for module in tiny.model.modules())
+
+
+def test_the_sum_of_bits_of_doubles_is_a_number_that_a_tensor_holds() -> None:
+    """Sums of integers of 64 bits are longer, and a trial that freed doubles ended in an error."""
+    doubles = torch.zeros(3, 4096, dtype=torch.int64)
+    doubles[:, 0] = 2**62
+    found = _bits_sum(doubles.view(torch.float64))
+    assert int(torch.as_tensor(found)) == 2**62
+    doubles[1, 7] = 5
+    assert _bits_sum(doubles.view(torch.float64)) == found + 5
