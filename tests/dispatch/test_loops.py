@@ -120,8 +120,8 @@ def test_outputs_that_nobody_keeps_take_no_room() -> None:
     freed = autockpt.get_plan(model)
     assert kept.budget_bytes == freed.budget_bytes
     assert kept.outputs_bytes > freed.outputs_bytes == 4
-    assert freed.recompute_ns <= kept.recompute_ns
-    assert freed.predicted_peak_bytes < kept.predicted_peak_bytes
+    # Both plans use their room; what no plan can free is less.
+    assert freed.minimum_peak_bytes < kept.minimum_peak_bytes
     assert freed.measured_peak_bytes == freed.predicted_peak_bytes
     model.zero_grad()
     assert peak_bytes(model, list(inputs.values())[:1], step) <= freed.predicted_peak_bytes
