@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -24,16 +24,14 @@ from autockpt.arguments import (
 )
 from autockpt.budget import Budget
 from autockpt.dispatch.forward import OptimizedForward, optimized_forward
-from autockpt.dispatch.ranks import refuse_spread
 from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
-from autockpt.ladder.step import StepToPlan
-from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
 from autockpt.request import Request
+from autockpt.sample_step import in_training, sample_step
 from autockpt.torch_private.distributed import inside_data_parallel
 from autockpt.user_warnings import warn_user
 from autockpt_solvers import Method
@@ -140,25 +138,11 @@ def _install(
     forward = OptimizedForward(model, original, request, verify=verify)
     if args or kwargs:
         check_signature(original, args, kwargs)
-        with _in_training(model), misspelt_inputs(model, kwargs):
+        with in_training(model), misspelt_inputs(model, kwargs):
             forward.prepare(args, kwargs)
     forward.install()
     if isinstance(before, OptimizedForward):
         before.retire()
-
-
-@contextlib.contextmanager
-def _in_training(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model into training mode; if it is already, its parts may stay in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    if not model.training:
-        model.train()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
 
 
 def plan(
@@ -196,21 +180,8 @@ def plan(
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
-        args, kwargs = checked_inputs(sample_args, sample_kwargs)
-        forward = model.__dict__.get("forward")
-        original = forward.original if isinstance(forward, OptimizedForward) else model.forward
-        check_signature(original, args, kwargs)
-        refuse_spread(model)
         ladder = Ladder()
-        step = StepToPlan(
-            module=model,
-            forward=original,
-            args=args,
-            kwargs=kwargs,
-            request=request,
-            solving=SolvingTime(ends_early=request.ends_early),
-        )
-        with _in_training(model), misspelt_inputs(model, kwargs):
+        with sample_step(model, request, sample_args, sample_kwargs) as step:
             made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
         progress_shown.finish(outcome(made))
     if warning := cost_warning(made):
