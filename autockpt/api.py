@@ -24,10 +24,7 @@ from autockpt.arguments import (
 )
 from autockpt.budget import Budget
 from autockpt.dispatch.forward import OptimizedForward, optimized_forward
-from autockpt.ladder.ladder import Ladder
-from autockpt.ladder.planner import StepPlanner
-from autockpt.ladder.rungs import rungs_of
-from autockpt.report.outcome import outcome
+from autockpt.dispatch.plan_only import plan_only
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
 from autockpt.request import Request
@@ -160,7 +157,8 @@ def plan(
     """Return the plan that :func:`optimize` would follow, without touching the model.
 
     The model and its inputs may be fake or meta tensors: autockpt then estimates times, and needs
-    none of the model's memory.
+    none of the model's memory. autockpt keeps the plan on disk, and returns a plan that it or
+    :func:`optimize` kept for the same model, inputs and arguments without solving again.
 
     Args:
         model: See :func:`optimize`, for all arguments.
@@ -180,18 +178,11 @@ def plan(
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
-        ladder = Ladder()
         with sample_step(model, request, sample_args, sample_kwargs) as step:
-            made = ladder.explained(ladder.descend(rungs_of(step, _only_planned)))
-        progress_shown.finish(outcome(made))
+            made = plan_only(step)
     if warning := cost_warning(made):
         warn_user(warning)
     return made
-
-
-def _only_planned(planner: StepPlanner) -> Plan:
-    plan = planner.plan().plan
-    return plan.as_it_is() if plan.leaves_the_model else plan
 
 
 def get_plan(model: torch.nn.Module) -> Plan | None:

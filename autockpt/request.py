@@ -33,8 +33,8 @@ class Request:
     given: Plan | None = None
 
     @property
-    def least_search_s(self) -> float:
-        """How long a search must have been allowed to take for its plan to serve this request."""
+    def kept_limit_s(self) -> float:
+        """The time limit that a kept plan names; 0 if the search ends once it has stalled."""
         return 0.0 if self.ends_early else self.time_limit_s
 
 

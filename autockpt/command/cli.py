@@ -21,6 +21,7 @@ from autockpt import progress, zoo
 from autockpt.command import cache
 from autockpt.command.interrupts import Interrupts, interrupts
 from autockpt.command.target import TargetError, load, load_loss
+from autockpt.dispatch.kept import none_kept
 from autockpt.errors import AutockptError, BudgetError
 from autockpt.report import tables as report
 from autockpt_solvers import graph_to_json, simulate
@@ -63,6 +64,9 @@ _Device = Annotated[
     str | None,
     typer.Option(help="Device of a zoo model: cpu, cuda, or meta to plan without memory."),
 ]
+_Anew = Annotated[
+    bool, typer.Option("--anew", help="Neither use nor keep plans on disk; solve again.")
+]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 _Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
@@ -102,6 +106,7 @@ def plan(
     json: Annotated[
         Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
     ] = None,
+    anew: _Anew = False,
     quiet: _Quiet = False,
     show_traceback: _Traceback = False,
 ) -> None:
@@ -110,7 +115,7 @@ def plan(
         if json is not None:
             _check_writable(json)
         example = load(target, size=size.value, device=device)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), none_kept() if anew else contextlib.nullcontext():
             if json != Path("-"):  # the report says it
                 warnings.filterwarnings("ignore", message="the plan for .* recomputes")
             made = autockpt.plan(
@@ -177,16 +182,17 @@ def graph(
     with _told(quiet=quiet, show_traceback=show_traceback):
         _check_writable(output)
         example = load(target, size=size.value, device=device)
-        made = autockpt.plan(
-            example.model,
-            "100%",
-            sample_args=example.args,
-            sample_kwargs=dict(example.kwargs),
-            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
-            optimizer=optimizer,
-            method="none",
-            progress=not quiet,
-        )
+        with none_kept():  # only the graph is of use
+            made = autockpt.plan(
+                example.model,
+                "100%",
+                sample_args=example.args,
+                sample_kwargs=dict(example.kwargs),
+                loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
+                optimizer=optimizer,
+                method="none",
+                progress=not quiet,
+            )
         assert made.graph is not None
         assert made.schedule is not None
         _write(output, graph_to_json(made.graph))

@@ -36,7 +36,8 @@ def identity(
     key: PlanKey,
     request: Request,
     *,
-    buckets_bytes: int,
+    buckets_bytes: int = 0,
+    holds_data: bool = True,
 ) -> str | None:
     """The hash for one kind of call of a module; None if its plan cannot be told from others.
 
@@ -46,6 +47,8 @@ def identity(
         key: What the plan depends on.
         request: What is asked of the plan. The time limit does not count.
         buckets_bytes: What data parallelism keeps beside the gradients.
+        holds_data: False if tensors of the module or its inputs are fake or meta tensors. Times of
+            their plans are estimated, on a device that may not be there.
     """
     if not isinstance(request.method, str) or key.has_global_hooks:
         return None
@@ -60,7 +63,7 @@ def identity(
         f"{_SCHEMA_VERSION} {PROFILE_VERSION} {torch.__version__} {platform.python_version()}",
         " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ortools", "numba")),
         _own_sources(),
-        device_name(device),
+        device_name(device) if holds_data else f"no data on {device.type}",
         _settings_of_torch(),
         f"{request.method} {request.budget} {request.budget.bytes} {request.optimizer}",
         f"{buckets_bytes} {loss} {called}",

@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,12 +24,15 @@ from autockpt.ladder.ladder import leads_down
 from autockpt.profile.cache import cache_folder
 from autockpt.report.plan import Plan
 from autockpt.report.plan_file import write_whole
+from autockpt.request import Request
 from autockpt.rewrite.regions import PlannedRegions
 from autockpt.user_warnings import warn_user
+from autockpt_solvers import SolveStatus
 
 T = TypeVar("T")
 _VERSION = 3
 _MOST_FILES = 1000  # the oldest are deleted beyond that
+_VARIABLE = "AUTOCKPT_PLAN_CACHE"
 _IS_OFF = ("0", "off", "false", "no")
 
 
@@ -41,7 +44,8 @@ class KeptPlan:
         plan: The plan.
         program: What follows it; None if the model runs as it is.
         is_verified: Whether bits and peak were verified.
-        time_limit_s: How long the search for it was allowed to take.
+        time_limit_s: How long the search for it was allowed to take; 0 for the default, which ends
+            once the search has stalled.
         reason: Why it is not on the highest rung; empty if it is.
         given_up: The rungs that the model failed on, with the reasons.
         date: When it was made.
@@ -54,6 +58,24 @@ class KeptPlan:
     reason: str
     given_up: dict[str, str]
     date: str = dataclasses.field(default_factory=lambda: dt.date.today().isoformat())
+
+    def is_searched_enough(self, request: Request) -> bool:
+        """Whether a search that the request allows could not find a better plan.
+
+        The default search ends when it has stalled, which a shorter time limit may cut off.
+        """
+        if self.plan.status is SolveStatus.OPTIMAL:
+            return True
+        if request.ends_early:
+            return self.time_limit_s == 0.0 or self.time_limit_s >= request.time_limit_s
+        return self.time_limit_s >= request.time_limit_s
+
+    def note(self, *, is_verified: bool) -> str:
+        """What the plan tells of where it comes from."""
+        text = f"kept since {self.date}"
+        if is_verified:
+            text += "; the same versions of autockpt and torch verified its bits and its peak"
+        return text
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +100,20 @@ def plans_folder() -> Path:
 
 def are_kept() -> bool:
     """Whether plans are kept; the environment variable ``AUTOCKPT_PLAN_CACHE=0`` says no."""
-    return os.environ.get("AUTOCKPT_PLAN_CACHE", "").lower() not in _IS_OFF
+    return os.environ.get(_VARIABLE, "").lower() not in _IS_OFF
+
+
+@contextlib.contextmanager
+def none_kept() -> Iterator[None]:
+    """Neither read nor write kept plans."""
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_VARIABLE]
+        if before is not None:
+            os.environ[_VARIABLE] = before
 
 
 def load(identity: str) -> KeptPlan | None:

@@ -63,7 +63,11 @@ def _tried(trial: Trial, kept: KeptPlan) -> AcceptedPlan | None:
     if is_stale(forward) or is_other or peak_bytes > plan.budget_bytes:
         return None
     return AcceptedPlan(
-        plan=dataclasses.replace(plan, measured_peak_bytes=peak_bytes),
+        plan=dataclasses.replace(
+            plan,
+            measured_peak_bytes=peak_bytes,
+            rung=plan.rung if executable is not None else "eager",
+        ),
         executable=executable,
         forward=forward,
         is_verified=expected is not None or executable is None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -23,10 +23,7 @@ from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
 from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
-from autockpt.errors import (
-    AutockptError,
-    BudgetError,
-)
+from autockpt.errors import AutockptError, BudgetError
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan, changing, is_twice
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
@@ -40,9 +37,7 @@ from autockpt.request import Request
 from autockpt.torch_private.modules import modes_and_hooks
 from autockpt.user_warnings import warn_user
 from autockpt.verify.step import acts_on_parameters
-from autockpt_solvers import SolveStatus
 
-T = TypeVar("T")
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _OVER_BUDGET = "the leanest plan for this kind of loop; it exceeds the budget"
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
@@ -183,8 +178,7 @@ class PlanMaker:
         return made[0] if made else self._following(executable, parallel)
 
     def _by_a_new_plan(self, call: Call) -> Callable[..., Any]:
-        name = type(self.module).__name__
-        with progress.planning(name, is_shown=self.request.progress):
+        with progress.planning(type(self.module).__name__, is_shown=self.request.progress):
             return self._planned(call)
 
     def _planned(self, call: Call) -> Callable[..., Any]:
@@ -228,10 +222,6 @@ class PlanMaker:
         warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))
         return dataclasses.replace(accepted, plan=plan)
 
-    def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
-        accepted, bucket = self._with_open_sizes(call)
-        return (self._exactly(call), None) if accepted is None else (accepted, bucket)
-
     def _name_if_kept(self, call: Call) -> str | None:
         """What a plan for this call is kept as; None if it is not kept.
 
@@ -257,35 +247,38 @@ class PlanMaker:
             kept.program, CheckpointedCalls
         ):
             return None
-        is_best = kept.plan.status is SolveStatus.OPTIMAL
-        if not is_best and kept.time_limit_s < self.request.least_search_s:
+        if not kept.is_searched_enough(self.request):
             return None
         trial = self._trial(call, self._step(call), is_exact=True)
         accepted = accept_kept(trial, kept, can_wait=call.parallel is None)
         if accepted is None:
             return None
         self.ladder.know(kept.reason, kept.given_up)
-        note = f"kept since {kept.date}"
-        if accepted.is_verified:
-            note += "; the same versions of autockpt and torch verified its bits and its peak"
+        if accepted.is_verified and not kept.is_verified:
+            # The next process need not compare bits again.
+            verified = dataclasses.replace(kept, plan=accepted.plan, is_verified=True)
+            unless_a_bug(lambda: keep(name, verified))
+        note = kept.note(is_verified=accepted.is_verified)
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, note))
         self._tell_rung(plan)
         return dataclasses.replace(accepted, plan=plan)
 
     def _keep(self, name: str, accepted: AcceptedPlan) -> Path | None:
+        if self.ladder.met_bug:
+            return None
         executable = accepted.executable
         kept = KeptPlan(
             plan=accepted.plan,
             program=None if executable is None else executable.program,
             is_verified=accepted.is_verified,
-            time_limit_s=self.request.least_search_s,
+            time_limit_s=self.request.kept_limit_s,
             reason=self.ladder.reason,
             given_up=self.ladder.given_up,
         )
         return unless_a_bug(lambda: keep(name, kept))
 
-    def _with_open_sizes(self, call: Call) -> tuple[AcceptedPlan | None, Bucket | None]:
-        """A plan that also serves smaller inputs, and its bucket; None if there is no such plan."""
+    def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
+        """A plan that also serves smaller inputs, and its bucket; or one for this layout."""
         for bucket in self._candidates(call.key):
             try:
                 return self.ladder.descend(self._rungs(call, bucket)), bucket
@@ -293,7 +286,7 @@ class PlanMaker:
                 if not leads_down(error):
                     raise
                 self.store.fail(call.key, bucket)
-        return None, None
+        return self._exactly(call), None
 
     def _candidates(self, key: PlanKey) -> list[Bucket]:
         """Buckets to try; none without a capture.

@@ -19,7 +19,7 @@ from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
 from autockpt.verify.inputs import input_leaves
-from autockpt_solvers import Compute, baseline_schedule, simulate
+from autockpt_solvers import Compute, ComputeGraph, baseline_schedule, simulate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,11 @@ class CallPlanner:
     def is_complete(self) -> bool:
         """False: what runs outside of the calls is not planned."""
         return False
+
+    @property
+    def graphs(self) -> tuple[ComputeGraph, ...]:
+        """The engine's graphs, one for each way to cut the forward into calls."""
+        return tuple(cut.graph for cut in self.cuts)
 
     @property
     def split(self) -> str:

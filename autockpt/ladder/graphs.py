@@ -25,7 +25,7 @@ from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.rewrite.align import signatures
 from autockpt.rewrite.regions import PlannedRegion, PlannedRegions
-from autockpt_solvers import baseline_schedule, simulate
+from autockpt_solvers import ComputeGraph, baseline_schedule, simulate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,11 @@ class GraphPlanner:
         if len(self.captured.graphs) == 1:
             return True  # it could not be cut
         return self.budget_bytes < self.fixed_bytes + self.new_gradients_bytes
+
+    @property
+    def graphs(self) -> tuple[ComputeGraph, ...]:
+        """The engine's graph of the step."""
+        return (self.problem.graph,)
 
     @property
     def split(self) -> str:

@@ -51,10 +51,13 @@ class Ladder:
 
     Attributes:
         reason: Why the latest step is not on the highest rung; empty if it is.
+        met_bug: Whether a bug in autockpt has ever ruled out a rung. Another process may not meet
+            it, so no plan below that rung is kept.
     """
 
     def __init__(self) -> None:
         self.reason = ""
+        self.met_bug = False
         # A rung that failed because of the model itself is not tried again for other inputs.
         self._given_up: dict[str, str] = {}
 
@@ -62,6 +65,7 @@ class Ladder:
         """The same knowledge, for a copy of the model."""
         copied = Ladder()
         copied.reason = self.reason
+        copied.met_bug = self.met_bug
         copied._given_up = dict(self._given_up)
         return copied
 
@@ -127,6 +131,7 @@ class Ladder:
                 if not leads_down(error) or progress.is_stopping():
                     raise
                 if isinstance(error, InternalError):
+                    self.met_bug = True
                     warn_user(
                         f"{error} Meanwhile autockpt falls back from the rung {rung.name!r}. Set "
                         "AUTOCKPT_RAISE=1 to raise this error instead."

@@ -8,6 +8,7 @@ import torch
 
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.report.plan import Plan
+from autockpt_solvers import ComputeGraph
 
 
 class StepPlanner(Protocol):
@@ -20,6 +21,10 @@ class StepPlanner(Protocol):
     @property
     def is_complete(self) -> bool:
         """Whether the plan covers the whole step, so that no lower rung needs less memory."""
+
+    @property
+    def graphs(self) -> tuple[ComputeGraph, ...]:
+        """The engine's graphs of the step; a plan is for one of them."""
 
     @property
     def split(self) -> str:
