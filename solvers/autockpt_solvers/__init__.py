@@ -13,6 +13,7 @@ from autockpt_solvers.api import (
 )
 from autockpt_solvers.attempt import EVERY_PLAN, Attempt, Method
 from autockpt_solvers.clock import SearchReport, StopSearch, Watcher
+from autockpt_solvers.curve import BudgetCurve, SimplePlan, budget_curve
 from autockpt_solvers.graph import ComputeGraph, Op, Storage
 from autockpt_solvers.instances import Instance, read_instance
 from autockpt_solvers.nearby import cheaper_budgets
@@ -30,6 +31,7 @@ from autockpt_solvers.simulator import MemoryTimeline, ScheduleError, simulate
 __all__ = [
     "EVERY_PLAN",
     "Attempt",
+    "BudgetCurve",
     "BudgetPoint",
     "Compute",
     "ComputeGraph",
@@ -45,11 +47,13 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "SearchReport",
+    "SimplePlan",
     "SolveStatus",
     "StopSearch",
     "Storage",
     "Watcher",
     "baseline_schedule",
+    "budget_curve",
     "cheaper_budgets",
     "check_method",
     "graph_from_json",

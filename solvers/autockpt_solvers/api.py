@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -95,12 +96,12 @@ def solve(
 def _solved(problem: Problem, method: str | Method, session: Session) -> Result:
     clock = session.clock
     baseline = session.facts.baseline()
-    name = method if isinstance(method, str) else _name_of(method)
+    name = method if isinstance(method, str) else name_of(method)
     if session.facts.evaluate(baseline)[0] <= problem.available_bytes:
         attempt = Attempt(orders=(baseline,))
         name = "none" if name == "auto" else name
     elif not isinstance(method, str):
-        attempt = _ask_callable(method, problem, clock.seconds_left(clock.end), session.seed)
+        attempt = ask_callable(method, problem, clock.seconds_left(clock.end), session.seed)
     elif is_asked_by_levels(METHODS[method], problem.graph):
         left = clock.seconds_left(clock.end)
         attempt = ask(problem, session, METHODS[method], time_limit_s=left)
@@ -110,17 +111,18 @@ def _solved(problem: Problem, method: str | Method, session: Session) -> Result:
     offered = attempt.offered or (baseline,)
     best = session.facts.best(offered, problem.available_bytes)
     schedules = [with_frees(problem.graph, order) for order in best]
-    lean = _least_known(method, session)
-    return _judged(problem, schedules, attempt, attempt.method or name, session, lean)
+    known = _least_known(method, session)
+    return judged(problem, schedules, attempt, attempt.method or name, session, known)
 
 
-def _least_known(method: str | Method, session: Session) -> Schedule | None:
-    """The leanest plan that a method knows for every budget; None if that takes a search."""
+def _least_known(method: str | Method, session: Session) -> MinimumBudget | None:
+    """The smallest budget that a method knows beforehand; None if that takes a search."""
     if not isinstance(method, str) or not METHODS[method].descends:
         return None
     if not is_asked_by_levels(METHODS[method], session.graph):
         return None
-    return with_frees(session.graph, least_plan(session, METHODS[method]))
+    schedule = with_frees(session.graph, least_plan(session, METHODS[method]))
+    return minimum_of(session.graph, schedule, Attempt(orders=()))
 
 
 def judge(
@@ -151,7 +153,7 @@ def judge(
     check_limits(time_limit_s, 0)
     with clock_of(time_limit_s, watch, problem.available_bytes) as clock:
         session = Session(graph=problem.graph, seed=0, clock=clock)
-        return _judged(problem, [schedule], Attempt(orders=()), "given", session)
+        return judged(problem, [schedule], Attempt(orders=()), "given", session)
 
 
 def minimum_budget(
@@ -207,16 +209,13 @@ def _minimum(method: str | Method, session: Session) -> MinimumBudget:
             attempt = record.load()(problem, session, time_limit_s=left)
         else:
             problem = Problem(graph=graph, budget_bytes=least)
-            attempt = _ask_callable(method, problem, left, session.seed)
+            attempt = ask_callable(method, problem, left, session.seed)
         found += attempt.offered
     leanest = min(found, key=lambda order: session.facts.evaluate(order)[0])
     schedule = with_frees(graph, leanest)
+    found_least = minimum_of(graph, schedule, attempt)
     # A search by levels finds a plan from its level on, even if the plan's peak is lower.
-    least = max(simulate(graph, schedule).peak_bytes, floor)
-    bound, bound_class = least_bytes(graph, schedule, attempt)
-    return MinimumBudget(
-        peak_bytes=least, lower_bound_bytes=bound, bound_class=bound_class, schedule=schedule
-    )
+    return dataclasses.replace(found_least, peak_bytes=max(found_least.peak_bytes, floor))
 
 
 @contextlib.contextmanager
@@ -247,13 +246,14 @@ def _why_none_fits(is_proven: bool, clock: Clock) -> SolveStatus:
     return SolveStatus.OUT_OF_TIME if clock.is_cut_short or clock.is_over else SolveStatus.NOT_FOUND
 
 
-def _name_of(method: Method) -> str:
+def name_of(method: Method) -> str:
+    """What a result calls a callable."""
     return getattr(method, "__name__", type(method).__name__)
 
 
-def _ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
+def ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: int) -> Attempt:
     """Call a user's method and check what it returns."""
-    name = _name_of(method)
+    name = name_of(method)
     try:
         answer = method(problem, time_limit_s=time_limit_s, seed=seed)
     except Exception as error:
@@ -299,45 +299,43 @@ def _checked(graph: ComputeGraph, answer: Attempt | Schedule) -> Attempt:
     return answer
 
 
-def _judged(
+def judged(
     problem: Problem,
     schedules: Sequence[Schedule],
     attempt: Attempt,
     name: str,
     session: Session,
-    lean: Schedule | None = None,
+    known: MinimumBudget | None = None,
 ) -> Result:
     """Replay schedules; report the cheapest that fits, with the bounds for its class of plans.
 
-    The minimum is the peak of `lean`, or of the leanest schedule if that is None.
+    The smallest budget is `known`, or the peak of the leanest schedule if that is None.
     """
-    graph, clock = problem.graph, session.clock
+    graph, clock, fixed_bytes = problem.graph, session.clock, problem.fixed_bytes
     replays = [(simulate(graph, schedule), schedule) for schedule in schedules]
-    minimum, leanest = min(
-        ((timeline.peak_bytes, schedule) for timeline, schedule in replays), key=lambda r: r[0]
-    )
-    least, least_class = least_bytes(graph, leanest, attempt)
-    minimum_bound = least
-    if lean is not None:
-        minimum = simulate(graph, lean).peak_bytes
-        minimum_bound, _ = least_bytes(graph, lean, Attempt(orders=()))
+    minimum = known
+    if minimum is None:
+        leanest = min(replays, key=lambda replay: replay[0].peak_bytes)[1]
+        minimum = minimum_of(graph, leanest, attempt)
     fitting = [
         (timeline.recompute_ns, timeline.peak_bytes, k)
         for k, (timeline, _) in enumerate(replays)
         if timeline.peak_bytes <= problem.available_bytes
     ]
     if not fitting:
+        leanest = min(replays, key=lambda replay: replay[0].peak_bytes)[1]
+        least, least_class = least_bytes(graph, leanest, attempt)
         return Result(
             status=_why_none_fits(least > problem.available_bytes, clock),
             schedule=None,
             recompute_ns=0,
-            peak_bytes=minimum + problem.fixed_bytes,
+            peak_bytes=minimum.peak_bytes + fixed_bytes,
             lower_bound_ns=0,
-            lower_bound_bytes=least + problem.fixed_bytes,
+            lower_bound_bytes=least + fixed_bytes,
             bound_class=least_class,
-            minimum_peak_bytes=minimum + problem.fixed_bytes,
-            minimum_bound_bytes=minimum_bound + problem.fixed_bytes,
-            minimum_schedule=lean,
+            minimum_peak_bytes=minimum.peak_bytes + fixed_bytes,
+            minimum_bound_bytes=minimum.lower_bound_bytes + fixed_bytes,
+            minimum_schedule=known.schedule if known is not None else None,
             solve_time_s=clock.elapsed_s,
             method=name,
         )
@@ -352,13 +350,24 @@ def _judged(
         status=SolveStatus.OPTIMAL if recompute <= bound else SolveStatus.FEASIBLE,
         schedule=schedule,
         recompute_ns=recompute,
-        peak_bytes=peak + problem.fixed_bytes,
+        peak_bytes=peak + fixed_bytes,
         lower_bound_ns=min(bound, recompute),
-        lower_bound_bytes=bound_bytes + problem.fixed_bytes,
+        lower_bound_bytes=bound_bytes + fixed_bytes,
         bound_class=bound_class,
-        minimum_peak_bytes=minimum + problem.fixed_bytes,
-        minimum_bound_bytes=minimum_bound + problem.fixed_bytes,
-        minimum_schedule=lean,
+        minimum_peak_bytes=minimum.peak_bytes + fixed_bytes,
+        minimum_bound_bytes=minimum.lower_bound_bytes + fixed_bytes,
+        minimum_schedule=known.schedule if known is not None else None,
         solve_time_s=clock.elapsed_s,
         method=name,
+    )
+
+
+def minimum_of(graph: ComputeGraph, schedule: Schedule, attempt: Attempt) -> MinimumBudget:
+    """The peak of the leanest schedule as the smallest budget, with the bound on it."""
+    bound, bound_class = least_bytes(graph, schedule, attempt)
+    return MinimumBudget(
+        peak_bytes=simulate(graph, schedule).peak_bytes,
+        lower_bound_bytes=bound,
+        bound_class=bound_class,
+        schedule=schedule,
     )

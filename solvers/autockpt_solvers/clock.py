@@ -121,6 +121,10 @@ class Clock:
         """The time so many seconds from now, but never after the end."""
         return min(self.now() + seconds, self.end)
 
+    def shorten(self, seconds: float) -> None:
+        """Let the time end in so many seconds, if it does not end before."""
+        self.end = self.until(seconds)
+
     def seconds_left(
         self, deadline: float, *, share: float = 1.0, least_s: float = _LEAST_S
     ) -> float:

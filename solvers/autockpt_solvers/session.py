@@ -34,8 +34,8 @@ class Session:
         seed: Random seed of all searches.
         clock: The time of the search.
         facts: Facts about the graph.
-        order_bounds_ns: By order of the backward ops, a lower bound on the recompute time
-            within the problem's budget, and whether more time would not raise it.
+        order_bounds_ns: By order of the backward ops and available bytes, a lower bound on the
+            recompute time, and whether more time would not raise it.
         bounds_ns: Lower bounds on recompute time, by bound and budget in bytes.
         drops: What `greedy` drops, step by step.
         prices: The plans of `mincut`, by price.
@@ -49,7 +49,9 @@ class Session:
     seed: int
     clock: Clock = field(default_factory=Clock)
     facts: GraphFacts = field(init=False)
-    order_bounds_ns: dict[tuple[int, ...], tuple[int, bool]] = field(default_factory=dict)
+    order_bounds_ns: dict[tuple[tuple[int, ...], int], tuple[int, bool]] = field(
+        default_factory=dict
+    )
     bounds_ns: dict[tuple[Callable[..., int], int], int] = field(default_factory=dict)
     drops: DropCurve | None = None
     prices: PriceCurve | None = None

@@ -59,12 +59,13 @@ def bound_in_order_ns(
         time_limit_s: Ends the search; the bound reached by then holds.
     """
     clock, known = session.clock, session.order_bounds_ns
-    bound_ns, is_done = known.get(backward, (0, False))
+    key = (backward, problem.available_bytes)
+    bound_ns, is_done = known.get(key, (0, False))
     if not is_done and not clock.is_over:
         deadline = clock.until(time_limit_s)
         more_ns = lower_bound_ns(problem, time_limit_s=time_limit_s, clock=clock)
-        known[backward] = (max(bound_ns, more_ns), clock.now() < deadline)
-        bound_ns = known[backward][0]
+        known[key] = (max(bound_ns, more_ns), clock.now() < deadline)
+        bound_ns = known[key][0]
     return bound_ns
 
 
