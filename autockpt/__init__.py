@@ -5,6 +5,7 @@ from __future__ import annotations
 from autockpt import zoo
 from autockpt.api import get_plan, optimize, plan, restore
 from autockpt.budget import Budget, format_bytes, parse_budget
+from autockpt.curves import pareto
 from autockpt.errors import (
     AutockptError,
     BudgetError,
@@ -17,6 +18,8 @@ from autockpt.errors import (
     TorchVersionError,
     VerificationError,
 )
+from autockpt.report.curve.points import CurvePoint, SimplePoint
+from autockpt.report.curve.value import Curve
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
 from autockpt.verify.peak import measure_peak_bytes
@@ -28,6 +31,8 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CaptureError",
+    "Curve",
+    "CurvePoint",
     "DoubleBackwardError",
     "FixedBytes",
     "InternalError",
@@ -36,12 +41,14 @@ __all__ = [
     "PeerError",
     "Plan",
     "PlanMismatchError",
+    "SimplePoint",
     "TorchVersionError",
     "VerificationError",
     "format_bytes",
     "get_plan",
     "measure_peak_bytes",
     "optimize",
+    "pareto",
     "parse_budget",
     "plan",
     "restore",

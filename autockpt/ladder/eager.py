@@ -51,6 +51,7 @@ def eager_plan(step: StepToPlan) -> Plan:
         solve_time_s=0.0,
         fixed=fixed,
         gradients_bytes=step.gradients_bytes,
+        older_gradients_bytes=step.older_gradients_bytes,
         optimizer_name=optimizer.name,
         optimizer_assumed=optimizer.is_assumed,
         cost_source="measured",

@@ -320,6 +320,7 @@ class StepProblem:
             fixed=dataclasses.replace(self.fixed, other_calls_bytes=other_bytes),
             gradients_bytes=self.gradients_bytes,
             outputs_bytes=self.num_calls * self.outputs_bytes,
+            older_gradients_bytes=self.older_gradients_bytes,
             optimizer_name=self.optimizer.name,
             optimizer_assumed=self.optimizer.is_assumed,
             cost_source=self.cost_source,

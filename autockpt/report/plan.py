@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from autockpt.budget import Budget
 from autockpt.report import json_text, plan_file, tables
+from autockpt.report.curve import search
+from autockpt.report.curve.value import Curve
 from autockpt.report.values import PlanValues
-from autockpt_solvers import ComputeGraph, Schedule
+from autockpt_solvers import ComputeGraph, Method, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Plan(PlanValues):
         fixed: Memory in use for the whole step, whatever the plan.
         gradients_bytes: All gradients together, at the end of the backward.
         outputs_bytes: The outputs that the caller keeps through the backward, if that was captured.
+        older_gradients_bytes: Gradients of an earlier backward that this one adds to.
         optimizer_name: The optimizer whose state is counted.
         optimizer_assumed: True if you named no optimizer.
         cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.
@@ -63,6 +68,29 @@ class Plan(PlanValues):
 
     def __str__(self) -> str:
         return tables.text(self)
+
+    def curve(
+        self,
+        budgets: int | Sequence[int | str | Budget] | None = None,
+        *,
+        method: str | Method = "auto",
+        time_limit_s: float | None = None,
+    ) -> Curve:
+        """Returns what other budgets cost for the same step, from one search of the plan's graph.
+
+        Args:
+            budgets: The budgets, as for :func:`optimize`; or how many to choose between the
+                smallest workable one and the eager peak, 20 by default.
+            method: The solver's method.
+            time_limit_s: When to end the search, in seconds, for all budgets together; 8 by
+                default. It counts from when the smallest budget is known.
+
+        Raises:
+            TypeError: A budget has the wrong type.
+            ValueError: The plan has no graph or is for several calls that share a backward, or a
+                budget or the method is unknown.
+        """
+        return search.curve_of(self, self.graph, budgets, method=method, time_limit_s=time_limit_s)
 
     def to_json(self) -> str:
         """Returns the plan as JSON text made for diffs: sorted keys, one row per line."""

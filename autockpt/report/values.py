@@ -40,6 +40,7 @@ class PlanValues:
     minimum_bound_bytes: int = 0
     cheaper_budgets: tuple[tuple[int, int], ...] = ()
     outputs_bytes: int = 0
+    older_gradients_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(self)

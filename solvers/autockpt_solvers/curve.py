@@ -147,8 +147,20 @@ def budget_curve(
                 wanted, fixed_bytes + minimum.peak_bytes, search.most_bytes(most_bytes)
             )
         wanted = tuple(sorted(set(wanted)))
+        compared = tuple(_simple_plans(session, simple, wanted, fixed_bytes))
+        for plan in compared:
+            # Never worse than these; but the smallest budget stays what `minimum_budget` finds.
+            if method == "auto" and plan.peak_bytes >= minimum.peak_bytes:
+                search.take(Attempt(orders=(plan.order,), method=plan.method))
         results = search.results(wanted, minimum, time_limit_s)
-        plans = tuple(_simple_plans(session, simple, wanted, fixed_bytes))
+    plans = tuple(
+        SimplePlan(
+            method=plan.method,
+            peak_bytes=plan.peak_bytes + fixed_bytes,
+            recompute_ns=plan.recompute_ns,
+        )
+        for plan in compared
+    )
     return BudgetCurve(budgets=wanted, results=results, minimum=minimum, simple=plans)
 
 
@@ -331,7 +343,7 @@ def _with_bounds_of_larger(graph: ComputeGraph, results: Sequence[Result]) -> It
 
 def _simple_plans(
     session: Session, methods: Sequence[str], budgets: tuple[int, ...], fixed_bytes: int
-) -> Iterator[SimplePlan]:
+) -> Iterator[_Known]:
     """What simple methods offer: at each budget if they search for it, else once."""
     facts, clock = session.facts, session.clock
     for name in methods:
@@ -344,4 +356,4 @@ def _simple_plans(
             orders += attempt.offered
         for order in facts.front(orders):
             peak, cost = facts.evaluate(order)
-            yield SimplePlan(method=name, peak_bytes=peak + fixed_bytes, recompute_ns=cost)
+            yield _Known(cost, peak, order, name)
