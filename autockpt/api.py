@@ -23,7 +23,9 @@ from autockpt.arguments import (
     misspelt_inputs,
 )
 from autockpt.budget import Budget
-from autockpt.dispatch.forward import OptimizedForward, optimized_forward
+from autockpt.dispatch.forward import OptimizedForward
+from autockpt.dispatch.lookup import optimized_methods
+from autockpt.dispatch.methods import checked_methods
 from autockpt.dispatch.plan_only import plan_only
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
@@ -50,6 +52,7 @@ def optimize(
     progress: bool = True,
     plan: Plan | str | os.PathLike[str] | None = None,
     keeps_outputs: bool | None = None,
+    methods: tuple[str, ...] | None = None,
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
@@ -84,6 +87,11 @@ def optimize(
         keeps_outputs: Whether your loop keeps the model's outputs, apart from single numbers such
             as the loss, until the backward ends. By default autockpt plans for outputs that are
             kept, and plans again if it sees at the first backward that they were freed.
+        methods: Names of other methods that your loop calls and that return a loss, or a dict with
+            one: their calls are planned like calls of the forward. Sample inputs and ``plan`` are
+            for the first of them; ``loss_fn`` is for the forward only. By default that is
+            ``training_step`` of a LightningModule with automatic optimization, whose sample inputs
+            are the forward's; ``()`` is for none.
 
     Returns:
         ``model``.
@@ -98,7 +106,8 @@ def optimize(
         PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step is not bit-equal to eager's.
         TypeError: An argument has the wrong type, or the forward does not take the inputs.
-        ValueError: The budget, the method or the optimizer is unknown.
+        ValueError: The budget, the method or the optimizer is unknown, or the model has no such
+            method as one in ``methods``.
 
     After an error the model is as it was.
     """
@@ -117,7 +126,15 @@ def optimize(
                 inner, asked, loss_fn, optimizer, method, time_limit_s, progress
             )
             request = dataclasses.replace(request, given=given, keeps_outputs=keeps_outputs)
-            _install(inner, request, checked_inputs(sample_args, sample_kwargs), verify=verify)
+            names = checked_methods(inner, methods)
+            _install(
+                inner,
+                request,
+                checked_inputs(sample_args, sample_kwargs),
+                names,
+                are_asked_for=methods is not None,
+                verify=verify,
+            )
     return model
 
 
@@ -125,21 +142,48 @@ def _install(
     model: torch.nn.Module,
     request: Request,
     inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
+    methods: tuple[str, ...],
     *,
+    are_asked_for: bool,
     verify: bool,
 ) -> None:
     """Let a module follow plans; make the first one now if there are inputs."""
     args, kwargs = inputs
-    before = model.__dict__.get("forward")
-    original = before.original if isinstance(before, OptimizedForward) else model.forward
-    forward = OptimizedForward(model, original, request, verify=verify)
+    before = {n: v for n, v in model.__dict__.items() if isinstance(v, OptimizedForward)}
+    own = {name: each.original for name, each in before.items()}
+    forward = OptimizedForward(
+        model,
+        own.get("forward", model.forward),
+        dataclasses.replace(request, given=None) if methods and are_asked_for else request,
+        verify=verify,
+    )
+    optimized = [forward]
+    for name in methods:
+        # A loss function is for the outputs of the forward; a method returns its loss.
+        is_first = are_asked_for and name == methods[0]
+        given = request.given if is_first else None
+        optimized.append(
+            OptimizedForward(
+                model,
+                own.get(name) or getattr(model, name),
+                dataclasses.replace(request, loss_fn=None, given=given),
+                verify=verify,
+                name=name,
+                beside=forward,
+                is_asked_for=are_asked_for,
+            )
+        )
     if args or kwargs:
-        check_signature(original, args, kwargs)
+        first = optimized[1] if methods and are_asked_for else forward
+        check_signature(first.original, args, kwargs, of=first.name)
         with in_training(model), misspelt_inputs(model, kwargs):
-            forward.prepare(args, kwargs)
-    forward.install()
-    if isinstance(before, OptimizedForward):
-        before.retire()
+            first.prepare(args, kwargs)
+    for name in before.keys() - {each.name for each in optimized}:
+        before[name].uninstall()
+    for each in optimized:
+        each.install()
+    for each in before.values():
+        each.retire()
 
 
 def plan(
@@ -192,8 +236,8 @@ def get_plan(model: torch.nn.Module) -> Plan | None:
         TypeError: ``model`` is not a module.
     """
     check_module(model)
-    forward = optimized_forward(_inner(model))
-    return None if forward is None else forward.latest_plan
+    planned = [each for each in optimized_methods(_inner(model)) if each.latest_plan is not None]
+    return max(planned, key=lambda each: each.planned_at).latest_plan if planned else None
 
 
 def restore(model: ModuleT) -> ModuleT:
@@ -203,9 +247,8 @@ def restore(model: ModuleT) -> ModuleT:
         TypeError: ``model`` is not a module.
     """
     check_module(model)
-    forward = optimized_forward(_inner(model))
-    if forward is not None:
-        forward.uninstall()
+    for each in optimized_methods(_inner(model)):
+        each.uninstall()
     return model
 
 

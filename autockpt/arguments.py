@@ -135,18 +135,22 @@ def checked_inputs(
 
 
 def check_signature(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    of: str = "forward",
 ) -> None:
-    """Raise TypeError if a forward does not take these inputs."""
+    """Raise TypeError if a forward does not take these inputs; ``of`` is its name."""
     signature = inspect.signature(forward)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for name in () if takes_any else kwargs.keys() - signature.parameters.keys():
-        raise _unknown_input(name, "the model's forward", signature)
+        raise _unknown_input(name, f"the model's {of}", signature)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(
-            f"the sample inputs do not fit the model's forward: {error}. Give its positional "
+            f"the sample inputs do not fit the model's {of}: {error}. Give its positional "
             "inputs in sample_args and its keyword inputs in sample_kwargs."
         ) from error
 

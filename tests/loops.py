@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import autockpt
-from autockpt.dispatch.forward import optimized_forward
+from autockpt.dispatch.lookup import optimized_forward
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.peak import measure_peak_bytes
 

@@ -1,4 +1,4 @@
-"""The forward of an optimized module: each training call follows a plan.
+"""The forward of an optimized module, or another method: each training call follows a plan.
 
 Which plans exist is up to :mod:`autockpt.dispatch.store`, how one is made to
 :mod:`autockpt.dispatch.maker`.
@@ -10,11 +10,11 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import inspect
+import itertools
 import pickle
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,12 +24,18 @@ from autockpt.dispatch.habits import Habits
 from autockpt.dispatch.key import PlanKey, plan_key
 from autockpt.dispatch.layout import Layout, layout_of
 from autockpt.dispatch.maker import PlanMaker
+from autockpt.dispatch.methods import (
+    Counters,
+    install_quiet_logs,
+    is_running,
+    remove_quiet_logs,
+    running,
+)
 from autockpt.dispatch.passed_by import (
     FirstGradient,
+    how_passed,
     note_compilation,
     num_compilations,
-    part_that_trains,
-    pass_by_warning,
 )
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
 from autockpt.dispatch.store import PlanStore, StoredPlans
@@ -49,12 +55,16 @@ from autockpt.verify.loss import trained_tensors
 from autockpt.verify.peak import is_profiling
 from autockpt.verify.step import run_on_copies
 
+_moments = itertools.count(1)
+
 
 class OptimizedForward:
-    """Takes the place of ``module.forward``.
+    """Takes the place of ``module.forward``, or of another method that trains.
 
     Attributes:
         original: The module's own forward.
+        name: Its name.
+        planned_at: When its latest plan was made, as a number that grows.
     """
 
     def __init__(
@@ -64,6 +74,9 @@ class OptimizedForward:
         request: Request,
         *,
         verify: bool,
+        name: str = "forward",
+        beside: OptimizedForward | None = None,
+        is_asked_for: bool = True,
         stored: StoredPlans | None = None,
         ladder: Ladder | None = None,
     ) -> None:
@@ -74,11 +87,16 @@ class OptimizedForward:
             forward: Its own forward.
             request: What is asked of the plans.
             verify: See ``optimize``.
+            name: The name of the method.
+            beside: The optimized forward of the same module, if this is another method.
+            is_asked_for: Whether to raise errors of plans, rather than to run as it is.
             stored: Plans of a module that this one is a copy of.
             ladder: Which rungs that module has failed on.
         """
         functools.update_wrapper(self, forward)
         self.original = forward
+        self.name = name
+        self.planned_at = 0
         self._module = module
         self._maker = PlanMaker(
             module=module,
@@ -91,7 +109,11 @@ class OptimizedForward:
         self._lock = threading.RLock()
         self._casts = SharedCasts()
         self._is_installed = True
-        self._first_gradient = FirstGradient(module)
+        # One for all methods: any of them may have led to a backward.
+        self._first_gradient: FirstGradient = (
+            FirstGradient(module) if beside is None else beside._first_gradient
+        )
+        self._counters = Counters(forward) if name != "forward" else None
         self._habits = Habits(
             module,
             keeps_outputs=request.keeps_outputs,
@@ -100,7 +122,7 @@ class OptimizedForward:
         self._verify = verify
         # What is optimized instead of this forward, because it is not what the loop calls.
         self._instead: OptimizedForward | None = None
-        self._is_instead = False
+        self._is_asked_for = is_asked_for
         self._num_compilations = num_compilations()
         self._refusals: dict[PlanKey, BudgetError] = {}
         # Ranks that have met once are not to meet again.
@@ -113,18 +135,19 @@ class OptimizedForward:
             forward = copy.deepcopy(self.original, memo)
         else:
             forward = original.__get__(module)
-        return _with_plans(module, forward, *self._kept())
+        return _with_plans(module, forward, self.name, *self._kept())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the plans; without them if the request cannot be pickled."""
-        is_own = getattr(self.original, "__func__", None) is type(self._module).forward
+        own = getattr(type(self._module), self.name, None)
+        is_own = getattr(self.original, "__func__", None) is own
         try:
             pickle.dumps(self._maker.request)
         except Exception:  # noqa: BLE001 - whatever pickling a user's loss function raises
             is_own = False
         if not is_own:
-            return getattr, (self._module, "forward")
-        return _restored, (self._module, *self._kept())
+            return getattr, (self._module, self.name)
+        return _with_plans, (self._module, None, self.name, *self._kept())
 
     def _kept(self) -> tuple[Request, bool, StoredPlans, Ladder, dict[str, Any]]:
         """What a copy takes along."""
@@ -137,8 +160,14 @@ class OptimizedForward:
         if torch.compiler.is_compiling():
             note_compilation()
             return self.original(*args, **kwargs)
-        if not self._is_installed or not torch.is_grad_enabled():
+        is_part = is_running(self._module)
+        if is_part or not self._is_installed or not torch.is_grad_enabled():
             return self.original(*args, **kwargs)
+        with running(self._module):
+            return self._trained(args, kwargs)
+
+    def _trained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call with gradients."""
         if in_a_transform():
             warn_user(
                 f"inside of torch.func's transforms {type(self._module).__name__} runs as it is, "
@@ -149,7 +178,7 @@ class OptimizedForward:
             warn_user(warning)
         if not self._module.training and not self._habits.trains_in_eval:
             output = self.original(*args, **kwargs)
-            self._watch(output, layout_of(args, kwargs), None)
+            self._watch(output, self._layout(args, kwargs), None)
             return output
         call = self._call(args, kwargs)
         output = self._planned(call, args, kwargs)
@@ -192,7 +221,7 @@ class OptimizedForward:
             self._first_gradient.disarm()  # a step that is tried has gradients as well
             forward = self._first_forward(call, args, kwargs)
             if is_armed and self._is_installed:
-                self._first_gradient.arm(self._pass_by)
+                self._first_gradient.arm()
             self._casts.keys_with(call.key, self._device_type)  # planning empties the cache
         with contextlib.suppress(OtherGraphError):
             return forward(*args, **kwargs)
@@ -237,8 +266,9 @@ class OptimizedForward:
         try:
             return self.prepare(args, kwargs)
         except AutockptError as error:
-            if self._is_instead:
-                # You did not ask for this forward to be optimized.
+            is_refused = isinstance(error, BudgetError) and self.name != "forward"
+            if not self._is_asked_for and not is_refused:
+                # You did not ask for this forward, or this method, to be optimized.
                 self.uninstall()
                 warn_user(f"it runs as it is, without regard to the budget: {error}")
                 return self.original
@@ -268,12 +298,19 @@ class OptimizedForward:
             AutockptError: See ``optimize``; the module is as it was.
         """
         refuse_spread(self._module)
-        with self._lock:
-            return self._maker.forward_for(self._call(args, kwargs))
+        with self._lock, running(self._module):
+            forward = self._maker.forward_for(self._call(args, kwargs))
+        self.planned_at = next(_moments)
+        return forward
+
+    def _layout(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
+        if self._counters is not None:
+            args, kwargs = self._counters.hidden(args, kwargs)
+        return layout_of(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         self._parallel = parallel = parallel_around(self._module, self._parallel)
-        layout = layout_of(args, kwargs)
+        layout = self._layout(args, kwargs)
         key = plan_key(self._module, parallel, layout, self._loop_now(parallel, layout))
         solving = SolvingTime(ends_early=self._maker.request.ends_early)
         return Call(key=key, parallel=parallel, args=args, kwargs=kwargs, solving=solving)
@@ -287,25 +324,19 @@ class OptimizedForward:
 
     def _pass_by(self) -> None:
         """Tell of a backward that no call of this forward has led to; follow what is called."""
-        present = self._module.__dict__.get("forward")
-        path, part = part_that_trains(self._module)
-        how: Literal["replaced", "compiled", "part", "method"] = "method"
-        if present is not None and present is not self:
-            how = "replaced"
-            self._optimize_instead(self._module, present)
-        elif num_compilations() > self._num_compilations:
-            how = "compiled"
-        elif part is not None and "forward" not in part.__dict__:
-            how = "part"
-            self._optimize_instead(part, part.forward)
-        warn_user(pass_by_warning(type(self._module).__name__, how, path, type(part).__name__))
+        was_compiled = num_compilations() > self._num_compilations
+        is_beside = self._habits.is_waiting
+        passed = how_passed(self._module, self, was_compiled=was_compiled, is_beside=is_beside)
+        if passed.module is not None:
+            self._optimize_instead(passed.module, passed.module.forward)
+        warn_user(passed.warning)
 
     def _optimize_instead(self, module: torch.nn.Module, forward: Callable[..., Any]) -> None:
         instead = OptimizedForward(module, forward, self._maker.request, verify=self._verify)
         instead.install()
         instead._first_gradient.disarm()
         instead._habits.note_backward()
-        instead._is_instead = True
+        instead._is_asked_for = False
         self._instead = instead
 
     @property
@@ -327,8 +358,11 @@ class OptimizedForward:
     def install(self) -> None:
         """Become the module's forward."""
         self._is_installed = True
-        self._module.__dict__["forward"] = self
-        self._first_gradient.arm(self._pass_by)
+        self._module.__dict__[self.name] = self
+        if self.name == "forward":
+            self._first_gradient.arm(self._pass_by)
+        else:
+            install_quiet_logs(self._module)
 
     def retire(self) -> None:
         """Make way for another optimized forward, which is installed already."""
@@ -340,43 +374,27 @@ class OptimizedForward:
     def uninstall(self) -> None:
         """Give the module its own forward back; a wrapper that others put around runs that too."""
         self.retire()
-        if self._module.__dict__.get("forward") is self:
-            del self._module.__dict__["forward"]
-            if self._module.forward != self.original:
-                self._module.__dict__["forward"] = self.original
-
-
-def optimized_forward(module: torch.nn.Module) -> OptimizedForward | None:
-    """The optimized forward of a module, also under wrappers that others put around it."""
-    forward = module.__dict__.get("forward")
-    if forward is None:
-        return None
-    inner = inspect.unwrap(forward, stop=lambda f: isinstance(f, OptimizedForward))
-    return inner if isinstance(inner, OptimizedForward) and inner.is_installed else None
-
-
-def _restored(
-    module: torch.nn.Module,
-    request: Request,
-    verify: bool,
-    stored: StoredPlans,
-    ladder: Ladder,
-    learned: Mapping[str, Any],
-) -> OptimizedForward:
-    """The forward of an unpickled module."""
-    forward = type(module).forward.__get__(module)
-    return _with_plans(module, forward, request, verify, stored, ladder, learned)
+        remove_quiet_logs(self._module)
+        if self._module.__dict__.get(self.name) is self:
+            del self._module.__dict__[self.name]
+            if getattr(self._module, self.name, None) != self.original:
+                self._module.__dict__[self.name] = self.original
 
 
 def _with_plans(
     module: torch.nn.Module,
-    forward: Callable[..., Any],
+    forward: Callable[..., Any] | None,
+    name: str,
     request: Request,
     verify: bool,
     stored: StoredPlans,
     ladder: Ladder,
     learned: Mapping[str, Any],
 ) -> OptimizedForward:
-    made = OptimizedForward(module, forward, request, verify=verify, stored=stored, ladder=ladder)
+    """The forward of a copy; without a forward, that of its class."""
+    forward = forward or getattr(type(module), name).__get__(module)
+    made = OptimizedForward(
+        module, forward, request, verify=verify, name=name, stored=stored, ladder=ladder
+    )
     made._habits.know(learned)
     return made

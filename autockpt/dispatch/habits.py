@@ -193,6 +193,11 @@ class Habits:
             node.register_prehook(_hook(self, call, compiled_node(node)))
         return True
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a call waits for its backward."""
+        return any(not call.has_begun for call in self._waiting)
+
     def learned(self) -> dict[str, Any]:
         """What a copy of the module takes along."""
         return {

@@ -136,13 +136,18 @@ def _plain_values(part: torch.nn.Module) -> list[tuple[str, Any]]:
     for name, value in vars(part).items():
         if isinstance(value, _PLAIN):
             found.append((name, value))
-        elif name == "forward" or name[0] == "_":
+        elif name == "forward" or name[0] == "_" or _is_own(value):
             continue
         elif not isinstance(value, (dict, torch.Tensor, torch.nn.Module)):
             inner = getattr(value, "__dict__", None)
             items = inner.items() if isinstance(inner, dict) else ()
             found += [(f"{name}.{key}", v) for key, v in items if _is_lasting(key, v)]
     return sorted(found, key=repr)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether autockpt has put a value there, such as an optimized method."""
+    return type(value).__module__.partition(".")[0] == "autockpt"
 
 
 def _is_lasting(name: str, value: Any) -> bool:

@@ -40,6 +40,7 @@ from autockpt.verify.step import acts_on_parameters
 
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _OVER_BUDGET = "the leanest plan for this kind of loop; it exceeds the budget"
+_MOST_LEANEST = 3  # attempts at a plan that needs as little as an error names
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
 
 
@@ -212,11 +213,16 @@ class PlanMaker:
         Raises:
             BudgetError: No plan holds what the error names.
         """
-        budget = Budget(bytes=error.minimum_peak_bytes)
-        try:
-            accepted = self.ladder.descend(self._rungs(call, budget=budget))
-        except BudgetError as raised:
-            raise error from raised
+        budget_bytes, accepted = error.minimum_peak_bytes, None
+        for _ in range(_MOST_LEANEST):
+            try:
+                rungs = self._rungs(call, budget=Budget(bytes=budget_bytes))
+                accepted = self.ladder.descend(rungs)
+                break
+            except BudgetError as raised:
+                budget_bytes = raised.minimum_peak_bytes  # a step was measured to need more
+        if accepted is None:
+            raise error
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, _OVER_BUDGET))
         peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
         warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))

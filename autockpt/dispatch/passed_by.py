@@ -6,9 +6,10 @@ it. The plan is then passed by, and nothing shows it but the gradients that arri
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -27,21 +28,24 @@ class FirstGradient:
         """
         self._module = weakref.ref(module)
         self._handles: list[RemovableHandle] = []
+        self._tell: Callable[[], Any] | None = None
 
-    def arm(self, tell: Callable[[], Any]) -> None:
+    def arm(self, tell: Callable[[], Any] | None = None) -> None:
         """Call a function once when the first gradient arrives.
 
         Args:
-            tell: The function. The module's parameters keep it: a forward that was put in the
-                place of an optimized one leaves nothing else that does.
+            tell: The function; None for the one of before. The module's parameters keep it: a
+                forward that was put in the place of an optimized one leaves nothing else that does.
         """
         self.disarm()
         module = self._module()
+        tell = self._tell = tell or self._tell
 
         def arrived(_: torch.Tensor) -> None:
             if self._handles:
                 self.disarm()
-                tell()
+                if tell is not None:
+                    tell()
 
         for parameter in [] if module is None else module.parameters():
             if parameter.requires_grad and parameter.is_leaf:
@@ -89,33 +93,61 @@ def part_that_trains(module: torch.nn.Module) -> tuple[str, torch.nn.Module | No
     return smallest
 
 
-def pass_by_warning(
-    name: str,
-    how: Literal["replaced", "compiled", "part", "method"],
-    path: str,
-    part: str,
-) -> str:
-    """What to tell of a plan that was passed by.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """How a plan was passed by.
+
+    Attributes:
+        warning: What to tell of it.
+        module: The module whose forward is planned from now on; None if there is none.
+    """
+
+    warning: str
+    module: torch.nn.Module | None = None
+
+
+def how_passed(
+    module: torch.nn.Module, own: object, *, was_compiled: bool, is_beside: bool
+) -> Passed:
+    """How a backward came that no call of an optimized forward led to.
 
     Args:
-        name: The class of the module.
-        how: What happened: its forward was replaced or is compiled, or another method was called,
-            where one part has all parameters that train or none has.
-        path: The path of that part.
-        part: Its class.
+        module: The module.
+        own: Its optimized forward.
+        was_compiled: Whether Dynamo has traced an optimized forward since.
+        is_beside: Whether a call of its forward waits for its backward.
     """
+    kind = type(module)
+    path, part = part_that_trains(module)
     ran = "That step ran as it is, without regard to the budget"
-    texts = {
-        "replaced": f"its forward was replaced after autockpt.optimize. {ran}; autockpt plans the "
-        "new forward from the next call on. Call optimize after the forward is replaced to plan "
-        "the first step too.",
-        "compiled": f"torch.compile runs its forward. {ran}, and so will the next ones: a plan and "
-        "torch.compile do not go together. Do not compile an optimized model.",
-        "part": f"another method was called. {ran}. From the next call on autockpt plans its part "
-        f"{path} ({part}), which has all parameters that train. Optimize what the loop calls, to "
-        f"plan the first step too: autockpt.optimize(model.{path}, ...).",
-        "method": f"another method was called. {ran}, and so will the next ones. Optimize the "
-        "modules whose forwards the loop calls.",
-    }
-    head = f"{name} is optimized, but a backward came that no call of its forward led to"
-    return f"{head}: {texts[how]}"
+    method = '"training_step"' if hasattr(kind, "training_step") else '"its_name"'
+    name_it = f"Name the method that the loop calls: autockpt.optimize(..., methods=({method},))"
+    planned: torch.nn.Module | None = None
+    if module.__dict__.get("forward", own) is not own:
+        planned = module
+        what = (
+            f"its forward was replaced after autockpt.optimize. {ran}; autockpt plans the new "
+            "forward from the next call on. Call optimize after the forward is replaced to plan "
+            "the first step too."
+        )
+    elif was_compiled:
+        what = (
+            f"torch.compile runs its forward. {ran}, and so will the next ones: a plan and "
+            "torch.compile do not go together. Do not compile an optimized model."
+        )
+    elif is_beside:
+        what = (
+            "a part of that step ran outside of the forward. It is not planned, and its memory is "
+            f"not counted. {name_it}."
+        )
+    elif part is not None and "forward" not in part.__dict__:
+        planned = part
+        what = (
+            f"another method was called. {ran}. From the next call on autockpt plans its part "
+            f"{path} ({type(part).__name__}), which has all parameters that train. {name_it}, to "
+            "plan the whole step, the first included."
+        )
+    else:
+        what = f"another method was called. {ran}, and so will the next ones. {name_it}."
+    head = f"{kind.__name__} is optimized, but gradients came that no call of its forward led to"
+    return Passed(warning=f"{head}: {what}", module=planned)

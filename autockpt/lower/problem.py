@@ -103,11 +103,22 @@ class StepProblem:
             watch = self._watch("searching for the smallest workable budget", limit_s)
             with solving.counted(limit_s):
                 least = minimum_budget(self.graph, method=method, time_limit_s=limit_s, watch=watch)
-            needed_bytes = least.peak_bytes + self.other_calls_bytes(least.schedule)
-            raise BudgetError(
-                budget_bytes=self.budget_bytes,
-                minimum_peak_bytes=self.fixed_bytes + held_back_bytes + needed_bytes,
-            ) from error
+                aside_bytes = held_back_bytes + self.other_calls_bytes(least.schedule)
+                needed_bytes = self.fixed_bytes + least.peak_bytes + aside_bytes
+                if needed_bytes > self.budget_bytes:
+                    raise BudgetError(
+                        budget_bytes=self.budget_bytes, minimum_peak_bytes=needed_bytes
+                    ) from error
+                # The search for what to set aside stops close to the least, not at it.
+                problem = Problem(
+                    graph=self.graph,
+                    budget_bytes=self.budget_bytes - aside_bytes,
+                    fixed_bytes=self.fixed_bytes,
+                )
+                named = judge(problem, least.schedule, time_limit_s=limit_s, watch=watch)
+            name = method if isinstance(method, str) else getattr(method, "__name__", named.method)
+            named = dataclasses.replace(named, method=name)
+            return self._described(named, least.schedule)
 
     def _plan(
         self,

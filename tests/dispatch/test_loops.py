@@ -12,7 +12,7 @@ from loops import Blocks, batches, peak_bytes, train
 from torch import nn
 
 import autockpt
-from autockpt.dispatch.forward import optimized_forward
+from autockpt.dispatch.lookup import optimized_forward
 
 (X,) = batches(1)
 

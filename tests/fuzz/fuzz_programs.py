@@ -18,6 +18,7 @@ from fuzz_layers import LAYERS, Shared, Sizes
 from torch import nn
 
 _RARE = {"recurrent": 0.15, "checkpointed": 0.3, "loop_over_time": 0.5, "tied_head": 0.5}
+_ORDERS = ("before", "after", "between", "set to zero", "accumulated", "never")
 _OUTPUTS = ("loss", "tuple", "dict", "dataclass", "values", "value")
 
 
@@ -32,7 +33,17 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """Everything that a trial needs to know."""
+    """Everything that a trial needs to know.
+
+    Attributes:
+        other_length: Whether every second batch is shorter.
+        container: What a batch is given in, as one argument; nothing if it is given as it is.
+        order: Where in a step the gradients are cleared.
+        num_calls: How many calls there are in a step before a backward.
+        is_joined: Whether these have one backward, rather than one each.
+        eval_mode: Whether the module is trained in eval mode.
+        waits: Whether it is optimized between the first forward and its backward.
+    """
 
     seed: int
     sizes: Sizes
@@ -52,6 +63,12 @@ class Program:
     verify: bool = True
     sampled: bool = True
     other_length: bool = False
+    container: str = ""
+    order: str = "before"
+    num_calls: int = 1
+    is_joined: bool = True
+    eval_mode: bool = False
+    waits: bool = False
 
 
 def random_program(seed: int) -> Program:
@@ -77,7 +94,7 @@ def random_program(seed: int) -> Program:
         reads = tuple(draw.choice([0, 0, 0, 1, 2, draw.randrange(8)]) for _ in LAYERS[name].takes)
         nodes.append(Node(layer=name, reads=reads, seed=draw.randrange(2**31)))
     output = draw.choice(_OUTPUTS)
-    return Program(
+    program = Program(
         seed=seed,
         sizes=sizes,
         nodes=tuple(nodes),
@@ -97,6 +114,51 @@ def random_program(seed: int) -> Program:
         sampled=draw.random() < 0.7,
         other_length=draw.random() < 0.1,
     )
+    # Drawn last, so that a seed's module stays what it was.
+    container = draw.choices(["", *_CONTAINERS], [6, 1, 1, 1])[0]
+    program = dataclasses.replace(program, container=container)
+    if draw.random() < 0.5:
+        return program
+    return dataclasses.replace(
+        program,
+        order=draw.choice(_ORDERS),
+        num_calls=draw.choice([1, 1, 1, 2, 3]),
+        is_joined=draw.random() < 0.6,
+        eval_mode=draw.random() < 0.2,
+        waits=draw.random() < 0.25,
+        num_steps=4,
+    )
+
+
+@dataclasses.dataclass
+class Batch:
+    """A batch in a class of the user's own; its size counts nothing that a layer reads."""
+
+    tensors: dict[str, torch.Tensor]
+    name: str = "batch"
+
+
+class Plain:
+    """A batch whose tensors are attributes, as in batches of graphs."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.__dict__.update(tensors)
+
+
+_CONTAINERS: dict[str, Any] = {
+    "dataclass": Batch,
+    "object": Plain,
+    "dicts in a list": lambda tensors: [{name: value} for name, value in tensors.items()],
+}
+
+
+def _unpacked(given: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a batch in any container."""
+    if isinstance(given, Batch):
+        return given.tensors
+    if isinstance(given, Plain):
+        return dict(vars(given))
+    return {name: value for one in given for name, value in one.items()}
 
 
 @dataclasses.dataclass
@@ -118,6 +180,7 @@ class RandomModule(nn.Module):
             embedding=nn.Embedding(sizes.vocabulary, sizes.width),
         )
         self.output = program.output
+        self.container = program.container
         self.inputs = program.inputs
         self.layers = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
@@ -158,6 +221,8 @@ class RandomModule(nn.Module):
         flag: bool = True,
     ) -> Any:
         given = {"seq": seq, "img": img, "vec": vec, "ids": ids}
+        if self.container:
+            given = _unpacked(seq)
         values = [given[name] for name in self.inputs]
         for layer, reads in zip(self.layers, self.reads, strict=True):
             values.append(layer(*[values[number] for number in reads]))
@@ -208,6 +273,8 @@ def build(program: Program) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
             module.train(module.weight.requires_grad or module.training)
     model = model.to(getattr(torch, program.dtype))
+    if program.eval_mode:
+        model = model.eval()
     if program.channels_last and "img" in program.inputs:
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -217,7 +284,7 @@ def batch(program: Program, number: int) -> tuple[tuple[Any, ...], dict[str, Any
     """The inputs of a step."""
     generator = torch.Generator().manual_seed(program.seed * 100 + number)
     s = program.sizes
-    length = s.length
+    length = s.length - 3 if program.other_length and number % 2 else s.length
     shapes = {
         "seq": (s.batch, length, s.width),
         "img": (s.batch, s.width, s.size, s.size),
@@ -232,6 +299,8 @@ def batch(program: Program, number: int) -> tuple[tuple[Any, ...], dict[str, Any
         if kind == "img" and program.channels_last:
             value = value.contiguous(memory_format=torch.channels_last)
         made[kind] = value.requires_grad_(program.grad_inputs)
+    if program.container:
+        return (_CONTAINERS[program.container](made),), {}
     if program.by_keyword:
         return (), {**made, "scale": 0.5 + number, "flag": True}
     # Positional, as far as nothing is missing before it.
