@@ -11,7 +11,7 @@ from torch import nn
 
 import autockpt
 
-SEEDS = range(25)
+SEEDS = range(12)
 
 
 @pytest.mark.row("random modules", "random DAGs of real layers, all settings drawn")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from loops import Blocks, batches, peak_bytes, train
 from torch import nn
+from training import least_budget
 
 import autockpt
 
@@ -152,3 +153,23 @@ def test_calls_that_get_no_backward_are_not_counted() -> None:
         model(LEFT).square().mean().backward()
     assert len(kept) == 5
     assert autockpt.get_plan(model).fixed.other_calls_bytes == 0
+
+
+def test_a_budget_for_one_call_only_is_exceeded_with_a_warning() -> None:
+    """The search named a least for all calls that it did not meet itself: the second step raised a
+    BudgetError in the middle of the run."""
+    model = Blocks(num_blocks=3)
+    asked = {"optimizer": "sgd", "method": "greedy"}
+    budget = least_budget(model, sample_args=(LEFT,), **asked)
+    autockpt.optimize(model, budget, verify=False, **asked)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model.zero_grad()
+            torch.stack([_square(model(x)) for x in (LEFT, RIGHT, LEFT)]).sum().backward()
+    texts = [str(warning.message) for warning in told]
+    assert len(texts) == 2
+    assert "called 3 times before one backward" in texts[0]
+    assert "autockpt follows the leanest plan" in texts[1]
+    plan = autockpt.get_plan(model)
+    assert plan.predicted_peak_bytes > budget
