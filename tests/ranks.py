@@ -18,7 +18,9 @@ LIMIT_S = 300
 
 # One server imports the libraries; processes are forked from it in no time.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["autockpt", "torch.distributed.fsdp", "pytest"])
+context.set_forkserver_preload(
+    ["autockpt", "autockpt.command.cli", "torch.distributed.fsdp", "pytest"]
+)
 
 
 def _work(rank: int, world_size: int, folder: str, function: Callable[..., Any], args: Any) -> None:

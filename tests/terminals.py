@@ -13,6 +13,8 @@ from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
 
+import forked
+
 _ERASE = "\r\x1b[2K"
 _OTHERS = re.compile(r"\x1b\[(?!2K)[0-9;?]*[a-zA-Z]")  # colors, and what rich does to the cursor
 
@@ -45,17 +47,25 @@ def environment(**changed: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "TERM": "xterm", "PYTHONUTF8": "1", **changed}
 
 
-def on_terminal(program: str, *, width: int = 100, **changed: str) -> Shown:
-    """Run a program whose standard streams are a terminal."""
+def on_terminal(program: str, *, width: int = 100, is_fresh: bool = False, **changed: str) -> Shown:
+    """Run a program whose standard streams are a terminal.
+
+    Args:
+        program: Its code.
+        width: Letters in a line of the terminal.
+        is_fresh: Whether an interpreter of its own starts, with the encoding that the environment
+            asks for.
+        changed: Of the environment.
+    """
     main, worker = pty.openpty()
     ioctl(worker, TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=worker,
-        stdout=worker,
-        stderr=worker,
-        env=environment(**changed),
-    )
+    env = environment(**changed)
+    streams = {"stdin": worker, "stdout": worker, "stderr": worker}
+    process: subprocess.Popen[bytes] | forked.Program
+    if is_fresh:
+        process = subprocess.Popen([sys.executable, "-c", program], env=env, **streams)
+    else:
+        process = forked.Program(program, env=env, **streams)
     os.close(worker)
     written = b""
     while True:
@@ -72,10 +82,4 @@ def on_terminal(program: str, *, width: int = 100, **changed: str) -> Shown:
 
 def in_a_pipe(program: str, **changed: str) -> subprocess.CompletedProcess[str]:
     """Run a program whose standard streams are pipes."""
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=environment(**changed),
-        check=False,
-    )
+    return forked.run(program, env=environment(**changed))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner, Result
 
 import autockpt
+from autockpt.command.cli import _app
 from autockpt.dispatch.kept import plans_folder
 
 
-def run(*args: str, folder: Path, keeps: str = "1") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "autockpt", "cache", *args],
-        env=os.environ | {"AUTOCKPT_CACHE_DIR": str(folder), "AUTOCKPT_PLAN_CACHE": keeps},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run(*args: str, folder: Path, keeps: str = "1") -> Result:
+    environment = {"AUTOCKPT_CACHE_DIR": str(folder), "AUTOCKPT_PLAN_CACHE": keeps}
+    return CliRunner().invoke(_app, ("cache", *args), env=environment)
 
 
 def test_what_is_kept_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,13 +26,13 @@ def test_what_is_kept_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.M
     model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 32), nn.Tanh()) for _ in range(1)))
     autockpt.optimize(model, "1GB", sample_args=(torch.ones(4, 8),), loss_fn=torch.sum)
     shown = run("info", folder=tmp_path)
-    assert shown.returncode == 0
+    assert shown.exit_code == 0
     assert str(tmp_path) in shown.stdout
     assert "plans      1 kept" in shown.stdout
     assert "operators  0 measured" not in shown.stdout
     assert "off" in run("info", folder=tmp_path, keeps="0").stdout
     cleared = run("clear", folder=tmp_path)
-    assert cleared.returncode == 0
+    assert cleared.exit_code == 0
     assert "deleted 2 files" in cleared.stdout
     assert list(tmp_path.glob("**/*.json")) == []
     assert "plans      0 kept, 0 B" in run("info", folder=tmp_path).stdout
@@ -63,7 +56,7 @@ def test_what_was_half_written_is_cleared_too(
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
     shown = run("info", folder=tmp_path / "none")
-    assert shown.returncode == 0
+    assert shown.exit_code == 0
     assert "operators  0 measured" in shown.stdout
-    assert run("clear", folder=tmp_path / "none").returncode == 0
+    assert run("clear", folder=tmp_path / "none").exit_code == 0
     assert not (tmp_path / "none").exists()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from terminals import environment
+from typer.testing import CliRunner
 
+from autockpt.command import cli
 from autockpt.report.plan import Plan
 
 # A search does not end before it is told to; `stubborn` ones do not end even then.
@@ -61,18 +62,19 @@ class _Command:
 
     def __init__(self, kind: str, *args: str) -> None:
         self.lines: list[str] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"KIND = {kind!r}\n{_PROGRAM}\ncli.main()\n", *args],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
+        read, write = os.pipe()
+        with open(os.devnull, "w") as nothing, open(write, "w"):  # noqa: PTH123
+            self._process = forked.Program(
+                f"KIND = {kind!r}\n{_PROGRAM}\ncli.main()\n",
+                *args,
+                env=environment(),
+                stdout=nothing.fileno(),
+                stderr=write,
+            )
         # One that hangs fails, in the end.
         self._timer = threading.Timer(_LIMIT_S, self._process.kill)
         self._timer.start()
-        assert self._process.stderr is not None
-        self._stderr: Iterator[str] = iter(self._process.stderr)
+        self._stderr = open(read)  # noqa: PTH123, SIM115
 
     def interrupt_when(self, text: str) -> None:
         """Send SIGINT once a line contains this."""
@@ -85,10 +87,11 @@ class _Command:
 
     def code(self) -> int:
         """The exit code, once it has ended."""
-        with self._process:
+        with self._stderr:
             self.lines += [line.rstrip("\n") for line in self._stderr]
+        code = self._process.wait()
         self._timer.cancel()
-        return self._process.returncode
+        return code
 
 
 _PLAN = ("plan", "zoo:sequential", "--budget", "60%", "--time-limit", "500")
@@ -126,8 +129,8 @@ def test_at_another_stage_the_first_quits(stage: str) -> None:
 
 def test_a_graph_files_search_ends_too(tmp_path: Path) -> None:
     graph, result = tmp_path / "graph.json", tmp_path / "result.json"
-    command = (sys.executable, "-m", "autockpt", "graph", "zoo:sequential", "-o", str(graph))
-    subprocess.run(command, check=True, capture_output=True)
+    exported = CliRunner().invoke(cli._app, ("graph", "zoo:sequential", "-o", str(graph)))
+    assert exported.exit_code == 0, exported.output
     solving = _Command("usual", "solve", str(graph), "--budget", "60%", "--json", str(result))
     solving.interrupt_when("searching")
     assert solving.code() == 0, solving.lines

@@ -123,7 +123,7 @@ with progress.planning("Net", is_shown=True):
     )
     # A shell that exports COLUMNS does not change it for a program whose window is resized.
     encoding = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    shown = on_terminal(program, width=30, COLUMNS="80", **encoding)
+    shown = on_terminal(program, width=30, is_fresh=True, COLUMNS="80", **encoding)
     assert shown.code == 0, shown.written
     assert set("".join(shown.written)) <= {chr(number) for number in range(128)}
     # The whole line would be "- autockpt Net: a stage with a name that does not fit".

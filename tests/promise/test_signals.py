@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 
+import forked
 import pytest
 from terminals import environment
 
@@ -93,16 +94,17 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("measured"))
 
 
-def _run(program: str, *args: str, cache: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    program: str, *args: str, cache: str = "", is_fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
     # In a cache of its own nothing is measured yet.
     with tempfile.TemporaryDirectory() as folder:
+        env = environment(AUTOCKPT_RAISE="1", AUTOCKPT_CACHE_DIR=cache or folder)
+        if not is_fresh:
+            return forked.run(_PROGRAM + program, *args, env=env)
+        command = [sys.executable, "-c", _PROGRAM + program, *args]
         return subprocess.run(
-            [sys.executable, "-c", _PROGRAM + program, *args],
-            capture_output=True,
-            text=True,
-            env=environment(AUTOCKPT_RAISE="1", AUTOCKPT_CACHE_DIR=cache or folder),
-            timeout=600,
-            check=False,
+            command, capture_output=True, text=True, env=env, timeout=600, check=False
         )
 
 
@@ -170,6 +172,7 @@ for stage, after_s in moments:
             autockpt.restore(net)
             after_s /= 2
 """,
+        is_fresh=True,
     )
     assert done.stdout.splitlines() == ["[]"] * 4, done.stderr
 
