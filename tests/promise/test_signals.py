@@ -44,8 +44,11 @@ net.layers[2][0].weight.requires_grad_(False)
 net.layers[0].register_forward_hook(lambda module, inputs, output: None)
 net(x).backward()
 
-def optimize():
-    autockpt.optimize(net, "85%", sample_args=(x,), optimizer="sgd", time_limit_s=5)
+def optimize(method="auto"):
+    "The default runs CP-SAT, which has handlers of its own."
+    autockpt.optimize(
+        net, "85%", sample_args=(x,), optimizer="sgd", time_limit_s=5, method=method
+    )
 
 def state():
     modules, parameters = list(net.modules()), list(net.parameters())
@@ -118,7 +121,7 @@ for stage in STAGES:
     before = state()
     seen = at(stage, signalled)
     try:
-        optimize()
+        optimize("greedy")
     except KeyboardInterrupt:
         after = state()
         changed = [name for name in before if before[name] != after[name]]
@@ -127,7 +130,7 @@ for stage in STAGES:
         print(stage, "was not interrupted")
     if stage == "profiling the time":
         current.Planning.begin = begun
-        optimize()  # so that what is profiled is known, and the rest is quick
+        optimize("greedy")  # so that what is profiled is known, and the rest is quick
         autockpt.restore(net)
         net.zero_grad()
         net(x).backward()
@@ -148,7 +151,7 @@ def signalled(after_s):
         os.kill(os.getpid(), signal.SIGINT)
         after_s = 1.0
 
-optimize()
+optimize("greedy")
 autockpt.restore(net)
 moments = (("capturing", 0.1), ("capturing", 0.5), ("comparing", 0.05), ("trying", 0.1))
 for stage, after_s in moments:
@@ -159,7 +162,7 @@ for stage, after_s in moments:
         at(stage, thread.start)
         try:
             try:
-                optimize()
+                optimize("greedy")
             finally:
                 is_over.set()
         except KeyboardInterrupt:
@@ -201,7 +204,7 @@ for stage in ("capturing", "solving", "trying"):
         time.sleep(1e9)
     at(stage, signalled)
     try:
-        optimize()
+        optimize("greedy")
     except Mine:
         after = state()
         print([name for name in before if before[name] != after[name]])
@@ -227,7 +230,7 @@ for stage in ("profiling the time", "building", "solving", "ordering"):
     signal.signal(signal.SIGALRM, ends)
     seen = at(stage, lambda: signal.raise_signal(signal.SIGALRM))
     try:
-        optimize()
+        optimize("greedy")
     except TimeoutError as error:
         after = state()
         print(stage, error, [name for name in before if before[name] != after[name]])
