@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 class Blocks(nn.Module):
     """Residual blocks, whose activations outweigh their parameters."""
 
-    def __init__(self, width: int = 32, num_blocks: int = 6) -> None:
+    def __init__(self, width: int = 32, num_blocks: int = 4) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(
