@@ -23,6 +23,7 @@ from autockpt.arguments import (
     misspelt_inputs,
 )
 from autockpt.budget import Budget
+from autockpt.devices.device import Device
 from autockpt.dispatch.forward import OptimizedForward
 from autockpt.dispatch.lookup import optimized_methods
 from autockpt.dispatch.methods import checked_methods
@@ -197,6 +198,7 @@ def plan(
     method: str | Method = "auto",
     time_limit_s: float | None = None,
     progress: bool = True,
+    device: str | os.PathLike[str] | Device | None = None,
 ) -> Plan:
     """Return the plan that :func:`optimize` would follow, without touching the model.
 
@@ -214,14 +216,20 @@ def plan(
         method: The solver's method.
         time_limit_s: When to end the search.
         progress: Whether to show what planning does.
+        device: A device that is not here, such as ``"h100"``: the plan is for the operators that
+            eager PyTorch runs there, with estimated times. Also a :class:`Device`, or a TOML file
+            that describes one. By default the plan is for the device of the model.
 
     Raises:
         TypeError: The forward does not take the sample inputs. Otherwise as :func:`optimize`.
+        ValueError: The device is unknown. Otherwise as :func:`optimize`.
     """
     check_bool("progress", progress)
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
-        request = checked_request(model, budget, loss_fn, optimizer, method, time_limit_s, progress)
+        request = checked_request(
+            model, budget, loss_fn, optimizer, method, time_limit_s, progress, device
+        )
         with sample_step(model, request, sample_args, sample_kwargs) as step:
             made = plan_only(step)
     if warning := cost_warning(made):

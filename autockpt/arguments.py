@@ -15,6 +15,8 @@ import torch
 
 from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.capture.blame import unexpected_keyword
+from autockpt.devices.device import Device
+from autockpt.devices.lookup import find_device
 from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.report.plan import Plan
@@ -44,6 +46,7 @@ def checked_request(
     method: str | Method,
     time_limit_s: float | None,
     progress: bool,
+    device: str | os.PathLike[str] | Device | None = None,
 ) -> Request:
     """Return what is asked of a plan.
 
@@ -58,7 +61,8 @@ def checked_request(
     limit_s = _DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
     _check_time_limit(limit_s)
     _check_method(method)
-    memory = optimizer_memory(optimizer, model.parameters())
+    target = None if device is None else find_device(device)
+    memory = optimizer_memory(optimizer, model.parameters(), on_accelerator=target is not None)
     if isinstance(optimizer, torch.optim.Optimizer):
         _check_optimizer(optimizer, model)
     return Request(
@@ -69,6 +73,7 @@ def checked_request(
         time_limit_s=limit_s,
         ends_early=time_limit_s is None,
         progress=progress,
+        device=target,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from autockpt.budget import Budget
+from autockpt.devices.device import Device
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.plan import Plan
 from autockpt_solvers import Method
@@ -19,7 +20,8 @@ class Request:
     """What is asked of a plan; see ``optimize``.
 
     With ``ends_early``, a search that has stalled ends before its time limit. With ``given``, that
-    plan is followed. ``keeps_outputs`` of None is found out at the first backward.
+    plan is followed. ``keeps_outputs`` of None is found out at the first backward. ``device`` is
+    the device that the plan is for if that is not here.
     """
 
     budget: Budget
@@ -31,6 +33,7 @@ class Request:
     progress: bool = True
     keeps_outputs: bool | None = None
     given: Plan | None = None
+    device: Device | None = None
 
     @property
     def kept_limit_s(self) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from autockpt.capture.compiled import CompiledForward
 from autockpt.capture.joint import JointGraph, JointNode
+from autockpt.devices.device import ALLOCATION_BYTES, Device
 from autockpt.loop import Loop
 
 Keys = tuple[tuple[int, ...], ...]
@@ -43,6 +44,7 @@ class Capture:
     Attributes:
         graphs: In forward order.
         device: The device of the model's parameters.
+        target: The device that the step is planned for, if that is another one; it is not here.
         is_fake: Whether model or inputs hold no data, so that nothing can be measured.
         parameters_bytes: Bytes of distinct parameter storages.
         buffers_bytes: Bytes of distinct buffer storages.
@@ -66,6 +68,7 @@ class Capture:
 
     graphs: tuple[CapturedGraph, ...]
     device: torch.device
+    target: Device | None
     is_fake: bool
     parameters_bytes: int
     buffers_bytes: int
@@ -82,6 +85,16 @@ class Capture:
     compiled: CompiledForward | None
     split: str
     output_types: tuple[tuple[int, int], ...] | None
+
+    @property
+    def unit_bytes(self) -> int:
+        """What the size of an allocation is a multiple of."""
+        return ALLOCATION_BYTES if self.runs_on.type == "cuda" else 1
+
+    @property
+    def runs_on(self) -> torch.device:
+        """The kind of device that the planned step runs on."""
+        return self.device if self.target is None else torch.device("cuda")
 
     @property
     def held_keys(self) -> frozenset[int]:

@@ -50,6 +50,7 @@ def run_eager_step(
     loss_fn: Callable[[Any], torch.Tensor] | None,
     plain: dict[int, torch.Tensor],
     loop: Loop,
+    unit_bytes: int = 1,
 ) -> EagerStep:
     """Run the step as eager PyTorch does, on tensors without data; its gradients are discarded.
 
@@ -61,6 +62,7 @@ def run_eager_step(
         loss_fn: See `capture`.
         plain: The inputs that take the place of tensors of subclasses, by their number.
         loop: See `capture`; the step has one call, however many share its backward.
+        unit_bytes: What the size of an allocation is a multiple of.
 
     Raises:
         CaptureError: The step fails on these inputs.
@@ -74,7 +76,8 @@ def run_eager_step(
         if fake.requires_grad and fake.is_leaf:
             fake.register_post_accumulate_grad_hook(lambda p: arrivals.extend(keys_of(p)))
     older_gradients = [fake.grad for fake in parameters]
-    tracker = LiveBytes([*input_leaves((fakes.args, fakes.kwargs)), *parameters, *older_gradients])
+    resting = [*input_leaves((fakes.args, fakes.kwargs)), *parameters, *older_gradients]
+    tracker = LiveBytes(resting, unit_bytes=unit_bytes)
     name = type(module).__name__
     types = TypesFollowed(plain)
     with (

@@ -157,12 +157,14 @@ def copied(joint: JointGraph) -> JointGraph:
     )
 
 
-def gives_the_same_again(op: JointNode) -> bool:
+def gives_the_same_again(op: JointNode, *, on_accelerator: bool = False) -> bool:
     """Whether an op may run again, and none of its inputs is overwritten meanwhile.
 
-    BatchNorm runs again without updating its running statistics.
+    BatchNorm runs again without updating its running statistics. For ``on_accelerator`` see
+    `may_run_again`.
     """
-    return may_run_again(op.node) and (not op.reads_mutated or is_batch_norm(op.node))
+    again = may_run_again(op.node, on_accelerator=on_accelerator)
+    return again and (not op.reads_mutated or is_batch_norm(op.node))
 
 
 def needed_by_forward(joint: JointGraph) -> set[fx.Node]:

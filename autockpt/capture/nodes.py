@@ -81,8 +81,10 @@ def is_effect(node: fx.Node) -> bool:
     return node.target is not operator.getitem and node.is_impure(impure_random=False)
 
 
-def may_run_again(node: fx.Node) -> bool:
+def may_run_again(node: fx.Node, *, on_accelerator: bool = False) -> bool:
     """Whether running the node again is known to give the same bits and to do nothing else.
+
+    ``on_accelerator`` tells that it runs on one, though its tensors are on none.
 
     That is not known for operators of other libraries, higher-order operators, and kernels that sum
     in no fixed order on an accelerator.
@@ -93,7 +95,7 @@ def may_run_again(node: fx.Node) -> bool:
     if target.namespace not in _KNOWN:
         return False
     on_cpu = all(t.device.type == "cpu" for t in tensors_of(node.meta.get("val")))
-    return on_cpu or target.overloadpacket not in _UNORDERED_SUMS
+    return (on_cpu and not on_accelerator) or target.overloadpacket not in _UNORDERED_SUMS
 
 
 def may_move(node: fx.Node) -> bool:

@@ -20,10 +20,12 @@ from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import keys_of
 from autockpt.capture.traced_step import StepToTrace, TracedStep, run_traced_step
+from autockpt.devices.device import ALLOCATION_BYTES, Device
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
 from autockpt.loop import PLAIN, Loop
+from autockpt.torch_private.cuda_kernels import eager_for, tracing_for
 from autockpt.verify.inputs import input_leaves, plain_inputs
-from autockpt.verify.live_bytes import distinct_bytes
+from autockpt.verify.live_bytes import distinct_bytes, rounded_up
 from autockpt.verify.loss import trained_tensors
 from autockpt.verify.step import loss_kept
 
@@ -56,6 +58,7 @@ def capture(
     pieces: Pieces = "",
     blocks: tuple[str, ...] = (),
     memo: TraceMemo | None = None,
+    target: Device | None = None,
 ) -> Capture:
     """Capture one training step of `forward`, the forward of `module`, on these inputs.
 
@@ -71,6 +74,7 @@ def capture(
         pieces: Where to cut each graph; see :mod:`autockpt.capture.pieces`.
         blocks: Submodules to capture one by one, instead of the forward as a whole.
         memo: Has the trace of the same call if it was captured before, for another loop.
+        target: A device that is not here, whose operators to trace; nothing of the step can run.
 
     Raises:
         NotTrainableError: Nothing in the output requires a gradient.
@@ -85,6 +89,8 @@ def capture(
     known = None if memo is None else memo.trace
     if known is None:
         fakes = fake_step(module, args, kwargs, accumulates=loop.accumulates)
+        if target is not None:
+            fakes = dataclasses.replace(fakes, has_no_data=True)
         plain = {
             number: fakes.of(leaf)
             for number, leaf in enumerate(input_leaves((args, kwargs)))
@@ -93,9 +99,17 @@ def capture(
     else:
         fakes, plain = known.fakes, known.plain
     packed = PackedSequences(input_leaves((fakes.args, fakes.kwargs)))
-    with loss_kept(loss_fn), running_on(fakes, module):
+    unit_bytes = ALLOCATION_BYTES if target is not None or _device_of(fakes).type == "cuda" else 1
+    with loss_kept(loss_fn), tracing_for(target), eager_for(target), running_on(fakes, module):
         eager = run_eager_step(
-            module, forward, fakes, packed, loss_fn=loss_fn, plain=plain, loop=loop
+            module,
+            forward,
+            fakes,
+            packed,
+            loss_fn=loss_fn,
+            plain=plain,
+            loop=loop,
+            unit_bytes=unit_bytes,
         )
     if known is None:
         step = StepToTrace(
@@ -108,7 +122,7 @@ def capture(
             pieces=pieces,
             blocks=blocks,
         )
-        with loss_kept(loss_fn):
+        with loss_kept(loss_fn), tracing_for(target):
             traced = run_traced_step(step, fakes)
         if memo is not None and traced.compiled is not None:
             memo.trace = Trace(fakes=fakes.without_data(), plain=plain, traced=traced)
@@ -120,11 +134,16 @@ def capture(
     return Capture(
         graphs=traced.graphs,
         device=_device_of(fakes),
+        target=target,
         is_fake=fakes.has_no_data,
-        parameters_bytes=distinct_bytes(parameters),
-        buffers_bytes=distinct_bytes(list(module.buffers())),
-        inputs_bytes=distinct_bytes(input_leaves((args, dict(kwargs)))),
-        gradient_bytes=sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
+        parameters_bytes=distinct_bytes(parameters, unit_bytes=unit_bytes),
+        buffers_bytes=distinct_bytes(list(module.buffers()), unit_bytes=unit_bytes),
+        inputs_bytes=distinct_bytes(input_leaves((args, dict(kwargs))), unit_bytes=unit_bytes),
+        gradient_bytes=sum(
+            rounded_up(p.numel() * p.element_size(), unit_bytes)
+            for p in parameters
+            if p.requires_grad
+        ),
         parameter_keys=parameter_keys,
         gradient_order=eager.gradient_order,
         output_leaf_keys=traced.output_leaf_keys,

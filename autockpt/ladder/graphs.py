@@ -69,7 +69,9 @@ class GraphPlanner:
         captured, blocks = _captured(step, pieces=pieces, in_blocks=in_blocks)
         with internal_errors("profile"):
             nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
-            costs = profile(nodes, captured.device, measure=not captured.is_fake)
+            target = step.request.device
+            measure = not captured.is_fake
+            costs = profile(nodes, captured.device, measure=measure, target=target)
         progress.stage("building the solver's graph")
         with internal_errors("lower"):
             optimizer = step.request.optimizer
@@ -94,13 +96,15 @@ class GraphPlanner:
                 optimizer_bytes=step.request.optimizer.state_bytes,
                 inputs_bytes=step.loop.num_calls * captured.inputs_bytes,
                 communication_bytes=step.buckets_bytes,
+                workspace_bytes=0 if target is None else target.workspace_bytes,
             ),
             older_gradients_bytes=step.older_gradients_bytes,
             gradients_bytes=captured.gradient_bytes,
             outputs_bytes=captured.outputs_bytes(step.loop),
             optimizer=step.request.optimizer,
             cost_source="roofline" if captured.is_fake else "measured",
-            device=str(captured.device),
+            device=str(captured.device) if target is None else target.name,
+            context_bytes=0 if target is None else target.context_bytes,
             num_graphs=len(captured.graphs),
             rung="blocks" if blocks else "whole",
             notes=_notes(captured),
@@ -268,6 +272,7 @@ def _captured(
         loop=step.loop,
         pieces=pieces,
         memo=None if pieces or in_blocks or step.varying else step.memo,
+        target=step.request.device,
     )
     return _in_blocks(step.module, capture_with) if in_blocks else (capture_with(), ())
 
@@ -299,6 +304,8 @@ def _baseline_peak_bytes(
     new_gradients_bytes = 0 if step.accumulates else captured.gradient_bytes
     after_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
     fixed_bytes = lowered.fixed_bytes + step.older_gradients_bytes + step.buckets_bytes
+    if step.request.device is not None:
+        fixed_bytes += step.request.device.workspace_bytes
     return fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, after_bytes)
 
 

@@ -76,6 +76,8 @@ def rungs_of(
             return
         if in_pieces is None:
             yield rung("blocks", lambda: GraphPlanner.capture(step, in_blocks=True))
+    if step.request.device is not None:
+        return  # the others watch a step that runs
     yield rung("checkpoint", lambda: CallPlanner.observe(step))
     if run_as_it_is is not None:
         yield Rung(name="eager", attempt=run_as_it_is)

@@ -10,21 +10,21 @@ import torch.fx as fx
 
 from autockpt.capture.captured import (
     Capture,
-    CapturedGraph,
     first_users,
     gradients_of_parameters,
     gradients_wanted_before,
     kept_outputs,
     overwritten_keys,
-    reads_any,
     taken_up_by_later_frames,
 )
-from autockpt.capture.joint import JointNode, gives_the_same_again, needed_by_forward
-from autockpt.capture.nodes import activation_writes, is_batch_norm, may_move
+from autockpt.capture.joint import JointNode, needed_by_forward
+from autockpt.capture.nodes import activation_writes, may_move
 from autockpt.loop import Loop
+from autockpt.lower.once import must_run_once
 from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
 from autockpt.torch_private.generators import rng_state_bytes
+from autockpt.verify.live_bytes import rounded_up
 from autockpt_solvers import ComputeGraph, Op, Storage
 
 
@@ -61,6 +61,7 @@ class GraphBuilder:
         )
 
     def _storage(self, name: str, size_bytes: int) -> int:
+        size_bytes = rounded_up(size_bytes, self._capture.unit_bytes)
         self._storages.append(Storage(name=name, size_bytes=size_bytes))
         return len(self._storages) - 1
 
@@ -282,13 +283,17 @@ class GraphBuilder:
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
         runs_once = is_unused_draw or must_run_once(
-            graph, op, held=held | saved_outside, overwritten_keys=self._overwritten_keys
+            graph,
+            op,
+            held=held | saved_outside,
+            overwritten_keys=self._overwritten_keys,
+            on_accelerator=self._capture.runs_on.type != "cpu",
         )
         workspace_bytes = self._costs[op.node].workspace_bytes
         if op.is_random and not runs_once:
             reads.append(self._add_rng_state(region, index, op))
             # While it is drawn again, the state that the generator is in by then is set aside.
-            workspace_bytes += rng_state_bytes(self._capture.device)
+            workspace_bytes += rng_state_bytes(self._capture.runs_on)
         self._add(
             Op(
                 name=op.node.name,
@@ -346,7 +351,7 @@ class GraphBuilder:
     def _add_rng_state(self, region: int, index: int, op: JointNode) -> int:
         """Add the op that reads the generator before a random op, and return what it writes."""
         name = f"{op.node.name}.rng_state"
-        state = self._storage(f"g{region}.{name}", rng_state_bytes(self._capture.device))
+        state = self._storage(f"g{region}.{name}", rng_state_bytes(self._capture.runs_on))
         self._add(
             Op(
                 name=name,
@@ -367,31 +372,3 @@ class GraphBuilder:
             return ()
         size_bytes = sum(self._storages[s].size_bytes for s in writes)
         return (over,) if self._storages[over].size_bytes <= size_bytes else ()
-
-
-def must_run_once(
-    graph: CapturedGraph,
-    op: JointNode,
-    *,
-    held: frozenset[int],
-    overwritten_keys: frozenset[int],
-) -> bool:
-    """Whether an op must not be recomputed.
-
-    Args:
-        graph: Its captured graph.
-        op: The op.
-        held: The graph's storages that stay to the end of the step.
-        overwritten_keys: Inputs of any graph that a graph overwrites.
-    """
-    # Nothing is recomputed for a graph without a backward, nor by code outside of the model.
-    if graph.is_outside or not graph.has_backward or op.is_backward:
-        return True
-    # It has effects, or is not known to give the same bits again.
-    if not gives_the_same_again(op):
-        return True
-    # What it reads may have another value by then; BatchNorm runs again without its statistics.
-    if reads_any(graph, op, overwritten_keys) and not is_batch_norm(op.node):
-        return True
-    # Its result is never freed.
-    return any(storage in held for storage in activation_writes(op.node, op.writes))

@@ -62,6 +62,7 @@ class StepProblem:
     notes: tuple[str, ...]
     num_calls: int = 1
     outputs_bytes: int = 0
+    context_bytes: int = 0
 
     @property
     def fixed_bytes(self) -> int:
@@ -336,6 +337,7 @@ class StepProblem:
             optimizer_assumed=self.optimizer.is_assumed,
             cost_source=self.cost_source,
             device=self.device,
+            context_bytes=self.context_bytes,
             num_graphs=self.num_graphs,
             rung=self.rung,
             rows=module_rows(self.graph, schedule, timeline),

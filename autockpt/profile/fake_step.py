@@ -50,29 +50,41 @@ class StepBytes:
     most_step_bytes: int
 
 
-def measure_new(make: MakeOptimizer, parameters: list[torch.nn.Parameter]) -> StepBytes:
-    """Measures an optimizer of these parameters that does not exist yet."""
+def measure_new(
+    make: MakeOptimizer, parameters: list[torch.nn.Parameter], *, on_accelerator: bool = False
+) -> StepBytes:
+    """Measures an optimizer of these parameters that does not exist yet.
+
+    Args:
+        make: Makes it.
+        parameters: The parameters.
+        on_accelerator: Whether it will step on an accelerator, where the parameters are not.
+    """
     with _nothing_disturbed():
         mode = _fake_mode()
         fakes = [_fake_parameter(parameter, mode) for parameter in parameters]
         with mode:
             optimizer = make(fakes)
-        return _measure(optimizer, parameters, [], mode)
+        return _measure(optimizer, parameters, [], mode, on_accelerator)
 
 
 def measure_existing(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[torch.nn.Parameter],
+    *,
+    on_accelerator: bool = False,
 ) -> StepBytes:
     """Measures an optimizer as it is, with the state that it has.
 
     Args:
         optimizer: The optimizer; nothing of it changes.
         parameters: Parameters that it may refer to beside those that it steps.
+        on_accelerator: See `measure_new`.
     """
     with _nothing_disturbed():
         mode = _fake_mode()
         copied, state = _fake_copy(optimizer, parameters, mode)
-        return _measure(copied, _parameters(optimizer), state, mode)
+        return _measure(copied, _parameters(optimizer), state, mode, on_accelerator)
 
 
 def _fake_mode() -> FakeTensorMode:
@@ -161,10 +173,16 @@ def _measure(
     originals: list[torch.nn.Parameter],
     state: list[torch.Tensor],
     mode: FakeTensorMode,
+    on_accelerator: bool,
 ) -> StepBytes:
     """Steps an optimizer of fake parameters; ``originals`` are the real ones, in their order."""
     fakes = _parameters(optimizer)
-    _choose_paths(optimizer, dict(zip(map(id, fakes), originals, strict=True)))
+    on_host = {
+        id(fake)
+        for fake, real in zip(fakes, originals, strict=True)
+        if not on_accelerator and real.device.type in ("cpu", "meta")
+    }
+    _choose_paths(optimizer, on_host)
     trained = [p for p in fakes if p.requires_grad]
     with mode:
         for parameter in trained:
@@ -229,17 +247,16 @@ def _peak_bytes_of_step(optimizer: torch.optim.Optimizer, tracker: LiveBytes) ->
     return tracker.peak_bytes
 
 
-def _choose_paths(
-    optimizer: torch.optim.Optimizer, originals: Mapping[int, torch.nn.Parameter]
-) -> None:
-    """Lets groups step all parameters at once if torch.optim would, given the real ones.
+def _choose_paths(optimizer: torch.optim.Optimizer, on_host: set[int]) -> None:
+    """Lets groups step all parameters at once if torch.optim would.
 
-    It chooses so by itself on an accelerator, but not for fake tensors.
+    It chooses so by itself on an accelerator, but not for fake tensors. ``on_host`` has the ids of
+    the parameters that will not be on an accelerator.
     """
     for group in optimizer.param_groups:
         if group.get("foreach", False) is None and not group.get("fused"):
-            devices = {originals[id(p)].device.type for p in group["params"]}
-            group["foreach"] = bool(devices) and not devices & {"cpu", "meta"}
+            ids = {id(p) for p in group["params"]}
+            group["foreach"] = bool(ids) and not ids & on_host
 
 
 def _around_the_largest(trained: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:

@@ -20,8 +20,9 @@ import torch.fx as fx
 
 from autockpt import progress
 from autockpt.capture.nodes import tensors_of
+from autockpt.devices.device import Device
 from autockpt.profile.cache import NodeCost, ProfileCache
-from autockpt.profile.roofline import roofline
+from autockpt.profile.roofline import device_of, roofline
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.peak import memory_profile
@@ -61,6 +62,7 @@ def profile(
     *,
     measure: bool,
     cache: ProfileCache | None = None,
+    target: Device | None = None,
 ) -> dict[fx.Node, NodeCost]:
     """Returns the cost of every node.
 
@@ -71,6 +73,7 @@ def profile(
         device: Where the model runs.
         measure: Whether to run the operators; otherwise their cost is estimated.
         cache: Known costs; None opens the one in the user's cache folder.
+        target: The device to estimate costs for; None for ``device``.
     """
     nodes = list(nodes)
     by_signature: dict[str, fx.Node] = {}
@@ -78,7 +81,8 @@ def profile(
     for node in nodes:
         by_signature.setdefault(signatures[node], node)
     if not measure:
-        costs = {key: roofline(node, device) for key, node in by_signature.items()}
+        spec = target or device_of(device)
+        costs = {key: roofline(node, spec) for key, node in by_signature.items()}
     else:
         costs = _measured(by_signature, device, cache or ProfileCache.open_default(device))
     return {node: costs[signatures[node]] for node in nodes}
@@ -108,7 +112,7 @@ def _measured(
                     output_bytes=output_bytes,
                 )
             else:
-                estimated[key] = roofline(node, device)
+                estimated[key] = roofline(node, device_of(device))
     cache.store(measured)
     return known | measured | estimated
 

@@ -73,7 +73,10 @@ class OptimizerMemory:
 
 
 def optimizer_memory(
-    optimizer: torch.optim.Optimizer | str | None, parameters: Iterable[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer | str | None,
+    parameters: Iterable[torch.nn.Parameter],
+    *,
+    on_accelerator: bool = False,
 ) -> OptimizerMemory:
     """Measures an optimizer on fake tensors; the optimizer and the parameters do not change.
 
@@ -84,6 +87,7 @@ def optimizer_memory(
             ``torch.optim`` in lower case, such as "adamw"; or None to assume AdamW.
         parameters: The model's parameters; an optimizer that is named steps those that require
             grad.
+        on_accelerator: Whether the step is for an accelerator, where the parameters are not.
 
     Raises:
         ValueError: If the name is unknown; the message lists the known ones.
@@ -94,11 +98,11 @@ def optimizer_memory(
     trained = [p for p in parameters if p.requires_grad]
     if optimizer is None or isinstance(optimizer, str):
         name = "adamw" if optimizer is None else optimizer.lower()
-        measured, notes = _of_name(name, trained)
+        measured, notes = _of_name(name, trained, on_accelerator)
     elif isinstance(optimizer, torch.optim.Optimizer):
         optimizer = _unwrapped(optimizer)
         name = type(optimizer).__name__
-        measured, notes = _of_instance(optimizer, parameters)
+        measured, notes = _of_instance(optimizer, parameters, on_accelerator)
     else:
         raise TypeError(
             f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer, "
@@ -116,7 +120,9 @@ def optimizer_memory(
     )
 
 
-def _of_name(name: str, trained: list[torch.nn.Parameter]) -> tuple[StepBytes, tuple[str, ...]]:
+def _of_name(
+    name: str, trained: list[torch.nn.Parameter], on_accelerator: bool
+) -> tuple[StepBytes, tuple[str, ...]]:
     if name not in _MAKERS:
         raise ValueError(
             f"unknown optimizer {name!r}; known names: {', '.join(_MAKERS)}, "
@@ -125,17 +131,17 @@ def _of_name(name: str, trained: list[torch.nn.Parameter]) -> tuple[StepBytes, t
     if not trained:
         return StepBytes(state_bytes=0, step_bytes=0, most_step_bytes=0), ()
     try:
-        return measure_new(_MAKERS[name], trained), ()
+        return measure_new(_MAKERS[name], trained, on_accelerator=on_accelerator), ()
     except Exception as error:  # noqa: BLE001 - any code of torch or another library
         history_size = 100 if name == "lbfgs" else 0
         return _assumed(name, error, trained, 0, history_size)
 
 
 def _of_instance(
-    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], on_accelerator: bool
 ) -> tuple[StepBytes, tuple[str, ...]]:
     try:
-        return measure_existing(optimizer, parameters), ()
+        return measure_existing(optimizer, parameters, on_accelerator=on_accelerator), ()
     except Exception as error:  # noqa: BLE001 - any code of torch or another library
         history_size = max(int(g.get("history_size", 0)) for g in optimizer.param_groups)
         trained = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]

@@ -1,50 +1,38 @@
-"""Estimates operator costs for a device that is not available."""
+"""Estimates what operators cost on a device that is not available.
+
+The time of a kernel is the larger of what its arithmetic and its memory traffic take, each at the
+share of the peak rate that kernels of its kind reach; no operator takes less than its launch.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import math
 from typing import Any
 
 import torch
 import torch.fx as fx
 
 from autockpt.capture.nodes import tensors_of
+from autockpt.devices.device import Device
+from autockpt.devices.lookup import device_like
+from autockpt.devices.table import DEVICES, GENERIC_CPU
 from autockpt.profile.cache import NodeCost
+from autockpt.profile.kinds import is_causal, kind_of
+from autockpt.profile.workspaces import workspace_bytes
 from autockpt.torch_private.pytree import tree_leaves
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpeed:
-    """Peak rates of a device, from the vendor's data sheet."""
-
-    flops_per_s: float
-    half_flops_per_s: float
-    bytes_per_s: float
-    launch_ns: int
+def device_of(device: torch.device) -> Device:
+    """Returns the numbers of a device that is here: its own if they are known."""
+    if device.type in ("cpu", "meta"):
+        return GENERIC_CPU
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return device_like(name) or DEVICES["h100"]
 
 
-# By device type. Dense rates; a plan depends only on the ratios between nodes. The CPU has those of
-# one modest core, "cuda" those of an H100 SXM (NVIDIA's data sheet; FP32 without TF32).
-DEVICE_SPEEDS = {
-    "cpu": DeviceSpeed(flops_per_s=5e10, half_flops_per_s=5e10, bytes_per_s=1e10, launch_ns=2_000),
-    "cuda": DeviceSpeed(
-        flops_per_s=67e12, half_flops_per_s=989e12, bytes_per_s=3.35e12, launch_ns=4_000
-    ),
-}
-
-
-def device_speed(device: torch.device) -> DeviceSpeed:
-    """Return the rates of a device: its own, the CPU's for meta, else those of "cuda"."""
-    kind = "cpu" if device.type == "meta" else device.type
-    return DEVICE_SPEEDS.get(kind, DEVICE_SPEEDS["cuda"])
-
-
-def roofline(node: fx.Node, device: torch.device) -> NodeCost:
-    """Estimates a node: the larger of its compute and memory times, and a launch."""
-    from torch.utils.flop_counter import flop_registry
-
-    speed = device_speed(device)
+def roofline(node: fx.Node, device: Device) -> NodeCost:
+    """Estimates the cost of a node on a device."""
 
     def value_of(argument: Any) -> Any:
         return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
@@ -54,13 +42,38 @@ def roofline(node: fx.Node, device: torch.device) -> NodeCost:
     result = node.meta.get("val")
     touched = tensors_of(tree_leaves((args, kwargs, result)))
     moved_bytes = sum(t.numel() * t.element_size() for t in touched)
-    num_flops = 0
+    num_flops = _num_flops(node, args, kwargs, result)
+    kind = kind_of(node.target)
+    share = getattr(device.efficiency, kind)
+    arithmetic_s = memory_s = 0.0
+    if num_flops:
+        rate = device.rates.of(_dtype_of(touched), is_convolution=kind == "convolution")
+        arithmetic_s = num_flops / (rate * share)
+        share = device.efficiency.elementwise
+    if moved_bytes:
+        memory_s = moved_bytes / (device.bytes_per_s * share)
+    runtime_ns = int(max(arithmetic_s, memory_s) * 1e9)
+    return NodeCost(
+        runtime_ns=max(device.launch_ns, runtime_ns),
+        workspace_bytes=workspace_bytes(node.target, touched, device),
+    )
+
+
+def _num_flops(node: fx.Node, args: Any, kwargs: Any, result: Any) -> int:
+    from torch.utils.flop_counter import flop_registry
+
     packet = getattr(node.target, "overloadpacket", None)
-    if packet in flop_registry:
-        # A formula that does not take this call leaves the bytes to count alone.
-        with contextlib.suppress(Exception):
-            num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
-    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in touched)
-    rate = speed.half_flops_per_s if half else speed.flops_per_s
-    seconds = max(num_flops / rate, moved_bytes / speed.bytes_per_s)
-    return NodeCost(runtime_ns=speed.launch_ns + int(seconds * 1e9), workspace_bytes=0)
+    if packet not in flop_registry:
+        return 0
+    num_flops = 0
+    # A formula that does not take this call leaves the bytes to count alone.
+    with contextlib.suppress(Exception):
+        num_flops = flop_registry[packet](*args, **kwargs, out_val=result)
+    # Kernels skip what a causal mask hides; torch's formulas count it.
+    return math.ceil(num_flops / 2) if is_causal(node) else num_flops
+
+
+def _dtype_of(touched: list[torch.Tensor]) -> torch.dtype:
+    """The smallest type of floating point among tensors."""
+    floats = [t.dtype for t in touched if t.dtype.is_floating_point]
+    return min(floats, key=lambda dtype: dtype.itemsize, default=torch.float32)

@@ -16,6 +16,7 @@ class FixedBytes:
         optimizer_bytes: State that the optimizer keeps between steps.
         inputs_bytes: The batch.
         communication_bytes: Buckets in which gradients are reduced across devices.
+        workspace_bytes: What libraries such as cuBLAS keep once they have run.
         other_calls_bytes: What the other calls before the same backward hold while one is at its
             peak.
     """
@@ -25,6 +26,7 @@ class FixedBytes:
     optimizer_bytes: int
     inputs_bytes: int
     communication_bytes: int = 0
+    workspace_bytes: int = 0
     other_calls_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class FixedBytes:
             "optimizer state": self.optimizer_bytes,
             "inputs": self.inputs_bytes,
             "buckets": self.communication_bytes,
+            "workspace of cuBLAS": self.workspace_bytes,
         }
 
 

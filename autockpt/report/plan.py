@@ -44,6 +44,7 @@ class Plan(PlanValues):
         gradients_bytes: All gradients together, at the end of the backward.
         outputs_bytes: The outputs that the caller keeps through the backward, if that was captured.
         older_gradients_bytes: Gradients of an earlier backward that this one adds to.
+        context_bytes: What the device's driver takes beside the budget, as far as that is known.
         optimizer_name: The optimizer whose state is counted.
         optimizer_assumed: True if you named no optimizer.
         cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.

@@ -120,6 +120,9 @@ def _memory(plan: PlanValues) -> Padding:
     grid.add_row("inputs", format_bytes(fixed.inputs_bytes))
     if fixed.communication_bytes:
         grid.add_row("buckets of gradients", format_bytes(fixed.communication_bytes))
+    if fixed.workspace_bytes:
+        note = "what cuBLAS keeps for the forward's thread and the backward's"
+        grid.add_row("workspace", format_bytes(fixed.workspace_bytes), note)
     if fixed.other_calls_bytes:
         note = "what they hold before the same backward"
         grid.add_row("other calls", format_bytes(fixed.other_calls_bytes), note)
@@ -131,6 +134,9 @@ def _memory(plan: PlanValues) -> Padding:
         grid.add_row("", format_bytes(plan.outputs_bytes), note)
     gradients = format_bytes(plan.gradients_bytes)
     grid.add_row("", "", f"(all gradients together take {gradients})")
+    if plan.context_bytes:
+        note = "the driver's, beside the budget (assumed)"
+        grid.add_row("context", format_bytes(plan.context_bytes), note)
     return _section("Where the peak comes from", grid)
 
 
@@ -182,7 +188,7 @@ def _assumptions(plan: PlanValues) -> Padding:
     if plan.cost_source == "measured":
         source = f"Operation times were measured on {plan.device}."
     else:
-        source = f"Operation times are a roofline estimate for {plan.device}: nothing was run."
+        source = f"Operation times are estimated for {plan.device} (a roofline): nothing was run."
     grid = _grid("left", "left")
     warning = cost_warning(plan)
     dear = (f"{warning[0].upper()}{warning[1:]}",) if warning else ()

@@ -41,6 +41,7 @@ class PlanValues:
     cheaper_budgets: tuple[tuple[int, int], ...] = ()
     outputs_bytes: int = 0
     older_gradients_bytes: int = 0
+    context_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(self)

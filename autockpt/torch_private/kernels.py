@@ -33,7 +33,10 @@ _TRACING_KEYS = (
     DispatchKey.AutogradCUDA,
     DispatchKey.CompositeImplicitAutograd,
 )
+_OF_COMPOSITES = (DispatchKey.Autograd, DispatchKey.CompositeImplicitAutograd)
 _TRACING_LOCK = threading.RLock()
+# What else is replaced while tracing, by operator, see `also_replaced`.
+_others: dict[Any, Any] = {}
 
 _library = torch.library.Library("autockpt", "DEF")
 _library.define(
@@ -73,7 +76,8 @@ for _name, (_run, _shape) in _IMPLEMENTATIONS.items():
     _library.impl(_name, _shape, "Meta")
 
 
-def _eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+def eager_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    """Dropout with eager's arithmetic; its draw is an operator of its own, `keep_mask`."""
     if p == 0 or not train or x.numel() == 0:
         return x
     if x.device.type == "cuda" and p < 1:
@@ -216,14 +220,19 @@ def _writing_along_strides() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def also_replaced(kernels: dict[Any, Any]) -> Iterator[None]:
+    """Let `exact_tracing` also trace these in the place of composite operators."""
+    with _TRACING_LOCK, mock.patch.dict(_others, kernels):
+        yield
+
+
+@contextlib.contextmanager
 def exact_tracing() -> Iterator[None]:
     """Trace eager's C++ kernels, one thread at a time; everything is put back."""
     replaced: dict[Any, dict[Any, Any]] = {
-        aten.dropout.default: {
-            DispatchKey.Autograd: _eager_dropout,
-            DispatchKey.CompositeImplicitAutograd: _eager_dropout,
-        },
+        aten.dropout.default: dict.fromkeys(_OF_COMPOSITES, eager_dropout),
         aten.bernoulli_.float: {DispatchKey.Autograd: _eager_bernoulli_},
+        **{op: dict.fromkeys(_OF_COMPOSITES, kernel) for op, kernel in _others.items()},
     }
     with _TRACING_LOCK, exact_layouts(), _writing_along_strides():
         ops = set(_traced_only_ops()) | set(replaced)

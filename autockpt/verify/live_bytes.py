@@ -15,11 +15,13 @@ from autockpt.torch_private.tensors import key_of_storage
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of storages that are made while it is on, except those given.
 
-    ``peak_bytes`` is the highest value of ``live_bytes``; set it to start again.
+    ``peak_bytes`` is the highest value of ``live_bytes``; set it to start again. Each storage
+    counts as a whole number of units of ``unit_bytes``.
     """
 
-    def __init__(self, resting: list[Any]) -> None:
+    def __init__(self, resting: list[Any], *, unit_bytes: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._unit_bytes = unit_bytes
         self._seen: dict[int, weakref.ref[Any]] = {}
         self.live_bytes = 0
         self.peak_bytes = 0
@@ -49,7 +51,7 @@ class LiveBytes(TorchDispatchMode):
         key = key_of_storage(storage)
         if key in self._seen:
             return
-        num_bytes = storage.nbytes()
+        num_bytes = rounded_up(storage.nbytes(), self._unit_bytes)
         self.live_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
@@ -60,11 +62,19 @@ class LiveBytes(TorchDispatchMode):
         self._seen[key] = weakref.ref(storage, gone)
 
 
-def distinct_bytes(values: list[Any]) -> int:
-    """Returns the bytes of the distinct storages under these tensors; other values are skipped."""
+def rounded_up(num_bytes: int, unit_bytes: int) -> int:
+    """Returns bytes rounded up to a whole number of units."""
+    return -(-num_bytes // unit_bytes) * unit_bytes
+
+
+def distinct_bytes(values: list[Any], *, unit_bytes: int = 1) -> int:
+    """Returns the bytes of the distinct storages under these tensors; other values are skipped.
+
+    Each counts as a whole number of units of ``unit_bytes``.
+    """
     sizes: dict[int, int] = {}
     for value in values:
         if isinstance(value, torch.Tensor) and value.layout is torch.strided:
             storage = value.untyped_storage()
-            sizes[key_of_storage(storage)] = storage.nbytes()
+            sizes[key_of_storage(storage)] = rounded_up(storage.nbytes(), unit_bytes)
     return sum(sizes.values())
