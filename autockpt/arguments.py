@@ -62,7 +62,9 @@ def checked_request(
     _check_time_limit(limit_s)
     _check_method(method)
     target = None if device is None else find_device(device)
-    memory = optimizer_memory(optimizer, model.parameters(), on_accelerator=target is not None)
+    memory = optimizer_memory(
+        optimizer, model.parameters(), on_accelerator=target is not None and target.is_accelerator
+    )
     if isinstance(optimizer, torch.optim.Optimizer):
         _check_optimizer(optimizer, model)
     return Request(

@@ -24,7 +24,8 @@ class CapturedGraph:
 
     Storage keys name the same storage across graphs: inputs, forward outputs, incoming gradients
     (``tangent_keys``) and outgoing ones (``grad_keys``), each aligned with the joint graph.
-    Graphs of one ``frame`` are pieces of what Dynamo gave as one graph.
+    Graphs of one ``frame`` are pieces of what Dynamo gave as one graph. ``outside_ops`` are
+    positions of ops that code outside of the model runs.
     """
 
     joint: JointGraph
@@ -35,6 +36,7 @@ class CapturedGraph:
     output_keys: Keys
     tangent_keys: Keys
     grad_keys: Keys
+    outside_ops: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,7 +96,9 @@ class Capture:
     @property
     def runs_on(self) -> torch.device:
         """The kind of device that the planned step runs on."""
-        return self.device if self.target is None else torch.device("cuda")
+        if self.target is None:
+            return self.device
+        return torch.device("cuda" if self.target.is_accelerator else "cpu")
 
     @property
     def held_keys(self) -> frozenset[int]:

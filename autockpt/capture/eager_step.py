@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autockpt.capture.blame import models_code
+from autockpt.capture.dispatched import StepRecorder
 from autockpt.capture.fakes import FakeStep
 from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
@@ -51,6 +52,7 @@ def run_eager_step(
     plain: dict[int, torch.Tensor],
     loop: Loop,
     unit_bytes: int = 1,
+    recorder: StepRecorder | None = None,
 ) -> EagerStep:
     """Run the step as eager PyTorch does, on tensors without data; its gradients are discarded.
 
@@ -63,6 +65,7 @@ def run_eager_step(
         plain: The inputs that take the place of tensors of subclasses, by their number.
         loop: See `capture`; the step has one call, however many share its backward.
         unit_bytes: What the size of an allocation is a multiple of.
+        recorder: Records the step, if any.
 
     Raises:
         CaptureError: The step fails on these inputs.
@@ -88,6 +91,7 @@ def run_eager_step(
         silenced(),
         gradients_set_aside() as outside,
         tracker,
+        recorder.recording() if recorder is not None else contextlib.nullcontext(),
     ):
         if loop.clears_late:
             for fake in parameters:
@@ -98,6 +102,8 @@ def run_eager_step(
                 where=name,
                 reason="it draws from a random.Random of its own, which would be a constant",
             )
+        if recorder is not None:
+            recorder.leave_the_model()
         loss: Any = find_loss(output, loss_fn)
         require_gradient(loss)
         roots = BackwardRoots.of(loss, freed_tensors(output, loop))
@@ -106,6 +112,8 @@ def run_eager_step(
             for number, leaf in enumerate(tree_leaves(output))
             if (found := types.of(leaf)) is not None
         )
+        if recorder is not None:
+            recorder.end_forward(tree_leaves(output), tree_leaves(loss))
         if loop.frees_any:
             del output, loss
         if loop.clears_late:
@@ -115,6 +123,9 @@ def run_eager_step(
         with no_autocast():
             run_backward([roots])
         del roots
+        if recorder is not None:
+            trained = [*parameters, *input_leaves((fakes.args, fakes.kwargs))]
+            recorder.end_backward([t for t in trained if isinstance(t, torch.Tensor)])
     for fake in parameters:
         fake.grad = None
     return EagerStep(

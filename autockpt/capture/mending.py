@@ -6,6 +6,8 @@ and the backward reads inputs that the graph overwrites as they were before.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.fx as fx
 
 from autockpt.capture.autocast import share_casts
@@ -47,15 +49,16 @@ def mend(graph: fx.Graph, *, num_fwd_outputs: int, absent_tangents: frozenset[in
 def _drop_running_stats(graph: fx.Graph) -> None:
     """Let BatchNorm's backward save no running statistics: in training it does not use them."""
     for node in graph.nodes:
-        positions = _BATCH_NORM_BACKWARD.get(node.target)
-        if positions is None:
-            continue
-        if node.target is aten.native_batch_norm_backward.default and not node.args[7]:
-            continue
-        arguments = list(node.args)
-        for position in positions:
-            arguments[position] = None
-        node.args = tuple(arguments)
+        node.args = without_running_statistics(node)
+
+
+def without_running_statistics(node: fx.Node) -> tuple[Any, ...]:
+    """The arguments of a node; of BatchNorm's backward in training, without those statistics."""
+    target: Any = node.target
+    positions = _BATCH_NORM_BACKWARD.get(target, ())
+    if node.target is aten.native_batch_norm_backward.default and not node.args[7]:
+        return node.args
+    return tuple(None if at in positions else argument for at, argument in enumerate(node.args))
 
 
 def _shield_mutated_inputs(graph: fx.Graph, num_fwd_outputs: int) -> None:

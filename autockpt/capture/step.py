@@ -8,13 +8,15 @@ graph that Dynamo finds, their order, and the tensors and gradients that pass be
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from autockpt.capture.captured import Capture, overwritten_keys
-from autockpt.capture.eager_step import run_eager_step
+from autockpt.capture.dispatched import StepRecorder
+from autockpt.capture.eager_step import EagerStep, run_eager_step
 from autockpt.capture.fakes import FakeStep, fake_step, running_on
 from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.pieces import Pieces
@@ -99,36 +101,43 @@ def capture(
     else:
         fakes, plain = known.fakes, known.plain
     packed = PackedSequences(input_leaves((fakes.args, fakes.kwargs)))
-    unit_bytes = ALLOCATION_BYTES if target is not None or _device_of(fakes).type == "cuda" else 1
-    with loss_kept(loss_fn), tracing_for(target), eager_for(target), running_on(fakes, module):
-        eager = run_eager_step(
-            module,
-            forward,
-            fakes,
-            packed,
-            loss_fn=loss_fn,
-            plain=plain,
-            loop=loop,
-            unit_bytes=unit_bytes,
-        )
-    if known is None:
-        step = StepToTrace(
-            module=module,
-            forward=forward,
-            args=args,
-            kwargs=dict(kwargs),
-            loss_fn=loss_fn,
-            positions_are_counted=packed.is_counted,
-            pieces=pieces,
-            blocks=blocks,
-        )
-        with loss_kept(loss_fn), tracing_for(target):
-            traced = run_traced_step(step, fakes)
-        if memo is not None and traced.compiled is not None:
-            memo.trace = Trace(fakes=fakes.without_data(), plain=plain, traced=traced)
-    else:
-        traced = known.traced
+    unit_bytes = 1
+    if _device_of(fakes).type == "cuda" or (target is not None and target.is_accelerator):
+        unit_bytes = ALLOCATION_BYTES
+    run_eagerly = functools.partial(
+        run_eager_step,
+        module,
+        forward,
+        fakes,
+        packed,
+        loss_fn=loss_fn,
+        plain=plain,
+        unit_bytes=unit_bytes,
+    )
     parameter_keys = _parameter_keys(module, fakes)
+    if target is not None:
+        with loss_kept(loss_fn), tracing_for(target), eager_for(target), running_on(fakes, module):
+            eager, traced, parameter_keys = _recorded(module, fakes, run_eagerly, loop)
+    else:
+        with loss_kept(loss_fn), running_on(fakes, module):
+            eager = run_eagerly(loop=loop)
+        if known is None:
+            step = StepToTrace(
+                module=module,
+                forward=forward,
+                args=args,
+                kwargs=dict(kwargs),
+                loss_fn=loss_fn,
+                positions_are_counted=packed.is_counted,
+                pieces=pieces,
+                blocks=blocks,
+            )
+            with loss_kept(loss_fn):
+                traced = run_traced_step(step, fakes)
+            if memo is not None and traced.compiled is not None:
+                memo.trace = Trace(fakes=fakes.without_data(), plain=plain, traced=traced)
+        else:
+            traced = known.traced
     _check_graphs(module, traced, parameter_keys)
     parameters = list(module.parameters())
     return Capture(
@@ -156,6 +165,27 @@ def capture(
         split=traced.split,
         output_types=eager.output_types if in_name_only else None,
     )
+
+
+def _recorded(
+    module: torch.nn.Module,
+    fakes: FakeStep,
+    run_eagerly: Callable[..., EagerStep],
+    loop: Loop,
+) -> tuple[EagerStep, TracedStep, frozenset[int]]:
+    """Run the step once and record it; for another loop, run that too.
+
+    Returns:
+        What the eager step shows, the recorded one, and the keys of the parameters.
+    """
+    inputs = [t for t in input_leaves((fakes.args, fakes.kwargs)) if isinstance(t, torch.Tensor)]
+    recorder = StepRecorder(module, [*fakes.tensors.values(), *inputs])
+    eager = run_eagerly(loop=dataclasses.replace(loop, accumulates=False), recorder=recorder)
+    if loop.accumulates:
+        eager = run_eagerly(loop=loop)
+    names = (name for name, _ in module.named_parameters(remove_duplicate=False))
+    keys = frozenset(key for name in names for key in recorder.keys_of(fakes.tensors[name]))
+    return eager, recorder.finish(), keys
 
 
 def _parameter_keys(module: torch.nn.Module, fakes: FakeStep) -> frozenset[int]:

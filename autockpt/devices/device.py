@@ -92,6 +92,7 @@ class Device:
         capability: Compute capability, such as ``(9, 0)``; None if the device is not NVIDIA's.
         efficiency: What share of the peak rates kernels reach.
         launch_ns: What an operator takes at least, in eager PyTorch.
+        is_accelerator: Whether it is one, with an allocator and operators like CUDA's.
         context_bytes: What the driver and loaded kernels take beside all tensors; an assumption.
     """
 
@@ -106,6 +107,7 @@ class Device:
     efficiency: Efficiency = Efficiency()
     launch_ns: int = 5_000
     context_bytes: int = 512 * 2**20
+    is_accelerator: bool = True
 
     def __post_init__(self) -> None:
         for name in ("memory_bytes", "bytes_per_s", "host_bytes_per_s"):

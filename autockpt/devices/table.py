@@ -240,5 +240,6 @@ GENERIC_CPU = Device(
     ),
     launch_ns=2_000,
     context_bytes=0,
+    is_accelerator=False,
 )
 DEVICES = {device.name: device for device in _DEVICES}

@@ -11,6 +11,7 @@ def must_run_once(
     graph: CapturedGraph,
     op: JointNode,
     *,
+    is_outside: bool,
     held: frozenset[int],
     overwritten_keys: frozenset[int],
     on_accelerator: bool,
@@ -20,12 +21,13 @@ def must_run_once(
     Args:
         graph: Its captured graph.
         op: The op.
+        is_outside: Whether code outside of the model runs it.
         held: The graph's storages that stay to the end of the step.
         overwritten_keys: Inputs of any graph that a graph overwrites.
         on_accelerator: Whether it runs on an accelerator that is not here.
     """
     # Nothing is recomputed for a graph without a backward, nor by code outside of the model.
-    if graph.is_outside or not graph.has_backward or op.is_backward:
+    if is_outside or not graph.has_backward or op.is_backward:
         return True
     # It has effects, or is not known to give the same bits again.
     if not gives_the_same_again(op, on_accelerator=on_accelerator):

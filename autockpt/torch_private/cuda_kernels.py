@@ -49,7 +49,7 @@ def tracing_for(device: Device | None) -> Iterator[None]:
 
     One thread at a time; everything is put back.
     """
-    if device is None:
+    if device is None or not device.is_accelerator:
         yield
         return
     replaced = {

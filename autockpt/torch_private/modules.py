@@ -6,7 +6,7 @@ Tested with torch 2.11 to 2.15.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,23 @@ def modes_and_hooks(module: torch.nn.Module) -> tuple[Any, ...]:
         )
         for part in module.modules()
     )
+
+
+@contextlib.contextmanager
+def entered_and_left(
+    enter: Callable[[torch.nn.Module], None], leave: Callable[[torch.nn.Module], None]
+) -> Iterator[None]:
+    """Tell when the forward of any module of the process begins and ends."""
+    hooks = torch.nn.modules.module
+    handles = (
+        hooks.register_module_forward_pre_hook(lambda module, _: enter(module)),
+        hooks.register_module_forward_hook(lambda module, *_: leave(module), always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def has_global_hooks() -> bool:

@@ -10,6 +10,8 @@ from typing import Any, TypeGuard
 
 import torch
 
+from autockpt.torch_private.pytree import tree_leaves
+
 aten = torch.ops.aten
 
 # Casts and copies, `Tensor.to` among them.
@@ -29,6 +31,15 @@ CONTIGUOUS_GRADIENTS: dict[Any, int] = {
     aten._weight_norm_interface_backward.default: 0,
     aten._cdist_backward.default: 0,
 }
+
+_EMPTY = (
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "empty_permuted",
+    "new_empty",
+    "new_empty_strided",
+)
 
 
 def is_operator(target: Any) -> TypeGuard[torch._ops.OpOverload[..., Any]]:
@@ -50,6 +61,32 @@ def writes_in_place(op: Any) -> bool:
 def is_written(argument: Any) -> bool:
     """Whether an operator writes into this argument of its schema."""
     return argument.alias_info is not None and bool(argument.alias_info.is_write)
+
+
+def written_tensors(op: Any, args: Any, kwargs: Any) -> list[Any]:
+    """What a call of an operator writes into, by its schema."""
+    found: list[Any] = []
+    for position, argument in enumerate(arguments_of(op)):
+        if is_written(argument):
+            given = args[position] if position < len(args) else kwargs.get(argument.name)
+            found.extend(tree_leaves(given))
+    return found
+
+
+def functional_form(op: Any) -> Any:
+    """The operator that returns what this one writes: `aten.relu` for `aten.relu_`.
+
+    None if there is none.
+    """
+    name = base_name(op)
+    packet = getattr(aten, name.removesuffix("_"), None) if op.namespace == "aten" else None
+    form = getattr(packet, op._overloadname, None) if name.endswith("_") else None
+    return None if form is None or writes_in_place(form) else form
+
+
+def is_empty_operator(op: Any) -> bool:
+    """Whether an operator takes memory and writes nothing to it."""
+    return is_operator(op) and base_name(op) in _EMPTY
 
 
 def returns_nothing(op: Any) -> bool:

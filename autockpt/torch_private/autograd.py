@@ -1,0 +1,21 @@
+"""Sequence numbers of autograd: which operator of the forward one of the backward is for.
+
+Tested with torch 2.11 to 2.15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def next_sequence_number() -> int:
+    """The number that autograd gives the next node of this thread."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
+def running_sequence_number() -> int:
+    """The number of the node that runs in a backward; -1 if none does."""
+    node: Any = torch._C._current_autograd_node()
+    return -1 if node is None else int(node._sequence_nr())
