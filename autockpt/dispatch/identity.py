@@ -66,7 +66,7 @@ def identity(
         device_name(device) if holds_data else f"no data on {device.type}",
         _settings_of_torch(),
         f"{request.method} {request.budget} {request.budget.bytes} {request.optimizer}",
-        f"{buckets_bytes} {loss} {called}",
+        f"{buckets_bytes} {loss} {called} {request.device}",
         _code(forward),
         *_parts(module),
     ]

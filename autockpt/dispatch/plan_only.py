@@ -20,7 +20,6 @@ from autockpt.ladder.ladder import Ladder, leads_down
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
-from autockpt.loop import PLAIN
 from autockpt.lower.difference import first_difference
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
@@ -64,7 +63,7 @@ def _name_if_kept(step: StepToPlan) -> str | None:
 
     def named() -> str | None:
         layout = layout_of(step.args, step.kwargs)
-        key = plan_key(module, None, layout, PLAIN)
+        key = plan_key(module, None, layout, step.loop)
         return identity(
             module, step.forward, key, step.request, holds_data=not holds_no_data(tensors)
         )

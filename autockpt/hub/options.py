@@ -1,0 +1,62 @@
+"""What you choose for a model that is built from a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+_ATTENTIONS = ("sdpa", "eager")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """Choices for a model and its batch.
+
+    Attributes:
+        batch: Number of sequences, images or recordings.
+        seq: Tokens of a sequence; None for the model's usual number, at most 2,048.
+        dtype: Type of the parameters: `"fp32"`, `"bf16"` or `"fp16"`.
+        autocast: Type that autocast computes in, or None for no autocast.
+        attention: `"sdpa"` for `scaled_dot_product_attention`, `"eager"` for matrix products.
+        lora: Rank of the adapters, if only those are trained; None trains all parameters.
+    """
+
+    batch: int = 8
+    seq: int | None = None
+    dtype: str = "fp32"
+    autocast: str | None = None
+    attention: str = "sdpa"
+    lora: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seq", "lora"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+        for name in ("dtype", "autocast"):
+            value = getattr(self, name)
+            if value is not None and value not in _DTYPES:
+                raise ValueError(f"{name} is {value!r}; it must be fp32, bf16 or fp16")
+        if self.autocast in ("fp32", "float32"):
+            raise ValueError("autocast is 'fp32'; it must be bf16 or fp16, or be left out")
+        if self.attention not in _ATTENTIONS:
+            raise ValueError(f"attention is {self.attention!r}; it must be sdpa or eager")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return _DTYPES[self.dtype]
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """Type that autocast computes in."""
+        return None if self.autocast is None else _DTYPES[self.autocast]
