@@ -46,9 +46,7 @@ def build_from_config(config: dict[str, Any], options: HubOptions) -> Example:
     if options.autocast_dtype is not None:
         # Instead of a module around it, so that names stay as they are.
         model: Any = example.model
-        model.forward = functools.partial(
-            _under_autocast, model.forward, options.autocast_dtype
-        )
+        model.forward = functools.partial(_under_autocast, model.forward, options.autocast_dtype)
     return example
 
 

@@ -165,7 +165,7 @@ def test_the_report_of_a_plan_that_recomputes_nothing_is_short() -> None:
 
 def test_the_report_is_honest_about_estimates_and_bounds() -> None:
     report = str(_plan(cost_source="roofline", lower_bound_ns=0, optimizer_assumed=False))
-    assert "roofline estimate" in report
+    assert "are estimated for cpu (a roofline): nothing was run" in report
     assert "none is proven" in report
     assert "assumed" not in report
     optimal = str(_plan(status=SolveStatus.OPTIMAL, lower_bound_ns=120_000_000))
