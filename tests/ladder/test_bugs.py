@@ -16,7 +16,7 @@ import autockpt
 from autockpt import progress
 from autockpt.checkpoint import calls, cost
 from autockpt.ladder import graphs
-from autockpt.ladder.ladder import Ladder, Rung
+from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt_solvers import MethodError
 
 X = torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
@@ -59,14 +59,17 @@ def test_the_variable_raises_a_bug_at_once(stage: str, monkeypatch: pytest.Monke
     assert differing(train(before, (X,)), train(model, (X,))) == []
 
 
-@pytest.mark.parametrize("value", [None, "", "0"])
+@pytest.mark.parametrize(("value", "leads"), [("", True), ("0", True), ("1", False), ("y", False)])
+def test_what_the_variable_may_be(value: str, leads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCKPT_RAISE", value)
+    bug = autockpt.InternalError(stage="profile", cause=ZeroDivisionError("mine"))
+    assert leads_down(bug) is leads
+
+
 def test_without_the_variable_a_bug_leads_down_with_a_warning(
-    value: str | None, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if value is None:
-        monkeypatch.delenv("AUTOCKPT_RAISE")
-    else:
-        monkeypatch.setenv("AUTOCKPT_RAISE", value)
+    monkeypatch.delenv("AUTOCKPT_RAISE")
     monkeypatch.setattr(graphs, "profile", broken)
     model = small()
     eager = copy.deepcopy(model)
@@ -86,10 +89,10 @@ def test_without_the_variable_a_bug_leads_down_with_a_warning(
 def test_plan_tells_of_a_bug_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "profile", broken)
     with pytest.raises(autockpt.InternalError, match="profile stage"):
-        autockpt.plan(small(), "90%", sample_args=(X,))
+        autockpt.plan(small(), "90%", sample_args=(X,), method="greedy")
     monkeypatch.delenv("AUTOCKPT_RAISE")
     with pytest.warns(UserWarning, match="a bug in autockpt: the profile stage"):
-        plan = autockpt.plan(small(), "90%", sample_args=(X,), time_limit_s=1)
+        plan = autockpt.plan(small(), "90%", sample_args=(X,), method="greedy")
     assert plan.rung == "checkpoint"
 
 
