@@ -46,6 +46,7 @@ class GraphBuilder:
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
         self._passed_on: dict[int, None] = {}
+        self._drawn: dict[int, tuple[int, ...]] = {}
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
         # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
         self._contributions: dict[int, list[int]] = {}
@@ -291,8 +292,16 @@ class GraphBuilder:
             on_accelerator=self._capture.runs_on.type != "cpu",
         )
         workspace_bytes = self._costs[op.node].workspace_bytes
+        after = self._drawn.get(region, ()) if op.is_random and not op.is_backward else ()
         if op.is_random and not runs_once:
-            reads.append(self._add_rng_state(region, index, op))
+            reads.append(self._add_rng_state(region, index, op, after))
+        else:
+            reads.extend(after)
+        if op.is_random and not op.is_backward:
+            # The next draw comes after this one, as in eager, whatever else changes places.
+            self._drawn[region] = (self._storage(f"g{region}.{op.node.name}.drawn", 0),)
+            writes.extend(self._drawn[region])
+        if op.is_random and not runs_once:
             # While it is drawn again, the state that the generator is in by then is set aside.
             workspace_bytes += rng_state_bytes(self._capture.runs_on)
         self._add(
@@ -349,15 +358,22 @@ class GraphBuilder:
             return []
         return self._formulas.setdefault((region, op.node.meta.get("seq_nr")), [])
 
-    def _add_rng_state(self, region: int, index: int, op: JointNode) -> int:
-        """Add the op that reads the generator before a random op, and return what it writes."""
+    def _add_rng_state(self, region: int, index: int, op: JointNode, after: tuple[int, ...]) -> int:
+        """Add the op that reads the generator before a random op, and return what it writes.
+
+        Args:
+            region: The graph.
+            index: Position of the random node among the graph's ops.
+            op: The random node.
+            after: What the draw before it has written.
+        """
         name = f"{op.node.name}.rng_state"
         state = self._storage(f"g{region}.{name}", rng_state_bytes(self._capture.runs_on))
         self._add(
             Op(
                 name=name,
                 runtime_ns=0,
-                reads=(),
+                reads=after,
                 writes=(state,),
                 recomputable=False,
                 segment=module_of(op.node, self._capture.module_names),

@@ -50,3 +50,14 @@ def test_a_difference_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> No
     verdict = run_trial(program)
     assert verdict.kind == "difference"
     assert list(shrunk(program, verdict))[-1].nodes == (dropout,)
+
+
+def test_draws_of_two_branches_keep_their_order() -> None:
+    """The leanest plan ran the second branch first, and with it the second draw: without
+    verification, each branch got the numbers of the other."""
+    first = Node(layer="stochastic_depth_vec", reads=(2, 6), seed=1883671462)
+    second = Node(layer="stochastic_depth_img", reads=(0, 0), seed=6608906)
+    pooled = Node(layer="image_to_vector", reads=(0,), seed=1460138476)
+    program = dataclasses.replace(random_program(3013), nodes=(first, second, pooled))
+    assert not program.verify
+    assert run_trial(program).kind in ("passed", "told")
