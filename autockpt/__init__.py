@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from autockpt import zoo
 from autockpt.api import get_plan, optimize, plan, restore
+from autockpt.batch.answer import BatchSize
+from autockpt.batch.largest import max_batch_size
 from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.curves import pareto
 from autockpt.errors import (
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AutockptError",
+    "BatchSize",
     "Budget",
     "BudgetError",
     "CaptureError",
@@ -46,6 +49,7 @@ __all__ = [
     "VerificationError",
     "format_bytes",
     "get_plan",
+    "max_batch_size",
     "measure_peak_bytes",
     "optimize",
     "pareto",

@@ -1,4 +1,4 @@
-"""The command line: `autockpt plan`, `pareto`, `demo`, `graph`, `solve` and `cache`."""
+"""The command line: `autockpt plan`, `pareto`, `max-batch`, `demo`, `graph`, `solve`, `cache`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 import autockpt
 from autockpt import progress
-from autockpt.command import cache, pareto
+from autockpt.command import cache, max_batch, pareto
 from autockpt.command.options import (
     Anew,
     Budget,
@@ -51,6 +51,7 @@ _app = typer.Typer(
 )
 _app.add_typer(cache.app, name="cache")
 _app.command()(pareto.pareto)
+_app.command()(max_batch.max_batch)
 
 
 @_app.callback(invoke_without_command=True)

@@ -26,7 +26,9 @@ class TargetError(ValueError):
     """A target does not lead to a model and its inputs."""
 
 
-def load(target: str, *, size: Size = "small", device: str | None = None) -> Example:
+def load(
+    target: str, *, size: Size = "small", device: str | None = None, batch: int | None = None
+) -> Example:
     """Returns the model and the inputs that a target names.
 
     Args:
@@ -34,6 +36,7 @@ def load(target: str, *, size: Size = "small", device: str | None = None) -> Exa
             `file.py:function` or `package.module:function`; or a model of the zoo, `zoo:NAME`.
         size: The size of a zoo model.
         device: The device of a zoo model; None for CUDA if it is available, else the CPU.
+        batch: The batch size; a function is called with it as ``batch=``.
 
     Raises:
         TargetError: If there is no such function or model, or it returns something else.
@@ -42,14 +45,15 @@ def load(target: str, *, size: Size = "small", device: str | None = None) -> Exa
     if kind == "zoo" and separator:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            return zoo.build(name, size, device=chosen)
+            return zoo.build(name, size, device=chosen, batch=batch)
         except (ValueError, ModuleNotFoundError) as error:
             raise TargetError(str(error)) from error
     if device is not None or size != "small":
         raise TargetError(
             f"--device and --size are for zoo:NAME; {target} makes its own model: choose them there"
         )
-    return _example(target, load_function(target)())
+    function = load_function(target)
+    return _example(target, function() if batch is None else function(batch=batch))
 
 
 def load_loss(text: str) -> Callable[[Any], torch.Tensor]:

@@ -9,9 +9,11 @@ from autockpt.torch_private.dynamo import graph_break
 from autockpt.zoo.example import Example, Size
 
 
-def sequential(size: Size) -> Example:
+def sequential(size: Size, batch: int | None = None) -> Example:
     """Convolutions with BatchNorm and Dropout in an `nn.Sequential`; its output is no loss."""
-    batch, pixels, channels, depth = (4, 64, 24, 8) if size == "small" else (32, 224, 64, 16)
+    batch, pixels, channels, depth = (
+        (batch or 4, 64, 24, 8) if size == "small" else (batch or 32, 224, 64, 16)
+    )
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
     for _ in range(depth):
         layers += [
@@ -69,9 +71,11 @@ class ControlFlow(nn.Module):
         return x + y if index % 2 else y + 0.5 * x
 
 
-def control_flow(size: Size) -> Example:
+def control_flow(size: Size, batch: int | None = None) -> Example:
     """A module that `torch.compile` captures in two graphs."""
-    batch, length, width, depth = (4, 128, 128, 8) if size == "small" else (16, 1024, 1024, 24)
+    batch, length, width, depth = (
+        (batch or 4, 128, 128, 8) if size == "small" else (batch or 16, 1024, 1024, 24)
+    )
     return Example(
         model=ControlFlow(width, depth),
         args=(torch.randn(batch, length, width),),

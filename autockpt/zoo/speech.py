@@ -9,11 +9,11 @@ import torch
 from autockpt.zoo.example import Example, Size, library, tokens
 
 
-def whisper(size: Size) -> Example:
+def whisper(size: Size, batch: int | None = None) -> Example:
     """Whisper: convolutions, encoder, decoder; full: small (244M), 8 clips of 30 s, 128 tokens."""
     hf = library("transformers")
     if size == "small":
-        batch, length = 4, 64
+        batch, length = batch or 4, 64
         shape: dict[str, Any] = {
             "vocab_size": 1024,
             "d_model": 128,
@@ -31,7 +31,7 @@ def whisper(size: Size) -> Example:
             "eos_token_id": 0,
         }
     else:
-        batch, length = 8, 128
+        batch, length = batch or 8, 128
         shape = {
             "d_model": 768,
             "encoder_layers": 12,

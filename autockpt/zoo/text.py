@@ -11,11 +11,11 @@ from autockpt.zoo.example import Example, Size, library, tokens
 _SMALL_VOCABULARY = 1024
 
 
-def gpt2(size: Size) -> Example:
+def gpt2(size: Size, batch: int | None = None) -> Example:
     """GPT-2; full: 124M parameters, 8 sequences of 1024."""
     hf = library("transformers")
     if size == "small":
-        batch, length = 4, 256
+        batch, length = batch or 4, 256
         config = hf.GPT2Config(
             vocab_size=_SMALL_VOCABULARY,
             n_positions=length,
@@ -28,16 +28,16 @@ def gpt2(size: Size) -> Example:
             attn_implementation="sdpa",
         )
     else:
-        batch, length = 8, 1024
+        batch, length = batch or 8, 1024
         config = hf.GPT2Config(use_cache=False, attn_implementation="sdpa")
     return _causal(hf.GPT2LMHeadModel(config), batch, length)
 
 
-def llama(size: Size) -> Example:
+def llama(size: Size, batch: int | None = None) -> Example:
     """Llama; full: the 1B of Llama 3.2, 4 sequences of 2048."""
     hf = library("transformers")
     if size == "small":
-        batch, length = 4, 256
+        batch, length = batch or 4, 256
         shape: dict[str, Any] = {
             "vocab_size": _SMALL_VOCABULARY,
             "hidden_size": 192,
@@ -48,7 +48,7 @@ def llama(size: Size) -> Example:
             "max_position_embeddings": length,
         }
     else:
-        batch, length = 4, 2048
+        batch, length = batch or 4, 2048
         shape = {
             "vocab_size": 128256,
             "hidden_size": 2048,
@@ -63,14 +63,14 @@ def llama(size: Size) -> Example:
     return _causal(hf.LlamaForCausalLM(config), batch, length)
 
 
-def mamba(size: Size) -> Example:
+def mamba(size: Size, batch: int | None = None) -> Example:
     """Mamba with its scan written out step by step; full: the 130M, 4 sequences of 128."""
     hf = library("transformers")
     if size == "small":
-        batch, length = 4, 32
+        batch, length = batch or 4, 32
         shape = {"vocab_size": _SMALL_VOCABULARY, "hidden_size": 128, "num_hidden_layers": 4}
     else:
-        batch, length = 4, 128
+        batch, length = batch or 4, 128
         shape = {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24}
     # The associative scan is taken only while compiling, and gives other last bits than the loop.
     config = hf.MambaConfig(**shape, use_cache=False, use_associative_scan=False)
@@ -82,18 +82,18 @@ def _causal(model: torch.nn.Module, batch: int, length: int) -> Example:
     return Example(model=model, kwargs={"input_ids": ids, "labels": ids})
 
 
-def bert_base(size: Size) -> Example:
+def bert_base(size: Size, batch: int | None = None) -> Example:
     """BERT with its masked-LM loss and dropout; full: base, 16 sequences of 512."""
     if size == "small":
-        return _bert(batch=4, length=256, hidden=192, layers=12, heads=6, small=True)
-    return _bert(batch=16, length=512, hidden=768, layers=12, heads=12)
+        return _bert(batch=batch or 4, length=256, hidden=192, layers=12, heads=6, small=True)
+    return _bert(batch=batch or 16, length=512, hidden=768, layers=12, heads=12)
 
 
-def bert_large(size: Size) -> Example:
+def bert_large(size: Size, batch: int | None = None) -> Example:
     """BERT of 24 layers with its masked-LM loss and dropout; full: large, 8 sequences of 512."""
     if size == "small":
-        return _bert(batch=4, length=128, hidden=128, layers=24, heads=4, small=True)
-    return _bert(batch=8, length=512, hidden=1024, layers=24, heads=16)
+        return _bert(batch=batch or 4, length=128, hidden=128, layers=24, heads=4, small=True)
+    return _bert(batch=batch or 8, length=512, hidden=1024, layers=24, heads=16)
 
 
 def _bert(
@@ -119,11 +119,11 @@ def _bert(
     )
 
 
-def t5(size: Size) -> Example:
+def t5(size: Size, batch: int | None = None) -> Example:
     """T5, encoder and decoder, with dropout; full: base, 8 pairs of 512 and 128."""
     hf = library("transformers")
     if size == "small":
-        batch, source, target = 4, 128, 64
+        batch, source, target = batch or 4, 128, 64
         shape: dict[str, Any] = {
             "vocab_size": _SMALL_VOCABULARY,
             "d_model": 128,
@@ -133,7 +133,7 @@ def t5(size: Size) -> Example:
             "num_heads": 4,
         }
     else:
-        batch, source, target = 8, 512, 128
+        batch, source, target = batch or 8, 512, 128
         shape = {
             "vocab_size": 32128,
             "d_model": 768,

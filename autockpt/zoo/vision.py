@@ -10,11 +10,11 @@ from torch import nn
 from autockpt.zoo.example import Example, Size, library
 
 
-def vit(size: Size) -> Example:
+def vit(size: Size, batch: int | None = None) -> Example:
     """A vision transformer; full: ViT-B/16, 32 images of 224."""
     hf = library("transformers")
     if size == "small":
-        batch, pixels = 4, 112
+        batch, pixels = batch or 4, 112
         shape: dict[str, Any] = {
             "hidden_size": 192,
             "intermediate_size": 768,
@@ -24,37 +24,37 @@ def vit(size: Size) -> Example:
             "num_labels": 10,
         }
     else:
-        batch, pixels = 32, 224
+        batch, pixels = batch or 32, 224
         shape = {"num_labels": 1000}
     config = hf.ViTConfig(**shape, image_size=pixels, attn_implementation="sdpa")
     return _classifier(hf.ViTForImageClassification(config), batch, pixels, config.num_labels)
 
 
-def resnet50(size: Size) -> Example:
+def resnet50(size: Size, batch: int | None = None) -> Example:
     """ResNet-50 with BatchNorm; full: 32 images of 224. The small one is a quarter as wide."""
     hf = library("transformers")
     if size == "small":
-        batch, pixels = 8, 160
+        batch, pixels = batch or 8, 160
         shape: dict[str, Any] = {
             "embedding_size": 16,
             "hidden_sizes": [64, 128, 256, 512],
             "num_labels": 10,
         }
     else:
-        batch, pixels = 32, 224
+        batch, pixels = batch or 32, 224
         shape = {"num_labels": 1000}
     config = hf.ResNetConfig(**shape)
     return _classifier(hf.ResNetForImageClassification(config), batch, pixels, config.num_labels)
 
 
-def convnext(size: Size) -> Example:
+def convnext(size: Size, batch: int | None = None) -> Example:
     """ConvNeXt-T with stochastic depth; full: 32 images of 224."""
     hf = library("transformers")
     if size == "small":
-        batch, pixels = 8, 128
+        batch, pixels = batch or 8, 128
         shape: dict[str, Any] = {"hidden_sizes": [24, 48, 96, 192], "num_labels": 10}
     else:
-        batch, pixels = 32, 224
+        batch, pixels = batch or 32, 224
         shape = {"num_labels": 1000}
     config = hf.ConvNextConfig(**shape, image_size=pixels, drop_path_rate=0.1)
     return _classifier(hf.ConvNextForImageClassification(config), batch, pixels, config.num_labels)
@@ -81,11 +81,11 @@ class Denoiser(nn.Module):
         return nn.functional.mse_loss(predicted, noise)
 
 
-def unet(size: Size) -> Example:
+def unet(size: Size, batch: int | None = None) -> Example:
     """A diffusion U-Net with long skip connections; full: DDPM at 256 pixels, 4 images."""
     diffusers = library("diffusers")
     if size == "small":
-        batch, pixels = 2, 64
+        batch, pixels = batch or 2, 64
         shape: dict[str, Any] = {
             "block_out_channels": (32, 64, 64),
             "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
@@ -93,7 +93,7 @@ def unet(size: Size) -> Example:
             "norm_num_groups": 8,
         }
     else:
-        batch, pixels = 4, 256
+        batch, pixels = batch or 4, 256
         shape = {
             "block_out_channels": (128, 128, 256, 256, 512, 512),
             "down_block_types": (

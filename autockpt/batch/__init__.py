@@ -1,0 +1,1 @@
+"""The largest batch whose training step fits a budget."""

@@ -1,0 +1,212 @@
+"""`max_batch_size`: the largest batch whose training step fits a budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from autockpt import progress as progress_shown
+from autockpt.api import get_plan, optimize, restore
+from autockpt.arguments import check_bool, check_module, checked_request
+from autockpt.batch.answer import BatchSize
+from autockpt.batch.search import BatchSearch
+from autockpt.budget import Budget, parse_budget
+from autockpt.capture.fakes import holds_no_data
+from autockpt.dispatch.forward import optimized_forward
+from autockpt.errors import BudgetError
+from autockpt.ladder.step import StepToPlan
+from autockpt.report.plan import Plan
+from autockpt.request import Request
+from autockpt.sample_step import sample_step
+from autockpt.verify.inputs import input_leaves
+from autockpt_solvers import Method
+from autockpt_solvers.graph import check_integer
+
+_MOST = 2**20
+
+
+def max_batch_size(
+    make_inputs: Callable[[int], Any],
+    model: torch.nn.Module,
+    budget: int | str | Budget,
+    *,
+    loss_fn: Callable[[Any], torch.Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | str | None = None,
+    method: str | Method = "auto",
+    time_limit_s: float | None = None,
+    at_most: int = _MOST,
+    verify: bool = True,
+    progress: bool = True,
+) -> BatchSize:
+    """Find the largest batch whose training step fits a budget, without trial and error.
+
+    autockpt captures two small batches. The bytes of a step grow with the batch along a straight
+    line, so these give the graph of every other batch, and a search over its plans predicts the
+    answer. Then it captures and plans that batch, and shows that the next one does not plan. If the
+    prediction is wrong, it goes on with captures until both hold.
+
+    Args:
+        make_inputs: Returns the inputs of a batch size: a dict of keyword inputs, a tuple of
+            positional ones, ``(args, kwargs)``, or a tensor. The size may be any count that the
+            inputs grow with, such as packed tokens.
+        model: See :func:`optimize`, for all arguments that are not described here.
+        budget: The memory for a training step: bytes or ``"8GB"``, not a share of the eager peak.
+        loss_fn: Maps the output to a loss.
+        optimizer: The optimizer or its name.
+        method: The solver's method.
+        time_limit_s: When to end the search for each plan.
+        at_most: The largest batch size to consider.
+        verify: Run a real step of the answer and measure its peak, unless the model has no data.
+            The model stays as it was.
+        progress: Whether to show what the search does.
+
+    Returns:
+        The batch size, its plan, and what limits the next one.
+
+    Raises:
+        BudgetError: Not even a batch of 1 fits.
+        TypeError: ``make_inputs`` is not callable or returns something else.
+        ValueError: The budget is a share, ``at_most`` is below 1, or nothing depends on the batch
+            size. Otherwise as :func:`optimize`.
+    """
+    check_bool("progress", progress)
+    check_bool("verify", verify)
+    check_module(model)
+    budget_bytes = _checked_bytes(budget)
+    if not callable(make_inputs):
+        raise TypeError(
+            f"make_inputs is a {type(make_inputs).__name__}; it must be a function of a batch size"
+        )
+    check_integer(at_most, "at_most")
+    if at_most < 1:
+        raise ValueError(f"at_most is {at_most}; it must be 1 or more")
+    with progress_shown.planning(type(model).__name__, is_shown=progress):
+        request = checked_request(
+            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress
+        )
+        search = BatchSearch(
+            budget_bytes,
+            lambda size: _step(model, request, make_inputs, size),
+            method=method,
+            at_most=at_most,
+        )
+
+        def measured_at(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+            """The peak of real steps that follow a plan; the model is as it was then."""
+            try:
+                optimize(
+                    model,
+                    budget_bytes,
+                    sample_args=args,
+                    sample_kwargs=kwargs,
+                    loss_fn=loss_fn,
+                    optimizer=optimizer,
+                    plan=plan,
+                )
+                measured = get_plan(model)
+            finally:
+                restore(model)
+            return None if measured is None else measured.measured_peak_bytes
+
+        size = search.largest()
+        measured_bytes: int | None = None
+        notes: tuple[str, ...] = ()
+        if verify:
+            size, measured_bytes, notes = _verified(model, make_inputs, measured_at, search, size)
+        if not size:
+            raise search.errors[1]
+        answer = _answer(search, size, measured_bytes, notes)
+        progress_shown.finish(f"the largest batch is {size}")
+    return answer
+
+
+def _checked_bytes(budget: int | str | Budget) -> int:
+    asked = parse_budget(budget)
+    if asked.bytes is None:
+        raise ValueError(
+            f'budget is {asked}, which depends on the batch size; give bytes, such as "8GB"'
+        )
+    return asked.bytes
+
+
+@contextlib.contextmanager
+def _step(
+    model: torch.nn.Module, request: Request, make_inputs: Callable[[int], Any], size: int
+) -> Iterator[StepToPlan]:
+    args, kwargs = inputs_of(make_inputs, size)
+    with sample_step(model, request, args, kwargs) as step:
+        yield step
+
+
+def inputs_of(
+    make_inputs: Callable[[int], Any], size: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword inputs of a batch size.
+
+    Raises:
+        TypeError: The function returns something else.
+    """
+    made = make_inputs(size)
+    match made:
+        case torch.Tensor():
+            return (made,), {}
+        case Mapping():
+            return (), dict(made)
+        case ((tuple() | list()) as args, Mapping() as kwargs):
+            return tuple(args), dict(kwargs)
+        case tuple() | list():
+            return tuple(made), {}
+    raise TypeError(
+        f"make_inputs({size}) returned a {type(made).__name__}; it must return a dict of keyword "
+        "inputs, a tuple of positional inputs, (args, kwargs), or a tensor"
+    )
+
+
+def _verified(
+    model: torch.nn.Module,
+    make_inputs: Callable[[int], Any],
+    measured_at: Callable[[Plan, tuple[Any, ...], dict[str, Any]], int | None],
+    search: BatchSearch,
+    size: int,
+) -> tuple[int, int | None, tuple[str, ...]]:
+    """Run a real step of the answer; if it needs more than predicted, of the size below.
+
+    Returns:
+        The size, the measured peak if a step ran, and notes.
+    """
+    if optimized_forward(model) is not None:
+        return size, None, ("not verified: the model is optimized; restore it first",)
+    tensors = [*model.parameters(), *model.buffers()]
+    while size:
+        if search.is_planned(size):
+            args, kwargs = inputs_of(make_inputs, size)
+            if holds_no_data([*tensors, *input_leaves((args, kwargs))]):
+                return size, None, ()
+            try:
+                return size, measured_at(search.plans[size], args, kwargs), ()
+            except BudgetError as error:
+                search.exceeded(size, error)
+        size -= 1
+    return 0, None, ()
+
+
+def _answer(
+    search: BatchSearch, size: int, measured_bytes: int | None, notes: tuple[str, ...]
+) -> BatchSize:
+    error = search.errors.get(size + 1)
+    return BatchSize(
+        batch_size=size,
+        plan=search.plans[size],
+        limit="" if error is None else str(error),
+        limit_is_proven=error is not None and error.is_proven,
+        next_minimum_bytes=0 if error is None else error.minimum_peak_bytes,
+        num_captures=search.num_captures,
+        is_affine=search.is_affine,
+        verified_peak_bytes=measured_bytes,
+        eager_batch_size=search.eager_size,
+        checkpointed_batch_size=search.checkpointed_size,
+        notes=notes,
+    )

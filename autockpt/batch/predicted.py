@@ -1,0 +1,85 @@
+"""The largest batch size whose plan fits, predicted from a step that is known for every size."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+
+from autockpt.batch.affine import AffineStep
+from autockpt_solvers import (
+    Method,
+    Schedule,
+    minimum_budget,
+    simulate,
+)
+
+_MOST_ROUNDS = 8
+
+
+def largest_planned(
+    step: AffineStep, budget_bytes: int, *, most: int, method: str | Method, time_limit_s: float
+) -> int:
+    """The largest size that a plan is found for; 0 if none is.
+
+    A schedule found for one size can run at every size, and its peak there is simulated exactly. So
+    each search for a leanest plan gives a size that surely fits, and the next search is for the
+    size above.
+
+    Args:
+        step: The step.
+        budget_bytes: The budget.
+        most: The largest size to consider.
+        method: The solver's method.
+        time_limit_s: Time limit of each search.
+    """
+    best, at = 0, step.second.size
+    for _ in range(_MOST_ROUNDS):
+        least = minimum_budget(step.graph(at), method=method, time_limit_s=time_limit_s)
+        found = largest_of_schedules(step, budget_bytes, (least.schedule,), most=most)
+        if found <= best:
+            break
+        best, at = found, found + 1
+        if best == most:
+            break
+    return best
+
+
+def largest_of_schedules(
+    step: AffineStep, budget_bytes: int, schedules: Iterable[Schedule], *, most: int
+) -> int:
+    """The largest size at which one of these schedules fits; 0 if none fits at size 1."""
+
+    def fits(schedule: Schedule, size: int) -> bool:
+        peak_bytes = simulate(step.graph(size), schedule).peak_bytes
+        return step.fixed_bytes(size) + peak_bytes <= budget_bytes
+
+    best = 0
+    for schedule in schedules:
+        if best < most and fits(schedule, best + 1):
+            best = bisected(functools.partial(fits, schedule), low=best + 1, most=most)
+    return best
+
+
+def largest_checkpointed(step: AffineStep, budget_bytes: int, *, most: int) -> int:
+    """The largest size with checkpoints at regular cuts of the forward, as most tools set them."""
+    uniform = minimum_budget(step.second.problem.graph, method="uniform").schedule
+    return largest_of_schedules(step, budget_bytes, (uniform,), most=most)
+
+
+def bisected(fits: Callable[[int], bool], *, low: int, most: int) -> int:
+    """The largest size that fits, if fitting ends once; `low` fits.
+
+    Args:
+        fits: Whether a size fits.
+        low: A size that fits.
+        most: The largest size to consider.
+    """
+    step = 1
+    while low + step <= most and fits(low + step):
+        low += step
+        step *= 2
+    high = min(low + step, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,203 @@
+"""The search for the largest batch: a prediction from two captures, then real captures around it.
+
+What decides is always a capture of the size itself: the answer is planned, and the next size is
+shown not to plan. If the prediction is right, these are the only captures beside the first two.
+If it is not (a kernel that changes with the size, a mask that grows with its square), the search
+goes on with captures, and takes the sizes to try from the smallest budgets of those it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autockpt import progress
+from autockpt.batch.affine import AffineStep, SizedProblem
+from autockpt.batch.predicted import largest_checkpointed, largest_planned
+from autockpt.errors import BudgetError
+from autockpt.ladder.graphs import GraphPlanner
+from autockpt.ladder.ladder import Ladder
+from autockpt.ladder.planner import StepPlanner
+from autockpt.ladder.rungs import rungs_of
+from autockpt.ladder.step import StepToPlan
+from autockpt.report.plan import Plan
+from autockpt_solvers import Method
+
+# Not 1: tracers and kernels treat a batch of one apart.
+_FIRST_SIZES = (2, 4)
+_MINIMUM_S = 20.0  # for each search of a leanest plan
+_MOST_GUESSES = 6  # sizes that are tried before the search halves what is left
+
+
+class BatchSearch:
+    """The sizes that are known.
+
+    Attributes:
+        plans: The plans of the sizes that fit.
+        errors: Why others do not.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        step_of: Callable[[int], Any],
+        *,
+        method: str | Method,
+        at_most: int,
+        first_sizes: tuple[int, ...] = _FIRST_SIZES,
+    ) -> None:
+        """Begin a search.
+
+        Args:
+            budget_bytes: The budget.
+            step_of: Returns a context manager that yields the step of a size.
+            method: The solver's method.
+            at_most: The largest size to consider.
+            first_sizes: The sizes to predict from.
+        """
+        self.budget_bytes = budget_bytes
+        self.plans: dict[int, Plan] = {}
+        self.errors: dict[int, BudgetError] = {}
+        self.is_affine = False
+        self.at_most = at_most
+        self._step_of = step_of
+        self._method = method
+        self._first_sizes = tuple(size for size in first_sizes if size <= at_most)
+        self._ladder = Ladder()
+        self._problems: dict[int, SizedProblem] = {}
+        self._eager_bytes: dict[int, int] = {}
+        self._affine: AffineStep | None = None
+        self._sizes: set[int] = set()
+
+    @property
+    def num_captures(self) -> int:
+        """How many sizes were captured."""
+        return len(self._sizes)
+
+    def largest(self) -> int:
+        """Find the largest size that plans, and the plan; 0 if not even 1 does.
+
+        Raises:
+            ValueError: Nothing depends on the size.
+        """
+        predicted = self._predict()
+        low, high = 0, self.at_most + 1
+        probe = max(1, min(predicted, self.at_most))
+        while True:
+            if self.is_planned(probe):
+                low = probe
+            else:
+                high = probe
+            if high - low <= 1:
+                return low
+            probe = self._next_probe(low, high, predicted)
+
+    def _next_probe(self, low: int, high: int, predicted: int) -> int:
+        """The size to try between one that plans and one that does not."""
+        if low == predicted:
+            return low + 1
+        if high == predicted:
+            return high - 1
+        line = sorted(
+            [(size, plan.minimum_peak_bytes) for size, plan in self.plans.items()]
+            + [(size, error.minimum_peak_bytes) for size, error in self.errors.items()]
+        )
+        guess = 2 * max(1, low) if high > self.at_most else (low + high) // 2
+        if len(line) > 1 and len(self.plans) + len(self.errors) < _MOST_GUESSES:
+            (one, one_bytes), (two, two_bytes) = line[-2:]
+            if two_bytes > one_bytes:
+                room = self.budget_bytes - one_bytes
+                guess = one + (two - one) * room // (two_bytes - one_bytes)
+        return min(max(guess, low + 1), high - 1)
+
+    def _predict(self) -> int:
+        """The size that two captures predict; 1 if they predict nothing."""
+        for size in self._first_sizes:
+            self._capture(size)
+        known = [self._problems[size] for size in self._first_sizes if size in self._problems]
+        if len(known) < 2:
+            return 1
+        self._affine = AffineStep.through(known[0], known[1])
+        if self._affine is None:
+            return 1
+        if not self._affine.grows:
+            raise ValueError(
+                "the memory of a step is the same for every batch size; make_inputs must return "
+                "inputs of the size it is called with"
+            )
+        progress.stage("predicting the largest batch")
+        return largest_planned(
+            self._affine,
+            self.budget_bytes,
+            most=self.at_most,
+            method=self._method,
+            time_limit_s=_MINIMUM_S,
+        )
+
+    def _capture(self, size: int) -> None:
+        """Capture a size without planning it."""
+        with self._step_of(size) as step:
+            self._know(size, self._ladder.descend(rungs_of(step, lambda planner: planner)))
+
+    def exceeded(self, size: int, error: BudgetError) -> None:
+        """Take back a plan whose real step exceeded the budget."""
+        del self.plans[size]
+        self.errors[size] = error
+
+    def is_planned(self, size: int) -> bool:
+        """Whether a size plans; it is captured if that is not known yet."""
+        if size in self.plans or size in self.errors:
+            return size in self.plans
+        known: dict[str, StepPlanner] = {}
+
+        def planned(planner: StepPlanner) -> Plan:
+            self._know(size, planner)
+            return planner.plan().plan
+
+        try:
+            with self._step_of(size) as step:
+                made = self._planned(step, planned, known)
+        except BudgetError as error:
+            self.errors[size] = error
+            return False
+        self.plans[size] = made
+        return True
+
+    def _planned(
+        self,
+        step: StepToPlan,
+        planned: Callable[[StepPlanner], Plan],
+        known: dict[str, StepPlanner],
+    ) -> Plan:
+        made = self._ladder.descend(rungs_of(step, planned, known=known))
+        return self._ladder.explained(made.as_it_is() if made.leaves_the_model else made)
+
+    def _know(self, size: int, planner: StepPlanner) -> None:
+        self._sizes.add(size)
+        self._eager_bytes[size] = planner.baseline_peak_bytes
+        if isinstance(planner, GraphPlanner):
+            sized = SizedProblem(size=size, problem=planner.problem)
+            self._problems[size] = sized
+            if self._affine is not None and size not in self._first_sizes:
+                self.is_affine = self._affine.agrees_with(sized)
+
+    @property
+    def eager_size(self) -> int:
+        """The largest size that fits as it is, between and beyond the captured ones."""
+        points = sorted(self._eager_bytes.items())
+        fitting = [size for size, peak in points if peak <= self.budget_bytes]
+        if len(points) < 2:
+            return max(fitting, default=0)
+        at = min(max(1, len(fitting)), len(points) - 1)
+        (one, one_bytes), (two, two_bytes) = points[at - 1], points[at]
+        if two_bytes <= one_bytes:
+            return max(fitting, default=0)
+        size = one + (two - one) * (self.budget_bytes - one_bytes) // (two_bytes - one_bytes)
+        return min(max(0, size), self.at_most)
+
+    @property
+    def checkpointed_size(self) -> int | None:
+        """The largest size with checkpoints at regular cuts; None if it cannot be predicted."""
+        if self._affine is None or not self.is_affine:
+            return None
+        return largest_checkpointed(self._affine, self.budget_bytes, most=self.at_most)
