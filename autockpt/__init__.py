@@ -6,6 +6,7 @@ from autockpt import zoo
 from autockpt.api import get_plan, optimize, plan, restore
 from autockpt.batch.answer import BatchSize
 from autockpt.batch.largest import max_batch_size
+from autockpt.batch.tokens import TokensPerBatch, max_tokens_per_batch
 from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.curves import pareto
 from autockpt.errors import (
@@ -45,11 +46,13 @@ __all__ = [
     "Plan",
     "PlanMismatchError",
     "SimplePoint",
+    "TokensPerBatch",
     "TorchVersionError",
     "VerificationError",
     "format_bytes",
     "get_plan",
     "max_batch_size",
+    "max_tokens_per_batch",
     "measure_peak_bytes",
     "optimize",
     "pareto",

@@ -87,3 +87,12 @@ def test_importing_autockpt_imports_no_model_library() -> None:
     code = f"import sys, autockpt, autockpt.zoo; {look} import transformers; {look}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_batch_can_be_chosen(name: str) -> None:
+    example = zoo.build(name, device="meta", batch=3)
+    tensors = [t for t in (*example.args, *example.kwargs.values()) if isinstance(t, torch.Tensor)]
+    assert {t.shape[0] for t in tensors} == {3}
+    with pytest.raises(ValueError, match="batch is 0; it must be 1 or more"):
+        zoo.build(name, device="meta", batch=0)

@@ -16,7 +16,7 @@ from autockpt.batch.search import BatchSearch
 from autockpt.budget import Budget, parse_budget
 from autockpt.capture.fakes import holds_no_data
 from autockpt.dispatch.forward import optimized_forward
-from autockpt.errors import BudgetError
+from autockpt.errors import BudgetError, VerificationError
 from autockpt.ladder.step import StepToPlan
 from autockpt.report.plan import Plan
 from autockpt.request import Request
@@ -94,8 +94,9 @@ def max_batch_size(
             at_most=at_most,
         )
 
-        def measured_at(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-            """The peak of real steps that follow a plan; the model is as it was then."""
+        def follow(size: int, **how: Any) -> Plan:
+            """The plan that real steps of a size followed; the model is as it was then."""
+            args, kwargs = inputs_of(make_inputs, size)
             try:
                 optimize(
                     model,
@@ -104,21 +105,30 @@ def max_batch_size(
                     sample_kwargs=kwargs,
                     loss_fn=loss_fn,
                     optimizer=optimizer,
-                    plan=plan,
+                    **how,
                 )
-                measured = get_plan(model)
+                followed = get_plan(model)
             finally:
                 restore(model)
-            return None if measured is None else measured.measured_peak_bytes
+            assert followed is not None
+            return followed
+
+        def measured(size: int) -> Plan:
+            try:
+                return follow(size, plan=search.plans[size])
+            except VerificationError:
+                # It needs a little more than predicted: plan with less, as training would.
+                return follow(size, method=method, time_limit_s=time_limit_s)
 
         size = search.largest()
-        measured_bytes: int | None = None
         notes: tuple[str, ...] = ()
-        if verify:
-            size, measured_bytes, notes = _verified(model, make_inputs, measured_at, search, size)
+        if verify and optimized_forward(model) is not None:
+            notes = ("not verified: the model is optimized already; restore it first",)
+        elif verify and not _holds_no_data(model, make_inputs):
+            size = _verified(measured, search, size)
         if not size:
             raise search.errors[1]
-        answer = _answer(search, size, measured_bytes, notes)
+        answer = _answer(search, size, notes)
         progress_shown.finish(f"the largest batch is {size}")
     return answer
 
@@ -165,37 +175,25 @@ def inputs_of(
     )
 
 
-def _verified(
-    model: torch.nn.Module,
-    make_inputs: Callable[[int], Any],
-    measured_at: Callable[[Plan, tuple[Any, ...], dict[str, Any]], int | None],
-    search: BatchSearch,
-    size: int,
-) -> tuple[int, int | None, tuple[str, ...]]:
-    """Run a real step of the answer; if it needs more than predicted, of the size below.
+def _holds_no_data(model: torch.nn.Module, make_inputs: Callable[[int], Any]) -> bool:
+    tensors = [*model.parameters(), *model.buffers(), *input_leaves(inputs_of(make_inputs, 1))]
+    return holds_no_data(tensors)
 
-    Returns:
-        The size, the measured peak if a step ran, and notes.
-    """
-    if optimized_forward(model) is not None:
-        return size, None, ("not verified: the model is optimized; restore it first",)
-    tensors = [*model.parameters(), *model.buffers()]
+
+def _verified(measured: Callable[[int], Plan], search: BatchSearch, size: int) -> int:
+    """Run real steps of a size, or of the largest one below it whose steps keep to the budget."""
     while size:
         if search.is_planned(size):
-            args, kwargs = inputs_of(make_inputs, size)
-            if holds_no_data([*tensors, *input_leaves((args, kwargs))]):
-                return size, None, ()
             try:
-                return size, measured_at(search.plans[size], args, kwargs), ()
+                search.plans[size] = measured(size)
+                break
             except BudgetError as error:
                 search.exceeded(size, error)
         size -= 1
-    return 0, None, ()
+    return size
 
 
-def _answer(
-    search: BatchSearch, size: int, measured_bytes: int | None, notes: tuple[str, ...]
-) -> BatchSize:
+def _answer(search: BatchSearch, size: int, notes: tuple[str, ...]) -> BatchSize:
     error = search.errors.get(size + 1)
     return BatchSize(
         batch_size=size,
@@ -205,7 +203,7 @@ def _answer(
         next_minimum_bytes=0 if error is None else error.minimum_peak_bytes,
         num_captures=search.num_captures,
         is_affine=search.is_affine,
-        verified_peak_bytes=measured_bytes,
+        verified_peak_bytes=search.plans[size].measured_peak_bytes,
         eager_batch_size=search.eager_size,
         checkpointed_batch_size=search.checkpointed_size,
         notes=notes,

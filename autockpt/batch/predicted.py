@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 
-from autockpt.batch.affine import AffineStep
+from autockpt.batch.affine import AffineStep, SizedProblem
 from autockpt_solvers import (
     Method,
+    MinimumBudget,
     Schedule,
+    baseline_schedule,
     minimum_budget,
     simulate,
 )
@@ -32,15 +34,24 @@ def largest_planned(
         method: The solver's method.
         time_limit_s: Time limit of each search.
     """
+
+    def leanest(size: int) -> MinimumBudget:
+        return minimum_budget(step.graph(size), method=method, time_limit_s=time_limit_s)
+
     best, at = 0, step.second.size
     for _ in range(_MOST_ROUNDS):
-        least = minimum_budget(step.graph(at), method=method, time_limit_s=time_limit_s)
-        found = largest_of_schedules(step, budget_bytes, (least.schedule,), most=most)
+        schedule = leanest(at).schedule
+        found = largest_of_schedules(step, budget_bytes, (schedule,), most=most)
         if found <= best:
             break
         best, at = found, found + 1
         if best == most:
             break
+    # A search for the size itself may miss the plan that was found at another size.
+    for _ in range(_MOST_ROUNDS):
+        if not best or step.fixed_bytes(best) + leanest(best).peak_bytes <= budget_bytes:
+            break
+        best -= 1
     return best
 
 
@@ -64,6 +75,36 @@ def largest_checkpointed(step: AffineStep, budget_bytes: int, *, most: int) -> i
     """The largest size with checkpoints at regular cuts of the forward, as most tools set them."""
     uniform = minimum_budget(step.second.problem.graph, method="uniform").schedule
     return largest_of_schedules(step, budget_bytes, (uniform,), most=most)
+
+
+def largest_eager(
+    step: AffineStep, captured: Iterable[SizedProblem], budget_bytes: int, most: int
+) -> int:
+    """The largest size that fits as it is; 0 if none does.
+
+    Eager's peak is near that of the graph with nothing recomputed. How far it is off is known for
+    the captured sizes, and taken from the nearest of them.
+
+    Args:
+        step: The step.
+        captured: The captured sizes.
+        budget_bytes: The budget.
+        most: The largest size to consider.
+    """
+    none = baseline_schedule(step.second.problem.graph)
+
+    def planned(size: int) -> int:
+        return step.fixed_bytes(size) + simulate(step.graph(size), none).peak_bytes
+
+    off = {
+        sized.size: sized.problem.baseline_peak_bytes - planned(sized.size) for sized in captured
+    }
+
+    def fits(size: int) -> bool:
+        nearest = min(off, key=lambda known: (abs(known - size), known))
+        return planned(size) + off[nearest] * size // nearest <= budget_bytes
+
+    return bisected(fits, low=1, most=most) if fits(1) else 0
 
 
 def bisected(fits: Callable[[int], bool], *, low: int, most: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from autockpt import progress
 from autockpt.batch.affine import AffineStep, SizedProblem
-from autockpt.batch.predicted import largest_checkpointed, largest_planned
+from autockpt.batch.predicted import largest_checkpointed, largest_eager, largest_planned
 from autockpt.errors import BudgetError
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.ladder.ladder import Ladder
@@ -65,7 +65,6 @@ class BatchSearch:
         self._first_sizes = tuple(size for size in first_sizes if size <= at_most)
         self._ladder = Ladder()
         self._problems: dict[int, SizedProblem] = {}
-        self._eager_bytes: dict[int, int] = {}
         self._affine: AffineStep | None = None
         self._sizes: set[int] = set()
 
@@ -174,7 +173,6 @@ class BatchSearch:
 
     def _know(self, size: int, planner: StepPlanner) -> None:
         self._sizes.add(size)
-        self._eager_bytes[size] = planner.baseline_peak_bytes
         if isinstance(planner, GraphPlanner):
             sized = SizedProblem(size=size, problem=planner.problem)
             self._problems[size] = sized
@@ -182,18 +180,11 @@ class BatchSearch:
                 self.is_affine = self._affine.agrees_with(sized)
 
     @property
-    def eager_size(self) -> int:
-        """The largest size that fits as it is, between and beyond the captured ones."""
-        points = sorted(self._eager_bytes.items())
-        fitting = [size for size, peak in points if peak <= self.budget_bytes]
-        if len(points) < 2:
-            return max(fitting, default=0)
-        at = min(max(1, len(fitting)), len(points) - 1)
-        (one, one_bytes), (two, two_bytes) = points[at - 1], points[at]
-        if two_bytes <= one_bytes:
-            return max(fitting, default=0)
-        size = one + (two - one) * (self.budget_bytes - one_bytes) // (two_bytes - one_bytes)
-        return min(max(0, size), self.at_most)
+    def eager_size(self) -> int | None:
+        """The largest size that fits as it is, as far as the captures tell; None if they do not."""
+        if self._affine is None or not self.is_affine:
+            return None
+        return largest_eager(self._affine, self._problems.values(), self.budget_bytes, self.at_most)
 
     @property
     def checkpointed_size(self) -> int | None:
