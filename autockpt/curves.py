@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from autockpt import progress as progress_shown
 from autockpt.arguments import check_bool, check_module, checked_request
 from autockpt.budget import Budget
+from autockpt.devices.device import Device
 from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
@@ -32,6 +34,7 @@ def pareto(
     method: str | Method = "auto",
     time_limit_s: float | None = None,
     progress: bool = True,
+    device: str | os.PathLike[str] | Device | None = None,
 ) -> Curve:
     """Return what each of many budgets costs, without touching the model.
 
@@ -50,6 +53,7 @@ def pareto(
         time_limit_s: When to end the search, in seconds, for all budgets together; 8 by default.
             It counts from when the smallest budget is known.
         progress: Whether to show what the search does.
+        device: A device that is not here, as for :func:`plan`.
 
     Returns:
         The curve. Points that no plan fits are included and say so.
@@ -65,7 +69,9 @@ def pareto(
     wanted = checked_budgets(budgets)
     limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
     with progress_shown.planning(type(model).__name__, is_shown=progress):
-        request = checked_request(model, "100%", loss_fn, optimizer, method, limit_s, progress)
+        request = checked_request(
+            model, "100%", loss_fn, optimizer, method, limit_s, progress, device
+        )
         # The step is captured as it is; the search for the curve uses the method.
         request = dataclasses.replace(request, method="none")
         ladder = Ladder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from autockpt.batch.answer import BatchSize
 from autockpt.batch.search import BatchSearch
 from autockpt.budget import Budget, parse_budget
 from autockpt.capture.fakes import holds_no_data
-from autockpt.dispatch.forward import optimized_forward
+from autockpt.devices.device import Device
+from autockpt.dispatch.lookup import optimized_forward
 from autockpt.errors import BudgetError, VerificationError
 from autockpt.ladder.step import StepToPlan
 from autockpt.report.plan import Plan
@@ -40,6 +42,7 @@ def max_batch_size(
     at_most: int = _MOST,
     verify: bool = True,
     progress: bool = True,
+    device: str | os.PathLike[str] | Device | None = None,
 ) -> BatchSize:
     """Find the largest batch whose training step fits a budget, without trial and error.
 
@@ -59,9 +62,10 @@ def max_batch_size(
         method: The solver's method.
         time_limit_s: When to end the search for each plan.
         at_most: The largest batch size to consider.
-        verify: Run a real step of the answer and measure its peak, unless the model has no data.
-            The model stays as it was.
+        verify: Run a real step of the answer and measure its peak, unless the model has no data or
+            the device is not here. The model stays as it was.
         progress: Whether to show what the search does.
+        device: A device that is not here, as for :func:`plan`.
 
     Returns:
         The batch size, its plan, and what limits the next one.
@@ -85,7 +89,7 @@ def max_batch_size(
         raise ValueError(f"at_most is {at_most}; it must be 1 or more")
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
-            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress
+            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress, device
         )
         search = BatchSearch(
             budget_bytes,
@@ -122,10 +126,11 @@ def max_batch_size(
 
         size = search.largest()
         notes: tuple[str, ...] = ()
-        if verify and optimized_forward(model) is not None:
-            notes = ("not verified: the model is optimized already; restore it first",)
-        elif verify and not _holds_no_data(model, make_inputs):
-            size = _verified(measured, search, size)
+        if verify and device is None and not _holds_no_data(model, make_inputs):
+            if optimized_forward(model) is None:
+                size = _verified(measured, search, size)
+            else:
+                notes = ("not verified: the model is optimized already; restore it first",)
         if not size:
             raise search.errors[1]
         answer = _answer(search, size, notes)
