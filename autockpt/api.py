@@ -66,7 +66,9 @@ def optimize(
             optimized.
         budget: The memory for everything in a training step: parameters, buffers, gradients,
             optimizer state, inputs, activations, transients and workspace. Bytes as an int,
-            ``"8GB"``, ``"8GiB"``, ``"512MB"``, or ``"60%"`` of the eager step's peak.
+            ``"8GB"``, ``"8GiB"``, ``"512MB"``, or ``"60%"`` of the eager step's peak. On a device
+            with memory of its own also ``"auto"``, what the step can have when it is planned, less
+            a margin; ``"80% of free"``, a share of that; or ``"80% of device"``.
         sample_args: Positional inputs of a typical step. With sample inputs autockpt plans now;
             without, at the first training call, from its inputs.
         sample_kwargs: Keyword inputs of a typical step.

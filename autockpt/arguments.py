@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from autockpt.budget import Budget, format_bytes, parse_budget
+from autockpt.budget import Budget, format_bytes, no_device, parse_budget
 from autockpt.capture.blame import unexpected_keyword
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
@@ -21,6 +21,9 @@ from autockpt.errors import CaptureError
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.report.plan import Plan
 from autockpt.request import Request
+from autockpt.torch_private.pytree import tree_leaves
+from autockpt.verify import device_memory
+from autockpt.verify.live_bytes import distinct_bytes
 from autockpt_solvers import Method, check_method
 
 _DEFAULT_LIMIT_S = 60.0
@@ -57,6 +60,9 @@ def checked_request(
     """
     check_module(model)
     _refuse_compiled(model)
+    asked = parse_budget(budget)
+    if asked.is_of_device and device is None and not device_memory.is_any_here():
+        raise ValueError(no_device(asked))
     _check_loss_fn(loss_fn)
     limit_s = _DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
     _check_time_limit(limit_s)
@@ -68,7 +74,8 @@ def checked_request(
     if isinstance(optimizer, torch.optim.Optimizer):
         _check_optimizer(optimizer, model)
     return Request(
-        budget=parse_budget(budget),
+        budget=asked,
+        optimizer_held_bytes=_held_bytes(optimizer),
         optimizer=memory,
         loss_fn=loss_fn,
         method=method,
@@ -76,6 +83,20 @@ def checked_request(
         ends_early=time_limit_s is None,
         progress=progress,
         device=target,
+    )
+
+
+def _held_bytes(optimizer: torch.optim.Optimizer | str | None) -> int:
+    """Bytes of the state that an optimizer has on accelerators now, as one that was loaded."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return 0
+    state = tree_leaves(list(optimizer.state.values()))
+    return distinct_bytes(
+        [
+            each
+            for each in state
+            if isinstance(each, torch.Tensor) and device_memory.has_own_memory(each.device)
+        ]
     )
 
 

@@ -1,18 +1,19 @@
 """Memory budgets: parses what you pass as a budget, and formats bytes.
 
 A budget limits all memory of a training step: parameters, buffers, gradients, optimizer state,
-inputs, activations, transients and workspace. You pass bytes, text with a unit, or a share of
-eager PyTorch's peak. That peak is known only after profiling, so a budget is parsed first and
-resolved later.
+inputs, activations, transients and workspace. You pass bytes, text with a unit, a share of eager
+PyTorch's peak, or a share of a device's memory. That peak is known only after profiling, and that
+memory only when a step is planned, so a budget is parsed first and resolved later.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import re
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex
 
 _UNIT_BYTES = {
     "b": 1,
@@ -26,22 +27,35 @@ _UNIT_BYTES = {
     "tib": 2**40,
 }
 _PATTERN = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z]*|%)", re.IGNORECASE)
+_OF_DEVICE = re.compile(r"(.*%)\s*of\s+(device|free)", re.IGNORECASE | re.DOTALL)
 _FORMS = (
-    'write bytes as an int, "8GB" (8e9 bytes), "8GiB" (2**33 bytes) or "60%" (of the eager peak)'
+    'write bytes as an int, "8GB" (8e9 bytes), "8GiB" (2**33 bytes), "60%" (of the eager peak), '
+    '"auto", "80% of free" or "80% of device"'
 )
+# What a share is of: the peak of the eager step; the memory of the device; or what of that memory
+# the step can have now, with a margin left free for "auto".
+Whole = Literal["eager peak", "device", "free", "auto"]
+# An allocator cannot use all that is free: blocks have gaps between them, and libraries allocate
+# beside it.
+_MARGIN = 0.05
+_LEAST_MARGIN_BYTES = 256 * 2**20
+# What is free differs by a little from process to process. Rounded, it leads to the same plan.
+_STEP_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """A parsed budget: absolute, or relative to the peak of eager PyTorch.
+    """A parsed budget: absolute, or relative to the peak of eager PyTorch or to a device's memory.
 
     Attributes:
         bytes: The budget in bytes; None if it is relative.
-        percent: The budget as a percentage of the eager peak; None if it is absolute.
+        percent: The budget as a percentage; None if it is absolute.
+        of: What the percentage is of.
     """
 
     bytes: int | None = None
     percent: float | None = None
+    of: Whole = "eager peak"
 
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.percent is None):
@@ -50,6 +64,41 @@ class Budget:
             raise ValueError(f"budget must be more than 0 bytes, got {self.bytes}; {_FORMS}")
         if self.percent is not None and not 0 < self.percent < float("inf"):
             raise ValueError(f"budget must be more than 0%, got {self.percent}%; {_FORMS}")
+        if self.bytes is not None and self.is_of_device:
+            raise ValueError("a Budget in bytes is no share of a device's memory")
+        if self.percent is not None and self.percent > 100 and self.is_of_device:
+            raise ValueError(f"budget is {self}, and a device has no more than 100%; {_FORMS}")
+
+    @property
+    def is_of_device(self) -> bool:
+        """Whether the budget depends on a device's memory; see `on_device`."""
+        return self.of != "eager peak"
+
+    def on_device(self, *, total_bytes: int, usable_bytes: int) -> Budget:
+        """Returns the budget for a step on a device; itself if it does not depend on a device.
+
+        Args:
+            total_bytes: The memory of the device.
+            usable_bytes: What of it the whole step can have: what is free, and what the step has
+                already.
+
+        Raises:
+            ValueError: If nothing is left.
+        """
+        if not self.is_of_device:
+            return self
+        whole_bytes = total_bytes if self.of == "device" else usable_bytes
+        num_bytes = int(Decimal(str(self.percent)) * whole_bytes / 100)
+        if self.of == "auto":
+            num_bytes -= max(int(_MARGIN * total_bytes), _LEAST_MARGIN_BYTES)
+        if num_bytes > _STEP_BYTES:
+            num_bytes -= num_bytes % _STEP_BYTES
+        if num_bytes <= 0:
+            raise ValueError(
+                f"budget {self} leaves nothing: a step can have {format_bytes(usable_bytes)} of "
+                f"the device's {format_bytes(total_bytes)}; free memory, or give bytes"
+            )
+        return Budget(bytes=num_bytes)
 
     def resolve(self, baseline_peak_bytes: int) -> int:
         """Returns the budget in bytes.
@@ -59,10 +108,12 @@ class Budget:
                 share of it, rounded down.
 
         Raises:
-            ValueError: If that share is less than a byte.
+            ValueError: If that share is less than a byte, or the budget depends on a device.
         """
         if self.bytes is not None:
             return self.bytes
+        if self.is_of_device:
+            raise ValueError(no_device(self))
         num_bytes = int(Decimal(str(self.percent)) * baseline_peak_bytes / 100)
         if num_bytes == 0 and baseline_peak_bytes > 0:
             raise ValueError(
@@ -74,7 +125,17 @@ class Budget:
     def __str__(self) -> str:
         if self.bytes is not None:
             return format_bytes(self.bytes)
-        return f"{self.percent:g}% of the eager peak"
+        if self.of == "auto":
+            return "auto"
+        return f"{self.percent:g}% of {'' if self.of == 'free' else 'the '}{self.of}"
+
+
+def no_device(budget: Budget) -> str:
+    """Returns what is wrong with a budget that depends on a device if the step runs on none."""
+    return (
+        f'budget "{budget}" depends on the memory of a device, and this step runs on none that has '
+        'its own: give a number, such as "8GB", or "60%" of the eager peak'
+    )
 
 
 def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
@@ -82,7 +143,8 @@ def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
 
     Args:
         budget: Bytes as an int; text with a decimal or binary unit (`"512MB"`, `"8GiB"`, upper or
-            lower case); or a percentage of the eager peak (`"60%"`).
+            lower case); a percentage of the eager peak (`"60%"`); `"auto"`; or a percentage of a
+            device's memory (`"80% of device"`) or of what is free of it (`"80% of free"`).
 
     Raises:
         TypeError: If it is neither a whole number nor text.
@@ -102,6 +164,11 @@ def parse_budget(budget: SupportsIndex | str | Budget) -> Budget:
 
 
 def _parse_text(text: str) -> Budget:
+    if text.strip().lower() == "auto":
+        return Budget(percent=100.0, of="auto")
+    if share := _OF_DEVICE.fullmatch(text.strip()):
+        of: Whole = "device" if share[2].lower() == "device" else "free"
+        return dataclasses.replace(_parse_text(share[1]), of=of)
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"budget {text!r} is not an amount of memory; {_FORMS}")

@@ -21,7 +21,8 @@ class Request:
 
     With ``ends_early``, a search that has stalled ends before its time limit. With ``given``, that
     plan is followed. ``keeps_outputs`` of None is found out at the first backward. ``device`` is
-    the device that the plan is for if that is not here.
+    the device that the plan is for if that is not here. ``optimizer_held_bytes`` are the bytes of
+    the state that the optimizer had on a device when you asked.
     """
 
     budget: Budget
@@ -34,6 +35,7 @@ class Request:
     keeps_outputs: bool | None = None
     given: Plan | None = None
     device: Device | None = None
+    optimizer_held_bytes: int = 0
 
     @property
     def kept_limit_s(self) -> float:

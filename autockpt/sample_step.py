@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from autockpt.arguments import check_signature, checked_inputs, misspelt_inputs
+from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.dispatch.forward import OptimizedForward
 from autockpt.dispatch.ranks import refuse_spread
 from autockpt.ladder.step import StepToPlan
@@ -37,12 +39,15 @@ def sample_step(
     Raises:
         CaptureError: Some of its parameters are spread over ranks.
         TypeError: The forward does not take the inputs.
+        ValueError: The budget depends on a device's memory, and there is none or nothing is left.
     """
     args, kwargs = checked_inputs(sample_args, sample_kwargs)
     forward = model.__dict__.get("forward")
     original = forward.original if isinstance(forward, OptimizedForward) else model.forward
     check_signature(original, args, kwargs)
     refuse_spread(model)
+    budget = budget_on_device(request, model, (args, kwargs))
+    request = dataclasses.replace(request, budget=budget)
     step = StepToPlan(
         module=model,
         forward=original,

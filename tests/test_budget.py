@@ -101,3 +101,36 @@ def test_bytes_are_written_in_binary_units(num_bytes: int, text: str) -> None:
 def test_the_suggested_budget_suffices_and_wastes_little(num_bytes: int) -> None:
     suggested = parse_budget(sufficient_budget(num_bytes)).resolve(0)
     assert num_bytes <= suggested <= num_bytes * 1.01 + 1
+
+
+def test_shares_of_a_device_are_read_and_resolved() -> None:
+    total, usable = 16 * 2**30, 10 * 2**30
+
+    def resolved(text: str) -> int | None:
+        return parse_budget(text).on_device(total_bytes=total, usable_bytes=usable).bytes
+
+    step = 64 * 2**20
+    assert resolved("auto") == (usable - total // 20) // step * step
+    assert resolved(" AUTO ") == resolved("auto")
+    assert resolved("80% of device") == int(0.8 * total) // step * step
+    assert resolved("50.5 %  of free") == int(0.505 * usable) // step * step
+    assert resolved("8GB") == 8 * 10**9
+    assert parse_budget("60%").on_device(total_bytes=1, usable_bytes=1) == parse_budget("60%")
+    assert [str(parse_budget(t)) for t in ("auto", "80% of device", "80% of free", "60%")] == [
+        "auto",
+        "80% of the device",
+        "80% of free",
+        "60% of the eager peak",
+    ]
+
+
+def test_a_share_of_a_device_needs_a_device_with_room() -> None:
+    with pytest.raises(ValueError, match=r'budget "auto" depends.*give a number, such as "8GB"'):
+        parse_budget("auto").resolve(1000)
+    with pytest.raises(ValueError, match=r"auto leaves nothing: a step can have 100\.00 MiB of"):
+        parse_budget("auto").on_device(total_bytes=2**33, usable_bytes=100 * 2**20)
+    with pytest.raises(ValueError, match="no more than 100%"):
+        parse_budget("120% of device")
+    for text in ("80 of device", "8GB of free", "80% of gpu", "0% of free"):
+        with pytest.raises(ValueError, match='"80% of device"'):
+            parse_budget(text)

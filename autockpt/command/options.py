@@ -37,7 +37,8 @@ class Size(StrEnum):
 Budget = Annotated[
     str,
     typer.Option(
-        help='Memory of a training step: bytes, "8GB", "8GiB", or "60%" of the eager peak.'
+        help='Memory of a training step: bytes, "8GB", "8GiB", "60%" of the eager peak, or on a '
+        'device "auto", "80% of free" or "80% of device".'
     ),
 ]
 Method = Annotated[str, typer.Option(help="Name of the solver method.")]

@@ -15,6 +15,7 @@ from autockpt.capture.step import TraceMemo
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.call import Call
+from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.dispatch.identity import identity
 from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load, unless_a_bug
 from autockpt.dispatch.kept_trial import accept_kept
@@ -234,7 +235,7 @@ class PlanMaker:
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
         varies = bool(self._candidates(call.key))
-        request = self._request_for(call.key)
+        request = self._request_for(call)
         if varies or request.given or not are_kept() or acts_on_parameters(self.module):
             return None
         buckets_bytes = 0 if call.parallel is None else call.parallel.buckets_bytes
@@ -300,7 +301,8 @@ class PlanMaker:
         Ranks agree about layouts, so theirs are planned exactly.
         """
         # A percentage refers to the peak of a step that really runs.
-        rounds_up = self.request.budget.percent is None
+        budget = self.request.budget
+        rounds_up = budget.percent is None or budget.is_of_device
         found = self.store.candidates(key, rounds_up=rounds_up)
         captures = self._captures(key) and not self.ladder.has_given_up("whole")
         return found if captures and not key.is_parallel else []
@@ -362,7 +364,7 @@ class PlanMaker:
             forward=self.forward,
             args=call.args,
             kwargs=call.kwargs,
-            request=self._request_for(call.key),
+            request=self._request_for(call),
             loop=call.key.loop,
             buckets_bytes=0 if parallel is None else parallel.buckets_bytes,
             solving=call.solving,
@@ -387,12 +389,18 @@ class PlanMaker:
             follow=lambda executable: self._following(executable, call.parallel),
         )
 
-    def _request_for(self, key: PlanKey) -> Request:
+    def _request_for(self, call: Call) -> Request:
         memory = self.request.optimizer.scaled_to(self.module.parameters())
         # A plan that was given is for the first kind of call.
         given = self.request.given if self.store.latest is None else None
         request = dataclasses.replace(self.request, optimizer=memory, given=given)
-        budget_bytes = self.store.budget_bytes(key)
+        if request.budget.is_of_device:
+            # Read once: later, activations of the step in progress are in the device's memory.
+            if self.store.device_budget is None:
+                inputs = call.args, dict(call.kwargs)
+                self.store.device_budget = budget_on_device(request, self.module, inputs)
+            request = dataclasses.replace(request, budget=self.store.device_budget)
+        budget_bytes = self.store.budget_bytes(call.key)
         if budget_bytes is None:
             return request
         return dataclasses.replace(request, budget=Budget(bytes=budget_bytes))

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autockpt.budget import Budget
 from autockpt.dispatch.buckets import Bucket, Buckets
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.trial import AcceptedPlan
@@ -41,6 +42,7 @@ class PlanStore:
     Attributes:
         latest: The latest plan.
         num_stale: How many plans were given up because the model's code took another path.
+        device_budget: The budget, if it depends on a device's memory, once that was read.
     """
 
     def __init__(self, stored: StoredPlans | None = None) -> None:
@@ -56,6 +58,7 @@ class PlanStore:
         # Forwards belong to one module; copies make their own from the plans.
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
         self.num_stale = 0
+        self.device_budget: Budget | None = None
 
     def stored(self) -> StoredPlans:
         """What there is so far, for a copy of the model."""
