@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from autockpt.lower.problem import StepProblem
-from autockpt_solvers import ComputeGraph
+from autockpt_solvers import ComputeGraph, Op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,9 @@ class AffineStep:
         assert first.size < second.size
         if _structure(first.problem.graph) != _structure(second.problem.graph):
             return None
-        if any(a > b for a, b in zip(_bytes(first.problem), _bytes(second.problem), strict=True)):
+        if any(
+            a > b for a, b in zip(_tensors(first.problem), _tensors(second.problem), strict=True)
+        ):
             return None
         return cls(first=first, second=second)
 
@@ -61,7 +63,7 @@ class AffineStep:
             ops=tuple(
                 dataclasses.replace(
                     a,
-                    workspace_bytes=self._at(size, a.workspace_bytes, b.workspace_bytes),
+                    workspace_bytes=self._workspace_bytes(size, a, b),
                     runtime_ns=self._at(size, a.runtime_ns, b.runtime_ns),
                 )
                 for a, b in zip(one.ops, two.ops, strict=True)
@@ -82,6 +84,11 @@ class AffineStep:
         same_fixed = self.fixed_bytes(third.size) == problem.fixed_bytes
         return same_fixed and _bytes(predicted) == _bytes(problem)
 
+    def _workspace_bytes(self, size: int, first: Op, second: Op) -> int:
+        """A kernel may need less at a larger size; it is then taken to need as much everywhere."""
+        least = min(first.workspace_bytes, second.workspace_bytes)
+        return self._at(size, least, second.workspace_bytes)
+
     def _at(self, size: int, first: int, second: int) -> int:
         """The value on the line at a size, rounded up, and never negative."""
         steps = self.second.size - self.first.size
@@ -98,9 +105,8 @@ def _structure(graph: ComputeGraph) -> object:
 
 
 def _bytes(problem: StepProblem) -> tuple[int, ...]:
-    graph = problem.graph
-    return (
-        problem.fixed_bytes,
-        *(storage.size_bytes for storage in graph.storages),
-        *(op.workspace_bytes for op in graph.ops),
-    )
+    return (*_tensors(problem), *(op.workspace_bytes for op in problem.graph.ops))
+
+
+def _tensors(problem: StepProblem) -> tuple[int, ...]:
+    return (problem.fixed_bytes, *(storage.size_bytes for storage in problem.graph.storages))

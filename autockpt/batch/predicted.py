@@ -73,8 +73,7 @@ def largest_of_schedules(
 
 def largest_checkpointed(step: AffineStep, budget_bytes: int, *, most: int) -> int:
     """The largest size with checkpoints at regular cuts of the forward, as most tools set them."""
-    uniform = minimum_budget(step.second.problem.graph, method="uniform").schedule
-    return largest_of_schedules(step, budget_bytes, (uniform,), most=most)
+    return largest_planned(step, budget_bytes, most=most, method="uniform", time_limit_s=5.0)
 
 
 def largest_eager(

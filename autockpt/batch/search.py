@@ -58,15 +58,22 @@ class BatchSearch:
         self.budget_bytes = budget_bytes
         self.plans: dict[int, Plan] = {}
         self.errors: dict[int, BudgetError] = {}
-        self.is_affine = False
         self.at_most = at_most
         self._step_of = step_of
         self._method = method
         self._first_sizes = tuple(size for size in first_sizes if size <= at_most)
         self._ladder = Ladder()
+        self._planners: dict[int, dict[str, StepPlanner]] = {}  # of the first sizes
         self._problems: dict[int, SizedProblem] = {}
         self._affine: AffineStep | None = None
+        self._line: AffineStep | None = None  # the one to predict from
+        self._agreements: list[bool] = []
         self._sizes: set[int] = set()
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether all later captures had the bytes that the first two predict."""
+        return bool(self._agreements) and all(self._agreements)
 
     @property
     def num_captures(self) -> int:
@@ -79,9 +86,11 @@ class BatchSearch:
         Raises:
             ValueError: Nothing depends on the size.
         """
-        predicted = self._predict()
+        for size in self._first_sizes:
+            self._capture(size)
+        self._first_line()
         low, high = 0, self.at_most + 1
-        probe = max(1, min(predicted, self.at_most))
+        probe = max(1, min(self._predicted(), self.at_most))
         while True:
             if self.is_planned(probe):
                 low = probe
@@ -89,54 +98,77 @@ class BatchSearch:
                 high = probe
             if high - low <= 1:
                 return low
-            probe = self._next_probe(low, high, predicted)
+            guess = self._guess(low, high, probe)
+            probe = min(max(guess, low + 1), high - 1)
 
-    def _next_probe(self, low: int, high: int, predicted: int) -> int:
-        """The size to try between one that plans and one that does not."""
-        if low == predicted:
-            return low + 1
-        if high == predicted:
-            return high - 1
-        line = sorted(
-            [(size, plan.minimum_peak_bytes) for size, plan in self.plans.items()]
-            + [(size, error.minimum_peak_bytes) for size, error in self.errors.items()]
-        )
-        guess = 2 * max(1, low) if high > self.at_most else (low + high) // 2
-        if len(line) > 1 and len(self.plans) + len(self.errors) < _MOST_GUESSES:
-            (one, one_bytes), (two, two_bytes) = line[-2:]
-            if two_bytes > one_bytes:
-                room = self.budget_bytes - one_bytes
-                guess = one + (two - one) * room // (two_bytes - one_bytes)
-        return min(max(guess, low + 1), high - 1)
-
-    def _predict(self) -> int:
-        """The size that two captures predict; 1 if they predict nothing."""
-        for size in self._first_sizes:
-            self._capture(size)
+    def _first_line(self) -> None:
+        """Put a line through the first captures, if their graphs are the same."""
         known = [self._problems[size] for size in self._first_sizes if size in self._problems]
-        if len(known) < 2:
-            return 1
-        self._affine = AffineStep.through(known[0], known[1])
-        if self._affine is None:
-            return 1
-        if not self._affine.grows:
+        self._affine = AffineStep.through(*known) if len(known) == 2 else None
+        if self._affine is not None and not self._affine.grows:
             raise ValueError(
                 "the memory of a step is the same for every batch size; make_inputs must return "
                 "inputs of the size it is called with"
             )
+        self._line = self._affine
+
+    def _predicted(self) -> int:
+        """The largest size that plans, as the latest line predicts it; 0 if there is no line."""
+        if self._line is None:
+            return 0
         progress.stage("predicting the largest batch")
         return largest_planned(
-            self._affine,
+            self._line,
             self.budget_bytes,
             most=self.at_most,
             method=self._method,
             time_limit_s=_MINIMUM_S,
         )
 
+    def _guess(self, low: int, high: int, probe: int) -> int:
+        """The size to try between one that plans and one that does not.
+
+        Args:
+            low: The largest size that is known to plan.
+            high: The smallest that is known not to.
+            probe: The size that was tried last.
+        """
+        num_tried = len(self.plans) + len(self.errors)
+        if num_tried <= 1 and self.is_affine:
+            return low + 1 if low else high - 1  # the prediction is right
+        if num_tried >= _MOST_GUESSES:
+            return 2 * low if high > self.at_most else (low + high) // 2
+        # A new line, through the two captures that are nearest.
+        nearest = sorted(self._problems, key=lambda size: (abs(size - probe), size))[:2]
+        if len(nearest) == 2:
+            one, two = sorted(nearest)
+            self._line = AffineStep.through(self._problems[one], self._problems[two]) or self._line
+        predicted = self._predicted()
+        if not predicted:
+            return self._on_line(low, high)
+        if predicted <= low:
+            return low + 1
+        return high - 1 if predicted >= high else predicted
+
+    def _on_line(self, low: int, high: int) -> int:
+        """The size at which the smallest budgets of the sizes that were tried reach the budget."""
+        tried = sorted(
+            [(size, plan.minimum_peak_bytes) for size, plan in self.plans.items()]
+            + [(size, error.minimum_peak_bytes) for size, error in self.errors.items()]
+        )
+        if len(tried) > 1:
+            (one, one_bytes), (two, two_bytes) = tried[-2:]
+            if two_bytes > one_bytes:
+                room = self.budget_bytes - one_bytes
+                return one + (two - one) * room // (two_bytes - one_bytes)
+        return 2 * low if high > self.at_most else (low + high) // 2
+
     def _capture(self, size: int) -> None:
         """Capture a size without planning it."""
+        known = self._planners[size] = {}
         with self._step_of(size) as step:
-            self._know(size, self._ladder.descend(rungs_of(step, lambda planner: planner)))
+            rungs = rungs_of(step, lambda planner: planner, known=known)
+            self._know(size, self._ladder.descend(rungs))
 
     def exceeded(self, size: int, error: BudgetError) -> None:
         """Take back a plan whose real step exceeded the budget."""
@@ -147,7 +179,7 @@ class BatchSearch:
         """Whether a size plans; it is captured if that is not known yet."""
         if size in self.plans or size in self.errors:
             return size in self.plans
-        known: dict[str, StepPlanner] = {}
+        known = self._planners.pop(size, {})
 
         def planned(planner: StepPlanner) -> Plan:
             self._know(size, planner)
@@ -177,7 +209,7 @@ class BatchSearch:
             sized = SizedProblem(size=size, problem=planner.problem)
             self._problems[size] = sized
             if self._affine is not None and size not in self._first_sizes:
-                self.is_affine = self._affine.agrees_with(sized)
+                self._agreements.append(self._affine.agrees_with(sized))
 
     @property
     def eager_size(self) -> int | None:

@@ -20,13 +20,18 @@ WIDTH = 32
 OPTIONS: dict[str, Any] = {
     "loss_fn": torch.sum,
     "optimizer": "sgd",
-    "method": "greedy",
+    "method": "uniform",  # what it finds does not depend on measured times
     "progress": False,
 }
 
 
-def _layers() -> nn.Module:
-    return nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()) for _ in range(3)))
+def _layers(number: int = 3) -> nn.Module:
+    layers = (nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU()) for _ in range(number))
+    return nn.Sequential(*layers)
+
+
+def _deep() -> nn.Module:
+    return _layers(9)
 
 
 class Compared(nn.Module):
@@ -63,7 +68,7 @@ def _plan(model: nn.Module, budget: int, size: int) -> autockpt.Plan:
 
 @pytest.mark.parametrize(
     ("make", "budget", "is_affine"),
-    [(_layers, 60_000, True), (Compared, 90_000, False), (Switching, 80_000, False)],
+    [(_deep, 140_000, True), (Compared, 90_000, False), (Switching, 80_000, False)],
 )
 def test_the_batch_found_fits_and_the_next_one_does_not_plan(
     make: Callable[[], nn.Module], budget: int, is_affine: bool
@@ -89,10 +94,9 @@ def test_the_batch_found_fits_and_the_next_one_does_not_plan(
     assert 0 < eager < size
     assert _plan(model, budget, eager).leaves_the_model
     assert not _plan(model, budget, eager + 1).leaves_the_model
-    assert answer.checkpointed_batch_size is not None
-    assert eager <= answer.checkpointed_batch_size <= size
+    assert answer.checkpointed_batch_size == size
     text = str(answer)
-    assert text.startswith(f"largest batch     {size}  (budget 58.59 KiB, cpu)")
+    assert text.startswith(f"largest batch     {size}  (budget 136.72 KiB, cpu)")
     assert f"batch {size + 1}" in text
     assert f'"batch_size": {size}' in answer.to_json()
 
