@@ -54,6 +54,7 @@ def optimize(
     plan: Plan | str | os.PathLike[str] | None = None,
     keeps_outputs: bool | None = None,
     methods: tuple[str, ...] | None = None,
+    watch: bool = True,
 ) -> ModuleT:
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
@@ -95,6 +96,9 @@ def optimize(
             for the first of them; ``loss_fn`` is for the forward only. By default that is
             ``training_step`` of a LightningModule with automatic optimization, whose sample inputs
             are the forward's; ``()`` is for none.
+        watch: Measure steps now and then while you train, on devices with memory of their own. If
+            one takes more than the budget, or runs out of memory, autockpt warns and plans again
+            with less. A forward that ran out of memory is run again if it has changed nothing.
 
     Returns:
         ``model``.
@@ -116,6 +120,7 @@ def optimize(
     """
     check_bool("verify", verify)
     check_bool("progress", progress)
+    check_bool("watch", watch)
     if keeps_outputs is not None:
         check_bool("keeps_outputs", keeps_outputs)
     is_parallel = isinstance(model, DistributedDataParallel)
@@ -128,7 +133,9 @@ def optimize(
             request = checked_request(
                 inner, asked, loss_fn, optimizer, method, time_limit_s, progress
             )
-            request = dataclasses.replace(request, given=given, keeps_outputs=keeps_outputs)
+            request = dataclasses.replace(
+                request, given=given, keeps_outputs=keeps_outputs, watch=watch
+            )
             names = checked_methods(inner, methods)
             _install(
                 inner,

@@ -51,11 +51,13 @@ class Budget:
         bytes: The budget in bytes; None if it is relative.
         percent: The budget as a percentage; None if it is absolute.
         of: What the percentage is of.
+        less_bytes: What is deducted once the budget is known in bytes.
     """
 
     bytes: int | None = None
     percent: float | None = None
     of: Whole = "eager peak"
+    less_bytes: int = 0
 
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.percent is None):
@@ -111,7 +113,7 @@ class Budget:
             ValueError: If that share is less than a byte, or the budget depends on a device.
         """
         if self.bytes is not None:
-            return self.bytes
+            return max(1, self.bytes - self.less_bytes)
         if self.is_of_device:
             raise ValueError(no_device(self))
         num_bytes = int(Decimal(str(self.percent)) * baseline_peak_bytes / 100)
@@ -120,7 +122,7 @@ class Budget:
                 f"budget {self}, which is {format_bytes(baseline_peak_bytes)}, is less than one "
                 f"byte; {_FORMS}"
             )
-        return num_bytes
+        return max(min(1, num_bytes), num_bytes - self.less_bytes)
 
     def __str__(self) -> str:
         if self.bytes is not None:

@@ -22,7 +22,8 @@ class Request:
     With ``ends_early``, a search that has stalled ends before its time limit. With ``given``, that
     plan is followed. ``keeps_outputs`` of None is found out at the first backward. ``device`` is
     the device that the plan is for if that is not here. ``optimizer_held_bytes`` are the bytes of
-    the state that the optimizer had on a device when you asked.
+    the state that the optimizer had on a device when you asked. With ``watch``, steps are measured
+    while you train.
     """
 
     budget: Budget
@@ -36,6 +37,7 @@ class Request:
     given: Plan | None = None
     device: Device | None = None
     optimizer_held_bytes: int = 0
+    watch: bool = True
 
     @property
     def kept_limit_s(self) -> float:

@@ -28,8 +28,13 @@ from autockpt.torch_private.aot import (
 )
 from autockpt.torch_private.graphs import is_sym_node, skips_version_check
 from autockpt.torch_private.kernels import exact_tracing
+from autockpt.verify import device_memory
 
 Boxed = Callable[[list[Any]], Any]
+_CANNOT_RUN_AGAIN = (
+    "autockpt cannot run the backward of a planned step again. If you go on, it plans the next "
+    "step tighter, unless watch=False."
+)
 Partition = Callable[..., tuple[fx.GraphModule, fx.GraphModule]]
 
 
@@ -85,6 +90,8 @@ class CompiledGraph:
         forward: What its forward runs; None runs what it was compiled for.
         backward: What its backward runs; None runs what it was compiled for.
         is_twice: Whether a backward was refused because it was to be differentiated again.
+        out_of_memory_at: How many bytes were allocated when a backward ran out of memory; None if
+            none has, 0 if that is not known.
     """
 
     def __init__(self, *, stage: str) -> None:
@@ -96,6 +103,7 @@ class CompiledGraph:
         self._stage = stage
         self.has_backward = False
         self.is_twice = False
+        self.out_of_memory_at: int | None = None
         self.arrivals: tuple[int, ...] = ()
         self.sums_uses = False
         self.forward: Boxed | None = None
@@ -190,7 +198,15 @@ class CompiledGraph:
         return mark_boxed(self._run_backward)
 
     def _run_backward(self, args: list[Any]) -> Any:
-        return (self.backward or self.run_own_backward)(args)
+        device = next((each.device for each in args if isinstance(each, torch.Tensor)), None)
+        try:
+            return (self.backward or self.run_own_backward)(args)
+        except torch.OutOfMemoryError as error:
+            self.out_of_memory_at = 0
+            if device is not None and device_memory.has_own_memory(device):
+                self.out_of_memory_at = device_memory.usage(device).allocated_bytes
+            error.add_note(_CANNOT_RUN_AGAIN)
+            raise
 
     def _take_inference(self, module: fx.GraphModule, example: Any) -> Boxed:
         with own_code(self._stage):

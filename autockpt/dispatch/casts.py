@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from autockpt.dispatch.key import PlanKey
+from autockpt.dispatch.store import PlanStore
+from autockpt.user_warnings import warn_user
 
 
 class SharedCasts:
-    """Sees whether a call shares casts with calls before it."""
+    """Sees whether a call shares casts with calls before it, and lets autocast make these."""
 
     def __init__(self) -> None:
         self._weight: torch.Tensor | None = None
@@ -47,3 +49,27 @@ class SharedCasts:
             return []
         self._keys[key] = None
         return list(self._keys)
+
+    def leave_to_autocast(
+        self, key: PlanKey, device_type: str, name: str, store: PlanStore
+    ) -> None:
+        """Run calls that share casts with a call by plans that leave these to autocast.
+
+        Args:
+            key: The call.
+            device_type: Where the model is.
+            name: The class of the model.
+            store: Its plans.
+        """
+        keys = self.keys_with(key, device_type)
+        planned = [key for key in keys if not store.needs_eager_graph(key)]
+        if not planned:
+            return
+        warn_user(
+            f"calls of {name} share one block of autocast, which casts each "
+            "parameter once for all of them. From now on such calls checkpoint modules, because "
+            "captured graphs cast by themselves: gradients of this step may differ from eager's "
+            "in their last bits. To train by graphs, give each call a block of its own."
+        )
+        for each in planned:
+            store.require_eager_graph(each)

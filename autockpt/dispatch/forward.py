@@ -20,6 +20,7 @@ import torch
 
 from autockpt.dispatch.call import Call
 from autockpt.dispatch.casts import SharedCasts
+from autockpt.dispatch.guard import Guard
 from autockpt.dispatch.habits import Habits
 from autockpt.dispatch.key import PlanKey, plan_key
 from autockpt.dispatch.layout import Layout, layout_of
@@ -38,6 +39,7 @@ from autockpt.dispatch.passed_by import (
     num_compilations,
 )
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
+from autockpt.dispatch.replanning import replan, without_kept
 from autockpt.dispatch.store import PlanStore, StoredPlans
 from autockpt.errors import AutockptError, BudgetError, CaptureError
 from autockpt.ladder.executable import changing, is_stale
@@ -117,8 +119,9 @@ class OptimizedForward:
         self._habits = Habits(
             module,
             keeps_outputs=request.keeps_outputs,
-            on_backward=self._first_gradient.disarm,
+            on_backward=self._begin_backward,
         )
+        self._guard = Guard(self._maker)
         self._verify = verify
         # What is optimized instead of this forward, because it is not what the loop calls.
         self._instead: OptimizedForward | None = None
@@ -205,13 +208,15 @@ class OptimizedForward:
             # A loop that skips what fails must not train over the budget.
             raise refusal.of_budget(refusal.budget_bytes)
         store = self._maker.store
-        self._keep_shared_casts(call)
+        with self._lock:
+            name = type(self._module).__name__
+            self._casts.leave_to_autocast(call.key, self._device_type, name, store)
         forward = store.forward(call.key)
         # Planning is impossible under a profiler, so the stale plan stays in use.
         is_outdated = is_stale(forward) or changing(forward)
         if is_outdated and (call.parallel is not None or not is_profiling()):
             with self._lock:
-                self._maker.replan(call)
+                replan(self._maker, call)
             forward = store.forward(call.key)
         if forward is None and is_profiling():
             # Planning is impossible: a plan for another kind of loop is better than an error.
@@ -224,32 +229,15 @@ class OptimizedForward:
                 self._first_gradient.arm()
             self._casts.keys_with(call.key, self._device_type)  # planning empties the cache
         with contextlib.suppress(OtherGraphError):
-            return forward(*args, **kwargs)
+            return self._guard.run(call, forward)
         # Nothing has run: the plan that was kept is for another graph.
         with self._lock:
-            forward = self._maker.without_kept(self._call(args, kwargs))
+            forward = without_kept(self._maker, self._call(args, kwargs))
         return forward(*args, **kwargs)
 
     @property
     def _device_type(self) -> str:
         return next((p.device.type for p in self._module.parameters()), "cpu")
-
-    def _keep_shared_casts(self, call: Call) -> None:
-        """Run calls that share casts of autocast's by plans that leave these to autocast."""
-        keys = self._casts.keys_with(call.key, self._device_type)
-        store = self._maker.store
-        planned = [key for key in keys if not store.needs_eager_graph(key)]
-        if not planned:
-            return
-        warn_user(
-            f"calls of {type(self._module).__name__} share one block of autocast, which casts each "
-            "parameter once for all of them. From now on such calls checkpoint modules, because "
-            "captured graphs cast by themselves: gradients of this step may differ from eager's "
-            "in their last bits. To train by graphs, give each call a block of its own."
-        )
-        with self._lock:
-            for key in planned:
-                store.require_eager_graph(key)
 
     def _first_forward(
         self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -321,6 +309,10 @@ class OptimizedForward:
         # Ranks must agree before anything is seen.
         has_older = any(p.grad is not None for p in self._module.parameters())
         return Loop(accumulates=parallel.buckets_are_gradients or has_older)
+
+    def _begin_backward(self) -> None:
+        self._first_gradient.disarm()
+        self._guard.begin_backward()
 
     def _pass_by(self) -> None:
         """Tell of a backward that no call of this forward has led to; follow what is called."""

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from autockpt import progress
-from autockpt.budget import Budget
+from autockpt.budget import Budget, format_bytes
 from autockpt.capture.step import TraceMemo
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.call import Call
 from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.dispatch.identity import identity
-from autockpt.dispatch.kept import KeptPlan, are_kept, forget, keep, load, unless_a_bug
+from autockpt.dispatch.kept import KeptPlan, are_kept, keep, load, unless_a_bug
 from autockpt.dispatch.kept_trial import accept_kept
 from autockpt.dispatch.key import PlanKey
 from autockpt.dispatch.layout import resized
@@ -26,7 +26,7 @@ from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
 from autockpt.errors import AutockptError, BudgetError
 from autockpt.ladder.eager import eager_plan
-from autockpt.ladder.executable import ExecutablePlan, changing, is_twice
+from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
@@ -39,7 +39,6 @@ from autockpt.torch_private.modules import modes_and_hooks
 from autockpt.user_warnings import warn_user
 from autockpt.verify.step import acts_on_parameters
 
-_MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up
 _OVER_BUDGET = "the leanest plan for this kind of loop; it exceeds the budget"
 _MOST_LEANEST = 3  # attempts at a plan that needs as little as an error names
 _MANY_PLANS = 12  # kinds of input after which a warning says that each is planned
@@ -82,78 +81,6 @@ class PlanMaker:
             self.store.set_forward(call.key, forward)
         return forward
 
-    def without_kept(self, call: Call) -> Callable[..., Any]:
-        """Plan a call anew whose kept plan turned out to be for other graphs."""
-        name = self._name_if_kept(call)
-        if name is not None:
-            forget(name)
-        self.store.drop(call.key)
-        return self.forward_for(call)
-
-    def replan(self, call: Call) -> None:
-        """Plan a call again, because its plan does not serve the step.
-
-        The model's code has taken another path, which leads to another plan a few times. Or a
-        backward is differentiated again, which a graph cannot be. Or every call compiles anew: what
-        changes is left open in the graphs of the plan, if it can be; otherwise no capture holds.
-        """
-        if is_twice(self.store.forward(call.key)):
-            self.store.require_eager_graph(call.key)
-            return
-        if changing(self.store.forward(call.key)):
-            self._replan_changing(call)
-            return
-        self.memos.clear()
-        self.store.forget(call.key, max_stale=_MAX_STALE)
-        if self.store.num_stale >= _MAX_STALE:
-            for rung in ("whole", "blocks"):
-                self.ladder.give_up(rung, "its code takes another path from call to call")
-
-    def _replan_changing(self, call: Call) -> None:
-        """Let a call follow a plan that holds though something changes at every call."""
-        what = changing(self.store.forward(call.key))
-        name = self._name_if_kept(call)
-        if name is not None:
-            forget(name)
-        accepted = self._with_open_numbers(call)
-        if accepted is not None:
-            self.store.replace(call.key, accepted)
-            if name is not None:
-                self._keep(name, accepted)
-            return
-        before, ladder = self.store.stored(), self.ladder.copy()
-        forwards = self.store.forget_all()
-        for rung in ("whole", "blocks"):
-            self.ladder.give_up(rung, f"{what}, and each change is compiled anew")
-        try:
-            self.forward_for(call)
-        except BudgetError as error:
-            self.store.put_back(before, forwards)
-            self.ladder.know(ladder.reason, ladder.given_up, forgets=True)
-            warn_user(
-                f"{what}, so that every call of {type(self.module).__name__} is compiled anew, "
-                f"which takes time. No other plan fits: {error} Keep the value in a tensor (a "
-                "buffer), or outside of the forward."
-            )
-
-    def _with_open_numbers(self, call: Call) -> AcceptedPlan | None:
-        """The plan of a call with Python numbers left open; None if it is not the same step."""
-        executable = self.store.plan_of(call.key)
-        opened = None if executable is None else executable.with_open_numbers()
-        if opened is None or call.parallel is not None:
-            return None
-        kept = KeptPlan(
-            plan=opened.plan,
-            program=opened.program,
-            is_verified=False,
-            time_limit_s=self.request.time_limit_s,
-            reason="",
-            given_up={},
-        )
-        with progress.planning(type(self.module).__name__, is_shown=self.request.progress):
-            trial = self._trial(call, self._step(call), is_exact=False)
-            return accept_kept(trial, kept, can_wait=False)
-
     def _by_a_stored_plan(self, key: PlanKey) -> Callable[..., Any] | None:
         serving = self.store.serving(key)
         if serving is None:
@@ -184,13 +111,13 @@ class PlanMaker:
             return self._planned(call)
 
     def _planned(self, call: Call) -> Callable[..., Any]:
-        name = self._name_if_kept(call)
+        name = self.name_if_kept(call)
         accepted = None if name is None else self._kept(call, name)
         bucket, where = None, "kept from an earlier process"
         if accepted is None:
             where = ""
             try:
-                accepted, bucket = self._new(call)
+                accepted, bucket = self.new(call)
             except BudgetError as error:
                 # A loop of another kind has trained until here, and goes on with a warning.
                 plain = dataclasses.replace(call.key, loop=PLAIN)
@@ -198,7 +125,7 @@ class PlanMaker:
                     raise
                 accepted, bucket, name = self._leanest(call, error), None, None
             if name is not None and bucket is None:
-                file = self._keep(name, accepted)
+                file = self.keep(name, accepted)
                 where = "" if file is None else f"kept in {file}"
         self.store.add(call.key, accepted, bucket)
         progress.finish("; ".join(filter(None, (outcome(accepted.plan), where))))
@@ -229,13 +156,15 @@ class PlanMaker:
         warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))
         return dataclasses.replace(accepted, plan=plan)
 
-    def _name_if_kept(self, call: Call) -> str | None:
+    def name_if_kept(self, call: Call) -> str | None:
         """What a plan for this call is kept as; None if it is not kept.
 
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
         varies = bool(self._candidates(call.key))
         request = self._request_for(call)
+        if self.store.held_back_bytes:
+            return None  # the next process may need no less
         if varies or request.given or not are_kept() or acts_on_parameters(self.module):
             return None
         buckets_bytes = 0 if call.parallel is None else call.parallel.buckets_bytes
@@ -256,7 +185,7 @@ class PlanMaker:
             return None
         if not kept.is_searched_enough(self.request):
             return None
-        trial = self._trial(call, self._step(call), is_exact=True)
+        trial = self.trial_of(call, self.step_of(call), is_exact=True)
         accepted = accept_kept(trial, kept, can_wait=call.parallel is None)
         if accepted is None:
             return None
@@ -270,7 +199,8 @@ class PlanMaker:
         self._tell_rung(plan)
         return dataclasses.replace(accepted, plan=plan)
 
-    def _keep(self, name: str, accepted: AcceptedPlan) -> Path | None:
+    def keep(self, name: str, accepted: AcceptedPlan) -> Path | None:
+        """Keep a plan on disk; return its file, None if it is not kept."""
         if self.ladder.met_bug:
             return None
         executable = accepted.executable
@@ -284,16 +214,35 @@ class PlanMaker:
         )
         return unless_a_bug(lambda: keep(name, kept))
 
-    def _new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
-        """A plan that also serves smaller inputs, and its bucket; or one for this layout."""
+    def new(self, call: Call) -> tuple[AcceptedPlan, Bucket | None]:
+        """A plan that also serves smaller inputs, and its bucket; or one for this layout.
+
+        Raises:
+            AutockptError: See ``optimize``.
+        """
         for bucket in self._candidates(call.key):
             try:
-                return self.ladder.descend(self._rungs(call, bucket)), bucket
+                accepted = self.ladder.descend(self._rungs(call, bucket))
+                return self._with_held_back(accepted), bucket
             except AutockptError as error:
                 if not leads_down(error):
                     raise
                 self.store.fail(call.key, bucket)
-        return self._exactly(call), None
+        return self._with_held_back(self._exactly(call)), None
+
+    def _with_held_back(self, accepted: AcceptedPlan) -> AcceptedPlan:
+        """A plan with the whole budget, of which a part was held back while it was made."""
+        less_bytes, plan = self.store.held_back_bytes, accepted.plan
+        if not less_bytes:
+            return accepted
+        note = f"planned with {format_bytes(less_bytes)} less, because earlier steps took more"
+        plan = dataclasses.replace(
+            plan,
+            budget_bytes=plan.budget_bytes + less_bytes,
+            minimum_peak_bytes=plan.minimum_peak_bytes + less_bytes,
+            notes=(*plan.notes, note),
+        )
+        return dataclasses.replace(accepted, plan=plan)
 
     def _candidates(self, key: PlanKey) -> list[Bucket]:
         """Buckets to try; none without a capture.
@@ -333,11 +282,11 @@ class PlanMaker:
         self, call: Call, bucket: Bucket | None = None, *, budget: Budget | None = None
     ) -> Iterator[Rung[AcceptedPlan]]:
         """Ways to run a step within the budget, best first; ``budget`` replaces the call's."""
-        step = self._step(call)
+        step = self.step_of(call)
         if budget is not None:
             request = dataclasses.replace(step.request, budget=budget)
             step = dataclasses.replace(step, request=request)
-        trial = self._trial(call, step, is_exact=bucket is None)
+        trial = self.trial_of(call, step, is_exact=bucket is None)
         planned = step
         if bucket is not None:
             args, kwargs = resized(call.args, call.kwargs, call.key.layout, bucket.sizes)
@@ -357,7 +306,8 @@ class PlanMaker:
         )
         return rungs if step.request.given is None else only_rung(rungs, step.request.given.rung)
 
-    def _step(self, call: Call) -> StepToPlan:
+    def step_of(self, call: Call) -> StepToPlan:
+        """The training step that a call begins."""
         parallel = call.parallel
         return StepToPlan(
             module=self.module,
@@ -381,7 +331,8 @@ class PlanMaker:
             self.memos[base] = TraceMemo()
         return self.memos[base]
 
-    def _trial(self, call: Call, step: StepToPlan, *, is_exact: bool) -> Trial:
+    def trial_of(self, call: Call, step: StepToPlan, *, is_exact: bool) -> Trial:
+        """What tries plans for a call."""
         return Trial(
             step=step,
             is_exact=is_exact,
@@ -401,9 +352,9 @@ class PlanMaker:
                 self.store.device_budget = budget_on_device(request, self.module, inputs)
             request = dataclasses.replace(request, budget=self.store.device_budget)
         budget_bytes = self.store.budget_bytes(call.key)
-        if budget_bytes is None:
-            return request
-        return dataclasses.replace(request, budget=Budget(bytes=budget_bytes))
+        budget = request.budget if budget_bytes is None else Budget(bytes=budget_bytes)
+        budget = dataclasses.replace(budget, less_bytes=self.store.held_back_bytes)
+        return dataclasses.replace(request, budget=budget)
 
     def _following(
         self, executable: ExecutablePlan | None, parallel: Parallel | None

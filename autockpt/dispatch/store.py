@@ -43,6 +43,7 @@ class PlanStore:
         latest: The latest plan.
         num_stale: How many plans were given up because the model's code took another path.
         device_budget: The budget, if it depends on a device's memory, once that was read.
+        held_back_bytes: What new plans leave of the budget, because steps took more than predicted.
     """
 
     def __init__(self, stored: StoredPlans | None = None) -> None:
@@ -59,6 +60,7 @@ class PlanStore:
         self._forwards: dict[PlanKey, Callable[..., Any]] = {}
         self.num_stale = 0
         self.device_budget: Budget | None = None
+        self.held_back_bytes = 0
 
     def stored(self) -> StoredPlans:
         """What there is so far, for a copy of the model."""
@@ -195,7 +197,6 @@ class PlanStore:
 
     def forget_all(self) -> dict[PlanKey, Callable[..., Any]]:
         """Give up all plans, so that every kind of call is planned again; return the forwards."""
-        self.num_stale += 1
         for buckets in self._buckets.values():
             buckets.forget_plans()
         forwards, self._forwards = self._forwards, {}

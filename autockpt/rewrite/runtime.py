@@ -112,6 +112,12 @@ class PlannedForward:
         return any(graph.is_twice for graph in self._compiled.backend.graphs)
 
     @property
+    def out_of_memory_at(self) -> int | None:
+        """What was allocated when a backward ran out of memory, 0 if unknown; None if none has."""
+        at = [graph.out_of_memory_at for graph in self._compiled.backend.graphs]
+        return next((num_bytes for num_bytes in at if num_bytes is not None), None)
+
+    @property
     def changing(self) -> str:
         """What changes at every call, so that every call compiles anew; empty if nothing does.
 
@@ -262,7 +268,7 @@ class _PlannedGraphs:
     @own_code("rewrite")
     def follow(self, graph: CompiledGraph) -> None:
         """Let a graph that was compiled before run by its region of the plan."""
-        graph.forward = graph.backward = None
+        graph.forward = graph.backward = graph.out_of_memory_at = None
         if graph.has_backward:
             region = _FollowedRegion(self, graph)
             forward, backward = region.cut()

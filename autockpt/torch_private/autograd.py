@@ -1,10 +1,11 @@
-"""Sequence numbers of autograd: which operator of the forward one of the backward is for.
+"""Autograd's backward: which operator of the forward a node is for, and when a backward ends.
 
 Tested with torch 2.11 to 2.15.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,3 +20,8 @@ def running_sequence_number() -> int:
     """The number of the node that runs in a backward; -1 if none does."""
     node: Any = torch._C._current_autograd_node()
     return -1 if node is None else int(node._sequence_nr())
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call something when the backward that runs now has ended; not if it fails."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)

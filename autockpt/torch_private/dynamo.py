@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx as fx
+from torch._dynamo.resume_execution import TORCH_DYNAMO_RESUME_IN_PREFIX
 
 # A call splits the graph that Dynamo makes of a forward at that place.
 graph_break = torch._dynamo.graph_break
@@ -107,3 +109,11 @@ def compile_forward(
     options |= {"dynamic": None if numbers_vary else False, "fullgraph": fullgraph}
     compiled: Callable[..., Any] = torch.compile(forward, backend=backend, **options)
     return compiled
+
+
+def has_resumed(error: BaseException) -> bool:
+    """Whether a compiled forward failed behind a graph break, when code before it has run."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(
+        frame.f_code.co_name.startswith(TORCH_DYNAMO_RESUME_IN_PREFIX) for frame, _ in frames
+    )
