@@ -2,11 +2,15 @@
 
     python examples/gpu_check.py --out results
 
-For each model and budget: the optimized training is compared with the eager one to the bit, the
-measured peak with the predicted one and with the budget, and the step times with each other. Then
-both are trained again in processes of their own under a hard memory limit of the budget: there
-eager is to run out of memory, and the optimized model is to train. Results go to `results.json`
-and `results.md` as they come, so that a run cut short has not been for nothing.
+First BERT-large at 6.5 GB, beside eager PyTorch and beside every layer checkpointed, and with twice
+the batch (`gpu_seed.py`). Then for each model and budget: the optimized training is compared with
+the eager one to the bit, the measured peak with the predicted one, with what was estimated from the
+device's data sheet and with the budget, and the step times with each other. Both are trained again
+in processes of their own under a hard memory limit of the budget: there eager is to run out of
+memory, and the optimized model is to train; and a plan for more memory than the process may have is
+to be made tighter (`gpu_limits.py`). At the end `budget="auto"`, on a device that is nearly full
+(`gpu_auto.py`). Results go to `results.json` and `results.md` as they come, so that a run cut short
+has not been for nothing.
 
 On a machine without CUDA the same is done in small on the CPU; the limit is then one on the
 process's data segment, which Linux enforces.
@@ -16,32 +20,28 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import dataclasses
 import datetime as dt
-import gc
 import json
-import os
 import platform
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_auto import check_auto
+from gpu_limits import check_guard, check_limit, optimize, train_guarded, train_limited
+from gpu_report import markdown
+from gpu_seed import check_seed, estimated_device, fresh
 
 import autockpt
 from autockpt import zoo
-from autockpt.budget import format_bytes
 from autockpt.command.side_by_side import Trainer, compare, time_in_turns
 
 _MODELS = {"full": ("gpt2", "bert-large", "resnet50", "llama"), "small": ("gpt2", "resnet50")}
-# An allocator that is held to a limit loses some of it to fragments; the least of these factors
-# at which the optimized model trains is written down.
-_LIMIT_FACTORS = (1.0, 1.02, 1.05, 1.1, 1.2)
-# What Python itself may take during a step, on top of tensors.
-_CPU_SLACK_BYTES = 8 * 2**20
+_PARTS = ("seed", "models", "auto")
 
 
 def parse_options() -> argparse.Namespace:
@@ -57,7 +57,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=10.0, help="of the solver, in seconds")
     parser.add_argument("--deadline", type=float, default=540.0, help="start nothing after, in s")
     parser.add_argument("--out", type=Path, default=Path("gpu_check_results"))
+    parser.add_argument("--parts", default=",".join(_PARTS), help="what to do, in this order")
     parser.add_argument("--limited", help=argparse.SUPPRESS)
+    parser.add_argument("--guarded", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -66,18 +68,33 @@ def main() -> int:
     if options.limited:
         print(json.dumps(train_limited(**json.loads(options.limited))))
         return 0
+    if options.guarded:
+        print(json.dumps(train_guarded(**json.loads(options.guarded))))
+        return 0
     started = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     models = options.models.split(",") if options.models else _MODELS[options.size]
     results: dict[str, Any] = {"machine": machine(options), "models": []}
-    for name in models:
-        if time.monotonic() - started > options.deadline:
+
+    def out_of_time() -> bool:
+        return bool(time.monotonic() - started > options.deadline)
+
+    parts = options.parts.split(",")
+    if "seed" in parts:
+        results["seed"] = check_seed(options, out_of_time)
+        write(results, options.out)
+    for name in models if "models" in parts else ():
+        if out_of_time():
             results["models"].append({"model": name, "skipped": "no time left"})
         else:
-            results["models"].append(check_model(name, options, started))
+            results["models"].append(check_model(name, options, out_of_time))
         write(results, options.out)
+    if "auto" in parts:
+        results["auto"] = auto(results["models"], options, out_of_time)
     results["seconds"] = round(time.monotonic() - started, 1)
     results["ok"] = all(is_ok(model) for model in results["models"])
+    results["ok"] &= "seed" not in results or is_seed_ok(results["seed"])
+    results["ok"] &= results.get("auto", {}).get("ok", True)
     write(results, options.out)
     print(markdown(results))
     return 0 if results["ok"] else 1
@@ -104,7 +121,22 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     return said
 
 
-def check_model(name: str, options: argparse.Namespace, started: float) -> dict[str, Any]:
+def auto(
+    models: list[dict[str, Any]], options: argparse.Namespace, out_of_time: Callable[[], bool]
+) -> dict[str, Any]:
+    """Trains the first model at the budget of a row where it needs a plan, as what is left."""
+    for model in models:
+        for row in model.get("budgets", ()):
+            if "budget_bytes" in row and "error" not in row and not out_of_time():
+                return check_auto(
+                    model["model"], options, row["budget_bytes"], model["eager_peak_bytes"]
+                )
+    return {"skipped": "no model was planned, or no time left"}
+
+
+def check_model(
+    name: str, options: argparse.Namespace, out_of_time: Callable[[], bool]
+) -> dict[str, Any]:
     """All checks of one model."""
     print(f"{name}: eager ...", file=sys.stderr, flush=True)
     eager = Trainer(zoo.build(name, options.size, device=options.device))
@@ -130,7 +162,7 @@ def check_model(name: str, options: argparse.Namespace, started: float) -> dict[
     del eager, expected
     fresh(options.device)
     for share in map(float, options.shares.split(",")):
-        if time.monotonic() - started > options.deadline:
+        if out_of_time():
             model["budgets"].append({"share": share, "skipped": "no time left"})
             continue
         print(f"{name}: {share:g} ...", file=sys.stderr, flush=True)
@@ -140,8 +172,37 @@ def check_model(name: str, options: argparse.Namespace, started: float) -> dict[
         row |= check_budget(name, options, budget_bytes)
         if share == options.limit_share and "error" not in row:
             row["limit"] = check_limit(name, options, budget_bytes, eager_peak_bytes)
+            # A plan for nearly all of eager's memory, where there is only this much more.
+            planned_bytes = resting_bytes + gradients_bytes + int(0.9 * beyond_bytes)
+            row["guard"] = check_guard(name, options, planned_bytes, int(1.1 * budget_bytes))
+            row["estimated"] = estimated(name, options, budget_bytes)
         model["budgets"].append(row)
     return model
+
+
+def estimated(name: str, options: argparse.Namespace, budget_bytes: int) -> dict[str, Any]:
+    """Plans the same step without the device, from its data sheet."""
+    example = zoo.build(name, options.size, device="meta")
+    target = estimated_device(options)
+    try:
+        plan = autockpt.plan(
+            example.model,
+            # A plan for the device at hand does not count what cuBLAS keeps.
+            budget_bytes + target.workspace_bytes,
+            sample_args=example.args,
+            sample_kwargs=dict(example.kwargs),
+            loss_fn=example.loss_fn,
+            time_limit_s=options.time_limit,
+            device=target,
+        )
+    except autockpt.AutockptError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {
+        "device": plan.device,
+        "predicted_peak_bytes": plan.predicted_peak_bytes - target.workspace_bytes,
+        "baseline_peak_bytes": plan.baseline_peak_bytes - target.workspace_bytes,
+        "step_ms": (plan.baseline_step_ns + plan.recompute_ns) / 1e6,
+    }
 
 
 def copied(trainer: Trainer) -> Trainer:
@@ -169,6 +230,7 @@ def check_budget(name: str, options: argparse.Namespace, budget_bytes: int) -> d
     del eager, optimized
     fresh(options.device)
     return {
+        "predicted_ms": (plan.baseline_step_ns + plan.recompute_ns) / 1e6,
         "bit_equal": comparison.bit_equal,
         "num_tensors": comparison.num_tensors,
         "differing": comparison.differing[:10],
@@ -190,116 +252,6 @@ def check_budget(name: str, options: argparse.Namespace, budget_bytes: int) -> d
     }
 
 
-def optimize(trainer: Trainer, budget_bytes: int, time_limit_s: float, *, verify: bool) -> None:
-    example = trainer.example
-    autockpt.optimize(
-        trainer.model,
-        budget_bytes,
-        sample_args=example.args,
-        sample_kwargs=dict(example.kwargs),
-        loss_fn=example.loss_fn,
-        optimizer=trainer.optimizer,
-        time_limit_s=time_limit_s,
-        verify=verify,
-    )
-
-
-def fresh(device: str) -> None:
-    """Gives back what is no longer used, so that it does not count for what comes next."""
-    gc.collect()
-    if device != "cpu":
-        torch.cuda.empty_cache()
-
-
-def check_limit(
-    name: str, options: argparse.Namespace, budget_bytes: int, eager_peak_bytes: int
-) -> dict[str, Any]:
-    """Trains both in processes that cannot have more memory than a little over the budget."""
-    tried: dict[str, Any] = {}
-    for factor in _LIMIT_FACTORS:
-        task = {
-            "name": name,
-            "size": options.size,
-            "device": options.device,
-            "budget_bytes": budget_bytes,
-            "limit_bytes": (limit_bytes := int(budget_bytes * factor)),
-            "steps": options.steps,
-            "time_limit_s": options.time_limit,
-        }
-        tried = {"factor": factor, "optimized": in_a_process({**task, "optimized": True})}
-        if tried["optimized"]["outcome"] == "trained":
-            tried["eager"] = in_a_process({**task, "optimized": False})
-            room_bytes = limit_bytes + (_CPU_SLACK_BYTES if options.device == "cpu" else 0)
-            fails = tried["eager"]["outcome"] == "out of memory"
-            return tried | {"ok": fails or eager_peak_bytes <= room_bytes}
-    return tried | {"ok": False}
-
-
-def in_a_process(task: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--limited", json.dumps(task)]
-    # On the CPU every block above 64 KiB gets pages of its own, which go back when it is freed:
-    # otherwise what the process holds says little about what its tensors take.
-    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | environment
-    )
-    if done.returncode != 0:
-        end = done.stderr.strip().splitlines()[-1:] or [""]
-        return {"outcome": f"failed with code {done.returncode}: {end[0]}"}
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def train_limited(
-    *,
-    name: str,
-    size: zoo.Size,
-    device: str,
-    budget_bytes: int,
-    limit_bytes: int,
-    steps: int,
-    time_limit_s: float,
-    optimized: bool,
-) -> dict[str, Any]:
-    """Trains under a hard limit; runs in a process of its own."""
-    on_cuda = device != "cpu"
-    if on_cuda:
-        total_bytes = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(limit_bytes / total_bytes, device)
-    trainer = Trainer(zoo.build(name, size, device=device))
-    try:
-        if optimized:
-            # Its own check would run eager once, which the limit does not allow.
-            optimize(trainer, budget_bytes, time_limit_s, verify=False)
-        if not on_cuda:
-            # What planning and the first step leave in the process is no tensor of a step.
-            trainer.step()
-            trainer.optimizer.zero_grad(set_to_none=True)
-            gc.collect()
-            limit_data_segment(limit_bytes - trainer.resting_bytes() + _CPU_SLACK_BYTES)
-        loss = [trainer.step().item() for _ in range(steps)][-1]
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return {"outcome": "out of memory"}
-        raise
-    answer: dict[str, Any] = {"outcome": "trained", "loss": loss}
-    if on_cuda:
-        answer["max_memory_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
-        answer["max_memory_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
-    return answer
-
-
-def limit_data_segment(more_bytes: int) -> None:
-    """Lets this process have so many bytes more than it has now (Linux)."""
-    import resource
-
-    ctypes.CDLL(None).malloc_trim(0)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    now_bytes = int(status["VmData"].split()[0]) * 1024
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (now_bytes + more_bytes, hard))
-
-
 def is_ok(model: dict[str, Any]) -> bool:
     """Whether all that was checked of a model holds; what was skipped is not held against it."""
     rows = [row for row in model.get("budgets", []) if "skipped" not in row]
@@ -308,8 +260,15 @@ def is_ok(model: dict[str, Any]) -> bool:
         and row["fits"]
         and (row["bit_equal"] or not model["eager_repeats_itself"])
         and ("limit" not in row or row["limit"]["ok"])
+        and ("guard" not in row or row["guard"].get("ok", True) is True)
         for row in rows
     )
+
+
+def is_seed_ok(seed: dict[str, Any]) -> bool:
+    """Whether what was planned for the first case trains within its budget."""
+    planned = [way for way in seed["ways"].values() if "budget_bytes" in way]
+    return all(way.get("peak_bytes", 0) <= way["budget_bytes"] for way in planned)
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
@@ -318,49 +277,8 @@ def write(results: dict[str, Any], folder: Path) -> None:
     (folder / "results.md").write_text(markdown(results), encoding="utf-8")
 
 
-def markdown(results: dict[str, Any]) -> str:
-    said = results["machine"]
-    versions = f"torch {said['torch']}, Python {said['python']}, autockpt {said['autockpt']}"
-    lines = [f"# {said['device']}, {said['date']}", "", f"{versions}; {said['size']} models.", ""]
-    if "context_bytes" in said:
-        context = format_bytes(said["context_bytes"])
-        lines += [f"Taken before the first tensor (CUDA context and others): {context}.", ""]
-    header = "model|f|budget|eager peak|peak|predicted|time|recompute|bit-equal|under a hard limit"
-    lines += [f"| {header.replace('|', ' | ')} |", f"|{'---|' * 10}"]
-    for model in results["models"]:
-        lines += [markdown_row(model, row) for row in model.get("budgets", [model])]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_row(model: dict[str, Any], row: dict[str, Any]) -> str:
-    cells = [model["model"], f"{row['share']:g}" if "share" in row else ""]
-    if "skipped" in row or "error" in row:
-        return f"| {' | '.join([*cells, row.get('skipped') or row['error'], *[''] * 7])} |"
-    equal = "yes" if row["bit_equal"] else f"no ({row['max_difference']:.1e})"
-    if not model["eager_repeats_itself"]:
-        equal += "; eager does not repeat itself"
-    cells += [
-        format_bytes(row["budget_bytes"]),
-        format_bytes(model["eager_peak_bytes"]),
-        format_bytes(row["peak_bytes"]) + ("" if row["fits"] else " (over)"),
-        format_bytes(row["predicted_peak_bytes"]),
-        f"x{row['time_ratio']:.3f} of {row['eager_ms']:.1f} ms",
-        f"+{row['predicted_overhead']:.1%} (bound {row['lower_bound']:.1%})",
-        equal,
-        limit_cell(row),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def limit_cell(row: dict[str, Any]) -> str:
-    if "limit" not in row:
-        return ""
-    limit = row["limit"]
-    cell = f"at x{limit['factor']:g} of the budget: optimized {limit['optimized']['outcome']}"
-    reserved = limit["optimized"].get("max_memory_reserved_bytes")
-    if reserved is not None:
-        cell += f" ({format_bytes(reserved)} reserved)"
-    return cell + (f", eager {limit['eager']['outcome']}" if "eager" in limit else "")
+if __name__ == "__main__":
+    sys.exit(main())
 
 
 if __name__ == "__main__":

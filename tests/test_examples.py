@@ -47,6 +47,17 @@ def test_gpu_check_in_small(tmp_path: Path) -> None:
     assert row["peak_bytes"] <= row["budget_bytes"] < results["models"][0]["eager_peak_bytes"]
     assert row["limit"]["optimized"]["outcome"] == "trained"
     assert row["limit"]["eager"]["outcome"] == "out of memory"
+    assert row["estimated"]["device"] == "h100"
+    assert row["estimated"]["predicted_peak_bytes"] <= row["budget_bytes"]
+    assert "give a number" in results["auto"]["error_on_cpu"]
+    ways = results["seed"]["ways"]
+    eager, ours = ways["eager"], ways["autockpt, batch 8"]
+    assert ours["peak_bytes"] <= results["seed"]["budget_bytes"] < eager["peak_bytes"]
+    assert ours["predicted_peak_bytes"] >= 0.995 * ours["peak_bytes"]
+    assert ways["every layer checkpointed"]["peak_bytes"] < eager["peak_bytes"]
+    twice = ways["autockpt, batch 16"]
+    assert twice["peak_bytes"] <= twice["budget_bytes"]
+    assert ways["estimated"]["predicted_peak_bytes"] <= results["seed"]["budget_bytes"]
     table = (tmp_path / "results.md").read_text()
     assert output.strip() == table.strip()
     assert "| sequential | 0.5 |" in table

@@ -22,7 +22,7 @@ from autockpt.ladder.executable import is_one_graph
 from autockpt.report.plan import Plan
 from autockpt.torch_private.autograd import after_backward
 from autockpt.torch_private.dynamo import has_resumed
-from autockpt.torch_private.tensors import write_count
+from autockpt.torch_private.tensors import set_write_counts, write_count
 from autockpt.user_warnings import warn_user
 from autockpt.verify import device_memory
 from autockpt.verify.inputs import input_leaves
@@ -81,6 +81,8 @@ class Guard:
         self._finding: _Finding | None = None
         self._num_steps = 0
         self._num_tightened = 0
+        # How often a call that succeeds writes to each buffer.
+        self._usual_writes: list[int] | None = None
 
     def run(self, call: Call, forward: Callable[..., Any]) -> Any:
         """Run a training call by its plan, under guard."""
@@ -99,7 +101,10 @@ class Guard:
         window = self._begin(call, plan, device)
         changes = _Changes(self._maker.module, (args, dict(kwargs)), device)
         try:
-            return forward(*args, **kwargs)
+            output = forward(*args, **kwargs)
+            if self._usual_writes is None:
+                self._usual_writes = changes.writes_to_buffers()
+            return output
         except torch.OutOfMemoryError as error:
             failure = error
             at_bytes = window.step_bytes(device_memory.usage(device).allocated_bytes)
@@ -230,7 +235,8 @@ class Guard:
         """
         executable = self._maker.store.plan_of(call.key)
         is_graph = executable is not None and is_one_graph(executable.program)
-        if not is_graph or has_resumed(failure) or not changes.are_undone():
+        usual_writes, self._usual_writes = self._usual_writes, None
+        if not is_graph or has_resumed(failure) or not changes.are_undone(usual_writes):
             self._finding = finding
             failure.add_note(
                 "autockpt cannot run this step again, because its forward may have changed the "
@@ -254,12 +260,31 @@ class _Changes:
     def __init__(self, module: torch.nn.Module, inputs: Any, device: torch.device) -> None:
         self._device = device
         self._states = random_states(device)
-        self._counts = list(_write_counts([*module.buffers(), *input_leaves(inputs)]))
+        self._buffers = list(_write_counts(module.buffers()))
+        self._inputs = list(_write_counts(input_leaves(inputs)))
 
-    def are_undone(self) -> bool:
-        """Put generators back; returns whether nothing else was changed."""
+    def writes_to_buffers(self) -> list[int]:
+        """How often each buffer was written to since."""
+        return [write_count(tensor) - count for tensor, count in self._buffers]
+
+    def are_undone(self, usual_writes: list[int] | None) -> bool:
+        """Put generators back; returns whether nothing else was changed.
+
+        A graph writes once to each buffer that it changes. Before it runs, AOTAutograd counts some
+        of these writes in advance, so it is the last one that tells.
+
+        Args:
+            usual_writes: How often a call that succeeds writes to each buffer, if that is known.
+        """
         set_random_states(self._states, self._device)
-        return all(write_count(tensor) == count for tensor, count in self._counts)
+        writes = self.writes_to_buffers()
+        usual_writes = usual_writes or [0] * len(writes)
+        if any(write_count(tensor) != count for tensor, count in self._inputs):
+            return False
+        if any(n and n >= usual for n, usual in zip(writes, usual_writes, strict=True)):
+            return False
+        set_write_counts(self._buffers)
+        return True
 
 
 def _write_counts(values: Iterable[Any]) -> Iterable[tuple[torch.Tensor, int]]:

@@ -86,6 +86,8 @@ def _assert_same_training(ours: nn.Module, eager: nn.Module, num_steps: int = 2)
             _step(model)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
+    for mine, its in zip(ours.buffers(), eager.buffers(), strict=True):
+        assert same_bits(mine, its)
     for mine, its in zip(ours.parameters(), eager.parameters(), strict=True):
         assert mine.grad is not None
         assert its.grad is not None
@@ -218,6 +220,31 @@ def test_a_backward_that_runs_out_of_memory_raises_and_the_next_step_is_tighter(
     with pytest.warns(UserWarning, match="backward of a step of Sequential ran out of memory"):
         _assert_same_training(model, eager)
     assert _plan(model).predicted_peak_bytes <= 0.95 * before.budget_bytes
+
+
+def test_statistics_of_batches_are_not_updated_twice(allocator: Allocator) -> None:
+    """AOTAutograd counts a write to `num_batches_tracked` before the graph runs that makes it."""
+    model, eager = _model(nn.BatchNorm1d(32)), _model(nn.BatchNorm1d(32))
+    _optimized(model)
+    before = _plan(model)
+    for each in (model, eager):
+        torch.manual_seed(2)
+        _step(each)
+    run, graph = _failing(allocator, _room(before, 0.9)), _graph(model)
+    graph.forward = run
+    with pytest.warns(UserWarning, match="ran out of memory.*has planned again"):
+        _assert_same_training(model, eager)
+    # The graph has updated the statistics already when the next call fails.
+    update, graph = _graph(model).forward, _graph(model)
+
+    def update_and_fail(args: list[Any]) -> Any:
+        update(args)
+        run(args)
+
+    graph.forward = update_and_fail
+    with pytest.raises(torch.OutOfMemoryError, match="injected") as raised:
+        _step(model)
+    assert "cannot run this step again" in raised.value.__notes__[0]
 
 
 class Counting(nn.Module):
