@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from autockpt.capture.compiled import CompiledForward
-from autockpt.capture.joint import JointGraph, JointNode
+from autockpt.capture.joint import JointGraph, JointNode, summed_storages
 from autockpt.devices.device import ALLOCATION_BYTES, Device
 from autockpt.loop import Loop
 
@@ -209,6 +209,27 @@ def gradients_of_parameters(captured: Capture, region: int) -> list[tuple[int, i
         for storage in storages
         if len(keys) == 1 and keys[0] in captured.parameter_keys
     ]
+
+
+def sums_out_of_order(captured: Capture, loop: Loop) -> bool:
+    """Whether gradients add up in another order than eager's, which changes their last bits.
+
+    Eager adds the gradient of each use to what has arrived for a tensor. A graph adds those of its
+    own uses first, so nothing may have arrived before: from a later graph, or from a later call.
+    """
+    arrived: set[int] = set()
+    for graph in reversed(captured.graphs):
+        if not graph.has_backward:
+            continue
+        summed = summed_storages(graph.joint)
+        if summed and loop.num_calls > 1 and not graph.is_outside:
+            return True
+        if any(storage in summed and key in arrived for storage, key in _inputs(graph)):
+            return True
+        if len(graph.grad_keys) == len(graph.input_keys):
+            with_gradient = zip(graph.input_keys, graph.grad_keys, strict=True)
+            arrived.update(key for keys, gradients in with_gradient for key in keys if gradients)
+    return False
 
 
 def first_users(captured: Capture) -> dict[int, int]:

@@ -18,7 +18,7 @@ from autockpt.capture.blame import own_code
 from autockpt.capture.fakes import FakeStep
 from autockpt.capture.joint import JointGraph, analyze
 from autockpt.capture.tangents import is_tangent
-from autockpt.capture.uses import sums_uses, with_uses_apart
+from autockpt.capture.uses import summed_inputs, with_uses_apart
 from autockpt.torch_private.aot import (
     boxed,
     compile_joint,
@@ -162,13 +162,13 @@ class CompiledGraph:
             with own_code(self._stage):
                 self._template = JointTemplate.of(joint, **kwargs)
                 self.has_backward = True
+                self.sums_uses = bool(summed_inputs(joint.graph, self._template.num_fwd_outputs))
                 parts = (partition or default_partition)(joint, inputs, **kwargs)
                 self._takes_others = _saves_plain_tensors(self._template.module, parts[1])
                 return parts
 
         with own_code(self._stage):
             apart, examples, around = with_uses_apart(graph_module, example_inputs)
-            self.sums_uses = sums_uses(apart.graph)
         with exact_tracing():
             compiled = compile_joint(
                 apart,

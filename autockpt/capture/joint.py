@@ -20,6 +20,7 @@ from autockpt.capture.nodes import is_batch_norm, is_effect, is_random_op, may_r
 from autockpt.capture.phases import backward_nodes, with_ancestors
 from autockpt.capture.storages import Storages, number_storages
 from autockpt.capture.tangents import is_tangent
+from autockpt.capture.uses import summed_inputs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,6 +156,12 @@ def copied(joint: JointGraph) -> JointGraph:
         node_storages={new[node]: storages for node, storages in joint.node_storages.items()},
         backward_nodes=frozenset(map(new.__getitem__, joint.backward_nodes)),
     )
+
+
+def summed_storages(joint: JointGraph) -> frozenset[int]:
+    """Storages of inputs whose gradient the backward adds up from several uses."""
+    summed = summed_inputs(joint.module.graph, joint.num_fwd_outputs)
+    return frozenset(storage for at in summed for storage in joint.input_storages[at])
 
 
 def gives_the_same_again(op: JointNode, *, on_accelerator: bool = False) -> bool:

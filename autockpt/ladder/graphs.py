@@ -10,7 +10,12 @@ import torch
 
 from autockpt import progress
 from autockpt.capture.blocks import FailedBlocks, finer_blocks, outermost_blocks
-from autockpt.capture.captured import Capture, CapturedGraph, gradients_of_parameters
+from autockpt.capture.captured import (
+    Capture,
+    CapturedGraph,
+    gradients_of_parameters,
+    sums_out_of_order,
+)
 from autockpt.capture.pieces import Pieces
 from autockpt.capture.step import capture
 from autockpt.errors import CaptureError, internal_errors
@@ -67,6 +72,12 @@ class GraphPlanner:
         how = "block by block" if in_blocks else "in pieces" if pieces else "as one graph"
         progress.stage(f"capturing {how}")
         captured, blocks = _captured(step, pieces=pieces, in_blocks=in_blocks)
+        if sums_out_of_order(captured, step.loop):
+            raise CaptureError(
+                where=step.model_name,
+                reason="a graph would add up the gradients of a tensor's several uses before it "
+                "adds them to those of another graph or call, in another order than eager",
+            )
         with internal_errors("profile"):
             nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
             target = step.request.device

@@ -20,7 +20,7 @@ import torch.fx as fx
 from autockpt.capture.blame import own_code
 from autockpt.capture.blocks import compile_blocks, run_in_blocks
 from autockpt.capture.compiled import Backend, CompiledForward, CompiledGraph, JointTemplate
-from autockpt.capture.joint import JointGraph, copied
+from autockpt.capture.joint import JointGraph, copied, summed_storages
 from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
@@ -346,6 +346,7 @@ class _FollowedRegion:
             region, joint = found
             self._expected = region.absent_tangents
             self._arrivals = region.arrivals
+            self._graph.sums_uses = bool(summed_storages(joint))
             forward, backward = rewrite(copied(joint), region.order)
         names = [node.name for node in backward.graph.find_nodes(op="placeholder")]
         self._saved_names = names[: len(names) - template.num_tangents]
@@ -370,10 +371,10 @@ class _FollowedRegion:
     def _other_backward(self, absent: frozenset[int]) -> Callable[[list[Any]], Any]:
         if absent not in self._others:
             try:
+                joint = self._graph.template.analyzed(absent)
+                self._graph.sums_uses |= bool(summed_storages(joint))
                 with quiet_warnings():
-                    module = backward_from_saved(
-                        copied(self._graph.template.analyzed(absent)), self._saved_names
-                    )
+                    module = backward_from_saved(copied(joint), self._saved_names)
             except LookupError as error:
                 raise CaptureError(
                     where="a backward that the plan did not expect",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from loops import Blocks, batches, peak_bytes, train
 from torch import nn
 from training import least_budget
@@ -173,3 +175,44 @@ def test_a_budget_for_one_call_only_is_exceeded_with_a_warning() -> None:
     assert "autockpt follows the leanest plan" in texts[1]
     plan = autockpt.get_plan(model)
     assert plan.predicted_peak_bytes > budget
+
+
+class Prototypes(nn.Module):
+    """A head of normalized weights; ``F.normalize`` uses its input twice."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.body = Blocks(num_blocks=2)
+        self.weight = nn.Parameter(torch.randn(32, 32))
+        self.num_heads = num_heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden, loss = self.body(x), torch.zeros(())
+        for _ in range(self.num_heads):
+            hidden = F.linear(F.normalize(hidden), F.normalize(self.weight))
+            loss = loss + hidden.square().logsumexp(-1).mean()
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "asked"),
+    [(1, {"budget": "80%"}), (3, {"budget": "95%", "verify": False, "sample_args": (LEFT,)})],
+)
+def test_a_sum_in_one_call_waits_for_no_other_call(num_heads: int, asked: dict[str, Any]) -> None:
+    """Gradients of a weight that one operation uses twice were added up within each call, without a
+    word, because Dynamo's graph has one use of it. With ``verify=False``, so were three uses, in
+    plans for two calls too: the fuzzer's seeds 3106 and 3123."""
+    torch.manual_seed(0)
+    model = Prototypes(num_heads)
+    eager, gradients = copy.deepcopy(model), []
+    autockpt.optimize(model, optimizer="sgd", method="greedy", **asked)
+    with pytest.warns(UserWarning) as told:
+        for trained in (eager, model):
+            torch.manual_seed(1)
+            for _ in range(2):  # what the first step shows is planned for in the second
+                trained.zero_grad()
+                (trained(LEFT) + 0.5 * trained(RIGHT)).backward()
+            gradients.append([p.grad for p in trained.parameters()])
+    assert all(map(torch.equal, *gradients))
+    assert "differ from eager's in their last bits" in str(told[0].message)
+    assert autockpt.get_plan(model).rung in ("blocks", "checkpoint")
