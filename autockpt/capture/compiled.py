@@ -17,8 +17,9 @@ import torch.fx as fx
 from autockpt.capture.blame import own_code
 from autockpt.capture.fakes import FakeStep
 from autockpt.capture.joint import JointGraph, analyze
+from autockpt.capture.sums import summed_inputs
 from autockpt.capture.tangents import is_tangent
-from autockpt.capture.uses import summed_inputs, with_uses_apart
+from autockpt.capture.uses import with_uses_apart
 from autockpt.torch_private.aot import (
     boxed,
     compile_joint,

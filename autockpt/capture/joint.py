@@ -19,8 +19,8 @@ from autockpt.capture.mending import mend
 from autockpt.capture.nodes import is_batch_norm, is_effect, is_random_op, may_run_again
 from autockpt.capture.phases import backward_nodes, with_ancestors
 from autockpt.capture.storages import Storages, number_storages
+from autockpt.capture.sums import summed_inputs
 from autockpt.capture.tangents import is_tangent
-from autockpt.capture.uses import summed_inputs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
