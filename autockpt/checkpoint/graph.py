@@ -15,6 +15,7 @@ import torch
 
 from autockpt.checkpoint.calls import Call, Calls
 from autockpt.checkpoint.phases import Phases
+from autockpt.lower.origins import OPTIMIZER_STEP
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt_solvers import Compute, ComputeGraph, Op, Storage, baseline_schedule, simulate
 
@@ -347,7 +348,7 @@ class _Builder:
     def add_optimizer(self, step_bytes: int) -> None:
         self._ops.append(
             Op(
-                name="optimizer step",
+                name=OPTIMIZER_STEP,
                 runtime_ns=0,
                 reads=tuple(self._parameter_gradients),
                 writes=(self._storage("optimizer is done", 0, is_output=True),),

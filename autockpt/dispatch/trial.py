@@ -334,7 +334,10 @@ def _measured_as_it_is(planner: StepPlanner, reference: _Reference) -> Plan:
     if not planner.is_complete:  # what was measured is the better prediction
         least_bytes = min(plan.minimum_peak_bytes, reference.peak_bytes)
         plan = dataclasses.replace(
-            plan, predicted_peak_bytes=reference.peak_bytes, minimum_peak_bytes=least_bytes
+            plan,
+            predicted_peak_bytes=reference.peak_bytes,
+            minimum_peak_bytes=least_bytes,
+            peak_parts=(),
         )
     return dataclasses.replace(
         plan,

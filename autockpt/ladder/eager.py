@@ -6,6 +6,7 @@ from autockpt import progress
 from autockpt.errors import BudgetError
 from autockpt.ladder.step import StepToPlan, eager_failures
 from autockpt.report.plan import Plan
+from autockpt.report.values import WHOLE_STEP
 from autockpt_solvers import SolveStatus
 
 
@@ -33,7 +34,7 @@ def eager_plan(step: StepToPlan) -> Plan:
             composition={
                 **fixed.by_kind,
                 "gradients of an earlier backward": step.older_gradients_bytes,
-                "activations, gradients and workspace": step_bytes,
+                WHOLE_STEP: step_bytes,
             },
         )
     optimizer = step.request.optimizer

@@ -119,6 +119,11 @@ class GraphPlanner:
             num_graphs=len(captured.graphs),
             rung="blocks" if blocks else "whole",
             notes=_notes(captured),
+            outside=frozenset(
+                op
+                for op, origin in enumerate(lowered.origins)
+                if origin.kind in ("node", "tangents") and captured.graphs[origin.region].is_outside
+            ),
         )
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
         return cls(

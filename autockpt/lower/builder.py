@@ -21,7 +21,7 @@ from autockpt.capture.joint import JointNode, needed_by_forward
 from autockpt.capture.nodes import activation_writes, may_move
 from autockpt.loop import Loop
 from autockpt.lower.once import must_run_once
-from autockpt.lower.origins import Origin, module_of
+from autockpt.lower.origins import CLEARED_GRADIENTS, OPTIMIZER_STEP, Origin, module_of
 from autockpt.profile.cache import NodeCost
 from autockpt.torch_private.generators import rng_state_bytes
 from autockpt.verify.live_bytes import rounded_up
@@ -113,10 +113,10 @@ class GraphBuilder:
     def add_older_gradients(self, size_bytes: int) -> None:
         """Keep gradients of an earlier backward until the end of the forward."""
         if size_bytes:
-            older = self._storage("gradients of an earlier backward", size_bytes)
+            older = self._storage(CLEARED_GRADIENTS, size_bytes)
             self._add(
                 Op(
-                    name="gradients of an earlier backward",
+                    name=CLEARED_GRADIENTS,
                     runtime_ns=0,
                     reads=(),
                     writes=(older,),
@@ -239,7 +239,7 @@ class GraphBuilder:
         gradients = tuple(s for s in self._outputs if self._ops[self._writers[s]].is_backward)
         self._add(
             Op(
-                name="optimizer step",
+                name=OPTIMIZER_STEP,
                 runtime_ns=0,
                 reads=gradients,
                 writes=(self._marker(),),

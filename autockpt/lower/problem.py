@@ -7,7 +7,7 @@ import dataclasses
 from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
-from autockpt.lower.breakdown import bytes_at_step, module_rows
+from autockpt.lower.breakdown import module_rows, peak_parts
 from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.orders import forward_end
@@ -63,6 +63,7 @@ class StepProblem:
     num_calls: int = 1
     outputs_bytes: int = 0
     context_bytes: int = 0
+    outside: frozenset[int] = frozenset()  # the ops that code outside of the model runs
 
     @property
     def fixed_bytes(self) -> int:
@@ -315,6 +316,7 @@ class StepProblem:
         # Nothing is proven of plans that differ from call to call.
         is_known = is_known and self.num_calls == 1
         other_bytes = self.other_calls_bytes(schedule)
+        parts = peak_parts(self.graph, schedule, timeline, self.outside)
         least = result.minimum_schedule or schedule
         return Plan(
             budget_bytes=self.budget_bytes,
@@ -341,6 +343,7 @@ class StepProblem:
             num_graphs=self.num_graphs,
             rung=self.rung,
             rows=module_rows(self.graph, schedule, timeline),
+            peak_parts=tuple(parts.items()),
             notes=(*self.notes, *self._notes_of_calls(), *self.optimizer.notes),
             graph=self.graph,
             schedule=schedule,
@@ -380,7 +383,7 @@ class StepProblem:
         composition = {
             **self.fixed.by_kind,
             "gradients of an earlier backward": self.older_gradients_bytes,
-            **bytes_at_step(self.graph, schedule, timeline.peak_step),
+            **peak_parts(self.graph, schedule, timeline, self.outside),
             BEYOND: held_back_bytes,
         }
         return BudgetError(

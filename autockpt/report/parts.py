@@ -52,6 +52,7 @@ class FixedBytes:
             "inputs": self.inputs_bytes,
             "buckets": self.communication_bytes,
             "workspace of cuBLAS": self.workspace_bytes,
+            "other calls": self.other_calls_bytes,
         }
 
 

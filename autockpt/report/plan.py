@@ -44,6 +44,8 @@ class Plan(PlanValues):
         gradients_bytes: All gradients together, at the end of the backward.
         outputs_bytes: The outputs that the caller keeps through the backward, if that was captured.
         older_gradients_bytes: Gradients of an earlier backward that this one adds to.
+        peak_parts: What the step itself has in memory at the predicted peak, in bytes by kind, in
+            pairs. `ledger` adds what is fixed, and sums to `predicted_peak_bytes`.
         context_bytes: What the device's driver takes beside the budget, as far as that is known.
         optimizer_name: The optimizer whose state is counted.
         optimizer_assumed: True if you named no optimizer.

@@ -21,6 +21,8 @@ from autockpt.report.words import cost_warning, minimum_words
 WIDTH = 100
 _BAR_WIDTH = 28
 _MAX_LINES = 40
+# Lines of the ledger that are shown even if there is nothing of the kind.
+_ALWAYS = ("parameters", "buffers", "optimizer state", "inputs")
 _RUNGS = {
     "whole": "the forward runs as captured graphs",
     "blocks": "blocks run as captured graphs, what is around them as it is",
@@ -110,30 +112,28 @@ def _standing(plan: PlanValues) -> str:
 
 
 def _memory(plan: PlanValues) -> Padding:
-    fixed = plan.fixed
     assumed = " (assumed; pass optimizer= to name yours)" if plan.optimizer_assumed else ""
+    notes = {
+        "optimizer state": f"{plan.optimizer_name}{assumed}",
+        "buckets": "of gradients, for data parallelism",
+        "workspace of cuBLAS": "what it keeps for the forward's thread and the backward's",
+        "other calls": "what they hold before the same backward",
+        "gradients": f"all together take {format_bytes(plan.gradients_bytes)}",
+        "outputs": "that your code keeps",
+        "saved activations": "kept for the backward",
+        "recomputed activations": "made again in the backward",
+        "forward values": "freed before the backward",
+        "backward values": "between operations of the backward",
+        "optimizer's step": "what it allocates beside its state",
+        "in eager PyTorch alone": "it overwrites fewer values",
+    }
     grid = _grid("left", "right", "left")
-    grid.add_row("parameters", format_bytes(fixed.parameters_bytes))
-    grid.add_row("buffers", format_bytes(fixed.buffers_bytes))
-    state = f"{plan.optimizer_name}{assumed}"
-    grid.add_row("optimizer state", format_bytes(fixed.optimizer_bytes), state)
-    grid.add_row("inputs", format_bytes(fixed.inputs_bytes))
-    if fixed.communication_bytes:
-        grid.add_row("buckets of gradients", format_bytes(fixed.communication_bytes))
-    if fixed.workspace_bytes:
-        note = "what cuBLAS keeps for the forward's thread and the backward's"
-        grid.add_row("workspace", format_bytes(fixed.workspace_bytes), note)
-    if fixed.other_calls_bytes:
-        note = "what they hold before the same backward"
-        grid.add_row("other calls", format_bytes(fixed.other_calls_bytes), note)
-    step_bytes = plan.predicted_peak_bytes - fixed.total_bytes
-    note = "at the peak: activations, gradients, transients and workspace"
-    grid.add_row("the step itself", format_bytes(step_bytes), note)
-    if plan.outputs_bytes:
-        note = "of these, outputs that are kept until the backward ends"
-        grid.add_row("", format_bytes(plan.outputs_bytes), note)
-    gradients = format_bytes(plan.gradients_bytes)
-    grid.add_row("", "", f"(all gradients together take {gradients})")
+    for kind, size_bytes in plan.ledger.items():
+        if size_bytes or kind in _ALWAYS:
+            grid.add_row(kind, format_bytes(size_bytes), notes.get(kind, ""))
+    measured = plan.measured_peak_bytes
+    note = "" if measured is None else f"measured: {format_bytes(measured)}"
+    grid.add_row(Text("predicted peak", "bold"), format_bytes(plan.predicted_peak_bytes), note)
     if plan.context_bytes:
         note = "the driver's, beside the budget (assumed)"
         grid.add_row("context", format_bytes(plan.context_bytes), note)

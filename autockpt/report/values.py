@@ -9,6 +9,8 @@ from autockpt.report.parts import FixedBytes, ModuleRow, check_not_negative
 from autockpt_solvers import SolveStatus
 
 COST_SOURCES = ("measured", "roofline")
+# The step itself, if its parts are not known.
+WHOLE_STEP = "activations, gradients and workspace"
 RUNGS = ("whole", "blocks", "checkpoint", "eager")
 
 
@@ -42,13 +44,33 @@ class PlanValues:
     outputs_bytes: int = 0
     older_gradients_bytes: int = 0
     context_bytes: int = 0
+    peak_parts: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_not_negative(self)
+        if self.peak_parts and not 0 <= self.unnamed_bytes <= self.predicted_peak_bytes:
+            raise ValueError("peak_parts must not be more than what the step has beside fixed")
         for name, known in (("cost_source", COST_SOURCES), ("rung", RUNGS)):
             if getattr(self, name) not in known:
                 names = " or ".join(map(repr, known))
                 raise ValueError(f"{name} must be {names}, got {getattr(self, name)!r}")
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """What the predicted peak is made of, in bytes by kind; the parts add up to it exactly."""
+        unnamed = "in eager PyTorch alone" if self.peak_parts else WHOLE_STEP
+        return {
+            **self.fixed.by_kind,
+            "gradients of an earlier backward": self.older_gradients_bytes,
+            **dict(self.peak_parts),
+            unnamed: self.unnamed_bytes,
+        }
+
+    @property
+    def unnamed_bytes(self) -> int:
+        """What of the predicted peak is in no part."""
+        known_bytes = self.fixed.total_bytes + self.older_gradients_bytes
+        return self.predicted_peak_bytes - known_bytes - sum(size for _, size in self.peak_parts)
 
     @property
     def overhead(self) -> float:

@@ -138,8 +138,9 @@ def test_a_plan_without_a_graph_or_of_several_calls_has_no_curve() -> None:
         model, "100%", sample_args=(x,), loss_fn=torch.sum, method="none", progress=False
     )
     fixed = dataclasses.replace(made.fixed, other_calls_bytes=8)
+    several = dataclasses.replace(made, fixed=fixed, predicted_peak_bytes=made.budget_bytes + 8)
     with pytest.raises(ValueError, match="several calls that share a backward"):
-        dataclasses.replace(made, fixed=fixed).curve()
+        several.curve()
 
 
 def test_the_curve_of_a_model_is_that_of_its_plan(tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def _plan(**fields: Any) -> Plan:
             _row("h.2.mlp", saved_bytes=5 * _MIB),
         ),
         "notes": ("A note [with brackets].",),
+        "peak_parts": (
+            ("gradients", 20 * _MIB),
+            ("saved activations", 14 * _MIB - 8192),
+            ("workspace", 2 * _MIB),
+        ),
         "graph": graph,
         "schedule": with_frees(graph, [0, 1, 2]),
     }
@@ -83,6 +88,8 @@ def test_plans_refuse_what_cannot_be() -> None:
         _plan(predicted_peak_bytes=-1)
     with pytest.raises(ValueError, match="cost_source must be 'measured' or 'roofline', got 'air'"):
         _plan(cost_source="air")
+    with pytest.raises(ValueError, match="peak_parts must not be more"):
+        _plan(peak_parts=(("gradients", 37 * _MIB),))
     with pytest.raises(ValueError, match="must have the graph"):
         _plan(graph=None)
     with pytest.raises(ValueError, match="saved_bytes must not be negative"):
@@ -109,7 +116,9 @@ def test_the_report_says_all_that_is_promised() -> None:
     assert "blocks in 1.2 s" in line_of("solved by")
     assert "20.00 MiB" in line_of("parameters")
     assert "AdamW (assumed" in line_of("optimizer state")
-    assert "35.99 MiB" in line_of("the step itself")
+    assert "20.00 MiB  all together take 20.00 MiB" in line_of("gradients")
+    assert "13.99 MiB" in line_of("saved activations")
+    assert "96.00 MiB  measured: 96.00 MiB" in line_of("predicted peak")
     assert line_of("h.[0-1].mlp").split()[1:6] == ["2", "2.00", "MiB", "8.00", "MiB"]
     assert line_of("total").split()[1:6] == ["4", "10.00", "MiB", "8.00", "MiB"]
     assert "measured on cpu" in line_of("-")
