@@ -137,7 +137,7 @@ class CompiledGraph:
         """Whether forward and backward may be exchanged for a pair that saves something else.
 
         AOTAutograd notes how many sizes, and how many tensors without a version check, the first
-        forward saves, but not how many other tensors.
+        forward saves, and which tensors have sizes that are symbols, but not how many others.
         """
         return self._takes_others or not self.has_backward
 
@@ -220,7 +220,13 @@ def _saves_plain_tensors(joint: fx.GraphModule, backward: fx.GraphModule) -> boo
     if any(is_sym_node(node) or skips_version_check(node) for node in joint.graph.nodes):
         return False
     inputs = backward.graph.find_nodes(op="placeholder")
-    return all(isinstance(node.meta.get("val"), torch.Tensor) for node in inputs)
+    saved = [node.meta.get("val") for node in inputs]
+    # The state of a generator has a symbol as its size: torch saves it for a random operation in
+    # `torch.utils.checkpoint`.
+    return all(
+        isinstance(value, torch.Tensor) and all(isinstance(size, int) for size in value.shape)
+        for value in saved
+    )
 
 
 class Follower(Protocol):

@@ -16,6 +16,7 @@ from autockpt.capture.packed_sequences import PackedSequences
 from autockpt.capture.recorder import keys_of
 from autockpt.errors import CaptureError
 from autockpt.loop import Loop
+from autockpt.torch_private.generators import noticing_rng_states
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.subclasses import TypesFollowed
@@ -91,6 +92,7 @@ def run_eager_step(
         silenced(),
         gradients_set_aside() as outside,
         tracker,
+        noticing_rng_states(lambda state: tracker.add([state])),
         recorder.recording() if recorder is not None else contextlib.nullcontext(),
     ):
         if loop.clears_late:

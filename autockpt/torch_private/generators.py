@@ -5,6 +5,9 @@ Tested with torch 2.11 to 2.15.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,6 +50,27 @@ def fake_rng_state(like: torch.Tensor) -> torch.Tensor:
 def rng_state_bytes(device: torch.device) -> int:
     """Size of a generator's state: a Mersenne twister on the CPU, seed and offset elsewhere."""
     return 5056 if device.type == "cpu" else 16
+
+
+@contextlib.contextmanager
+def noticing_rng_states(notice: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Call something with each state of the CPU's generator that is read inside.
+
+    ``torch.utils.checkpoint`` keeps one for the backward, and no dispatch mode sees it.
+    """
+    original = torch.get_rng_state
+
+    @functools.wraps(original)
+    def read() -> torch.Tensor:
+        state = original()
+        notice(state)
+        return state
+
+    torch.get_rng_state = read
+    try:
+        yield
+    finally:
+        torch.get_rng_state = original
 
 
 def _random_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:

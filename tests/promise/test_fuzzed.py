@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from training import at_the_minimum, differing, peak_bytes, train
 
 import autockpt
@@ -326,3 +327,26 @@ def test_what_is_kept_through_an_optimizers_step_counts() -> None:
     optimizer.zero_grad(set_to_none=True)
     x.grad = None
     assert plan.fixed.total_bytes + measure_peak_bytes(step) <= plan.baseline_peak_bytes
+
+
+class CheckpointedByHand(nn.Module):
+    """Dropout inside of ``torch.utils.checkpoint``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, 32))
+        self.outer = nn.Sequential(nn.Linear(32, 99), nn.GELU(), nn.Linear(99, 99), nn.GELU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(checkpoint(self.inner, x, use_reentrant=False)).square().mean()
+
+
+def test_dropout_in_a_checkpoint_of_ones_own_is_planned() -> None:
+    """torch saves the state of the generator for it, whose size is a symbol, and notes its place
+    among what is saved. A plan that saves less ended in an ``IndexError``: seeds 3112 and 3120."""
+    torch.manual_seed(0)
+    model, x = CheckpointedByHand(), torch.randn(64, 32)
+    expected = train(copy.deepcopy(model), (x,))
+    autockpt.optimize(model, "95%", sample_args=(x,), verify=False, method="greedy")
+    assert not differing(expected, train(model, (x,)))
+    assert autockpt.get_plan(model).rung == "whole"
