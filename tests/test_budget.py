@@ -134,3 +134,9 @@ def test_a_share_of_a_device_needs_a_device_with_room() -> None:
     for text in ("80 of device", "8GB of free", "80% of gpu", "0% of free"):
         with pytest.raises(ValueError, match='"80% of device"'):
             parse_budget(text)
+
+
+def test_what_is_held_back_is_deducted_once_the_budget_is_known() -> None:
+    assert Budget(bytes=100, less_bytes=30).resolve(1) == 70
+    assert Budget(percent=50, less_bytes=30).resolve(200) == 70
+    assert Budget(bytes=100, less_bytes=500).resolve(1) == 1
