@@ -81,7 +81,9 @@ class Guard:
         self._finding: _Finding | None = None
         self._num_steps = 0
         self._num_tightened = 0
-        # How often a call that succeeds writes to each buffer.
+        # The module's buffers as they were when a step was last measured: finding them takes long.
+        self._buffers: list[torch.Tensor] = []
+        # How often a call that succeeds writes to each of them.
         self._usual_writes: list[int] | None = None
 
     def run(self, call: Call, forward: Callable[..., Any]) -> Any:
@@ -99,7 +101,7 @@ class Guard:
         if plan is None:
             return forward(*args, **kwargs)
         window = self._begin(call, plan, device)
-        changes = _Changes(self._maker.module, (args, dict(kwargs)), device)
+        changes = _Changes(self._buffers, (args, dict(kwargs)), device)
         try:
             output = forward(*args, **kwargs)
             if self._usual_writes is None:
@@ -133,16 +135,24 @@ class Guard:
         is_measured = self._num_steps <= _FIRST_STEPS or self._num_steps % _EVERY == 0
         if self._window is not None and call.key.loop.num_calls > 1 and is_measured:
             return self._window  # it began with the first of several calls
-        gradients = [p.grad for p in self._maker.module.parameters()]
+        gradients_bytes = plan.older_gradients_bytes
+        if is_measured:
+            gradients_bytes = distinct_bytes([p.grad for p in self._maker.module.parameters()])
+            if not self._has_these_buffers():
+                self._buffers, self._usual_writes = list(self._maker.module.buffers()), None
         window = _Window(
             plan=plan,
             number=self._num_steps,
             device=device,
             before=device_memory.usage(device),
-            held_bytes=plan.fixed.resting_bytes + distinct_bytes(gradients),
+            held_bytes=plan.fixed.resting_bytes + gradients_bytes,
         )
         self._latest, self._window = window, window if is_measured else None
         return window
+
+    def _has_these_buffers(self) -> bool:
+        """Whether `_buffers` are still the module's."""
+        return list(map(id, self._maker.module.buffers())) == list(map(id, self._buffers))
 
     def _end(self) -> None:
         """Compare what the step has taken with its budget."""
@@ -235,8 +245,8 @@ class Guard:
         """
         executable = self._maker.store.plan_of(call.key)
         is_graph = executable is not None and is_one_graph(executable.program)
-        usual_writes, self._usual_writes = self._usual_writes, None
-        if not is_graph or has_resumed(failure) or not changes.are_undone(usual_writes):
+        may_run = is_graph and self._has_these_buffers() and not has_resumed(failure)
+        if not may_run or not changes.are_undone(self._usual_writes):
             self._finding = finding
             failure.add_note(
                 "autockpt cannot run this step again, because its forward may have changed the "
@@ -257,10 +267,10 @@ class _Changes:
     Python code runs before and after the graph only, and Dynamo applies what it does afterwards.
     """
 
-    def __init__(self, module: torch.nn.Module, inputs: Any, device: torch.device) -> None:
+    def __init__(self, buffers: list[torch.Tensor], inputs: Any, device: torch.device) -> None:
         self._device = device
         self._states = random_states(device)
-        self._buffers = list(_write_counts(module.buffers()))
+        self._buffers = list(_write_counts(buffers))
         self._inputs = list(_write_counts(input_leaves(inputs)))
 
     def writes_to_buffers(self) -> list[int]:
