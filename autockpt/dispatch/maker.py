@@ -118,12 +118,16 @@ class PlanMaker:
             where = ""
             try:
                 accepted, bucket = self.new(call)
-            except BudgetError as error:
+            except AutockptError as error:
                 # A loop of another kind has trained until here, and goes on with a warning.
                 plain = dataclasses.replace(call.key, loop=PLAIN)
-                if call.key == plain or self.store.forward(plain) is None:
+                if call.key == plain or self.store.forward(plain) is None or not leads_down(error):
                     raise
-                accepted, bucket, name = self._leanest(call, error), None, None
+                if isinstance(error, BudgetError):
+                    accepted = self._leanest(call, error)
+                else:
+                    accepted = self._as_it_is(call)
+                bucket = name = None
             if name is not None and bucket is None:
                 file = self.keep(name, accepted)
                 where = "" if file is None else f"kept in {file}"
@@ -155,6 +159,19 @@ class PlanMaker:
         peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
         warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))
         return dataclasses.replace(accepted, plan=plan)
+
+    def _as_it_is(self, call: Call) -> AcceptedPlan:
+        """The model as it is, for a kind of loop that no rung serves."""
+        step = self.step_of(call)
+        try:
+            plan = eager_plan(step)
+        except BudgetError as error:
+            budget = Budget(bytes=error.minimum_peak_bytes)
+            request = dataclasses.replace(step.request, budget=budget)
+            plan = eager_plan(dataclasses.replace(step, request=request))
+            plan = dataclasses.replace(plan, notes=(*plan.notes, _OVER_BUDGET))
+            warn_user(leanest_warning(call.key.loop.reason, error, plan.predicted_peak_bytes))
+        return AcceptedPlan(plan=plan, executable=None, forward=self.forward)
 
     def name_if_kept(self, call: Call) -> str | None:
         """What a plan for this call is kept as; None if it is not kept.

@@ -12,8 +12,9 @@ from autockpt.dispatch.kept import KeptPlan, forget
 from autockpt.dispatch.kept_trial import accept_kept
 from autockpt.dispatch.maker import PlanMaker
 from autockpt.dispatch.trial import AcceptedPlan
-from autockpt.errors import BudgetError
+from autockpt.errors import AutockptError
 from autockpt.ladder.executable import changing, is_twice
+from autockpt.ladder.ladder import leads_down
 from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
 from autockpt.user_warnings import warn_user
@@ -69,7 +70,9 @@ def _replan_changing(maker: PlanMaker, call: Call) -> None:
         maker.ladder.give_up(rung, f"{what}, and each change is compiled anew")
     try:
         maker.forward_for(call)
-    except BudgetError as error:
+    except AutockptError as error:
+        if not leads_down(error):
+            raise
         maker.store.put_back(before, forwards)
         maker.ladder.know(ladder.reason, ladder.given_up, forgets=True)
         warn_user(

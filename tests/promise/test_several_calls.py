@@ -220,3 +220,35 @@ def test_a_sum_in_one_call_waits_for_no_other_call(num_heads: int, asked: dict[s
         got = gradients(model)
     assert all(map(torch.equal, expected, got))
     assert autockpt.get_plan(model).rung in ("blocks", "checkpoint")
+
+
+def test_a_kind_of_loop_that_no_rung_serves_trains_on() -> None:
+    """A number that changes at every call, or a sum that no graph may make, ended training with a
+    ``CaptureError`` if there are no calls of modules to recompute: seeds 3331 and 3335."""
+
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(32, 32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = torch.tanh(x @ self.weight)
+            return x.square().mean()
+
+    torch.manual_seed(0)
+    model = Bare()
+    eager = copy.deepcopy(model)
+    autockpt.optimize(
+        model, "80%", sample_args=(LEFT,), optimizer="sgd", verify=False, method="greedy"
+    )
+
+    def step(trained: nn.Module) -> None:
+        trained.zero_grad()
+        (trained(LEFT) + trained(RIGHT)).backward()
+
+    step(model)
+    with pytest.warns(match="follows the leanest plan"), pytest.warns(match="2 times before one"):
+        step(model)
+    step(eager)
+    assert torch.equal(model.weight.grad, eager.weight.grad)
