@@ -9,6 +9,7 @@ from autockpt.batch.largest import max_batch_size
 from autockpt.batch.tokens import TokensPerBatch, max_tokens_per_batch
 from autockpt.budget import Budget, format_bytes, parse_budget
 from autockpt.curves import pareto
+from autockpt.devices.device import Device, Efficiency, PeakRates
 from autockpt.errors import (
     AutockptError,
     BudgetError,
@@ -21,6 +22,8 @@ from autockpt.errors import (
     TorchVersionError,
     VerificationError,
 )
+from autockpt.fitting.search import fit
+from autockpt.fitting.value import Change, Fit, Variant, Way
 from autockpt.report.curve.points import CurvePoint, SimplePoint
 from autockpt.report.curve.value import Curve
 from autockpt.report.parts import FixedBytes, ModuleRow
@@ -35,20 +38,28 @@ __all__ = [
     "Budget",
     "BudgetError",
     "CaptureError",
+    "Change",
     "Curve",
     "CurvePoint",
+    "Device",
     "DoubleBackwardError",
+    "Efficiency",
+    "Fit",
     "FixedBytes",
     "InternalError",
     "ModuleRow",
     "NotTrainableError",
+    "PeakRates",
     "PeerError",
     "Plan",
     "PlanMismatchError",
     "SimplePoint",
     "TokensPerBatch",
     "TorchVersionError",
+    "Variant",
     "VerificationError",
+    "Way",
+    "fit",
     "format_bytes",
     "get_plan",
     "max_batch_size",

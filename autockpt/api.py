@@ -28,10 +28,11 @@ from autockpt.dispatch.forward import OptimizedForward
 from autockpt.dispatch.lookup import optimized_methods
 from autockpt.dispatch.methods import checked_methods
 from autockpt.dispatch.plan_only import plan_only
+from autockpt.loop import Loop
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
 from autockpt.request import Request
-from autockpt.sample_step import in_training, sample_step
+from autockpt.sample_step import in_training, sample_step, with_gradients
 from autockpt.torch_private.distributed import inside_data_parallel
 from autockpt.user_warnings import warn_user
 from autockpt_solvers import Method
@@ -208,6 +209,7 @@ def plan(
     time_limit_s: float | None = None,
     progress: bool = True,
     device: str | os.PathLike[str] | Device | None = None,
+    accumulates: bool = False,
 ) -> Plan:
     """Return the plan that :func:`optimize` would follow, without touching the model.
 
@@ -228,19 +230,22 @@ def plan(
         device: A device that is not here, such as ``"h100"``: the plan is for the operators that
             eager PyTorch runs there, with estimated times. Also a :class:`Device`, or a TOML file
             that describes one. By default the plan is for the device of the model.
+        accumulates: Whether gradients add to those of an earlier backward.
 
     Raises:
         TypeError: The forward does not take the sample inputs. Otherwise as :func:`optimize`.
         ValueError: The device is unknown. Otherwise as :func:`optimize`.
     """
     check_bool("progress", progress)
+    check_bool("accumulates", accumulates)
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
             model, budget, loss_fn, optimizer, method, time_limit_s, progress, device
         )
-        with sample_step(model, request, sample_args, sample_kwargs) as step:
-            made = plan_only(step)
+        accumulating = with_gradients(model) if accumulates else contextlib.nullcontext()
+        with accumulating, sample_step(model, request, sample_args, sample_kwargs) as step:
+            made = plan_only(dataclasses.replace(step, loop=Loop(accumulates=accumulates)))
     if warning := cost_warning(made):
         warn_user(warning)
     return made

@@ -72,3 +72,16 @@ def in_training(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+@contextlib.contextmanager
+def with_gradients(model: torch.nn.Module) -> Iterator[None]:
+    """Give parameters that have no gradient one, as an earlier backward does; take it back."""
+    without = [p for p in model.parameters() if p.requires_grad and p.grad is None]
+    try:
+        for parameter in without:
+            parameter.grad = torch.empty_like(parameter)
+        yield
+    finally:
+        for parameter in without:
+            parameter.grad = None

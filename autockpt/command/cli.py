@@ -1,4 +1,4 @@
-"""The command line: `autockpt plan`, `pareto`, `max-batch`, `demo`, `graph`, `solve`, `cache`."""
+"""The command line: `autockpt plan`, `fit`, `max-batch`, `pareto`, and the smaller commands."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ import typer
 
 import autockpt
 from autockpt import progress
-from autockpt.command import cache, max_batch, pareto
+from autockpt.budget import parse_budget
+from autockpt.command import cache, fit, max_batch, pareto
 from autockpt.command.options import (
     Anew,
+    Attention,
+    Autocast,
+    Batch,
     Budget,
     Device,
+    Dtype,
     EarlyTimeLimit,
+    Lora,
     Loss,
     Method,
     Optimizer,
     Quiet,
+    Seq,
     Size,
     Target,
     TimeLimit,
     Traceback,
+    hub_options,
 )
 from autockpt.command.running import (
     EXIT_FAILED,
@@ -37,7 +45,7 @@ from autockpt.command.running import (
     told,
     write,
 )
-from autockpt.command.target import TargetError, load, load_loss
+from autockpt.command.target import TargetError, elsewhere, load, load_loss
 from autockpt.dispatch.kept import none_kept
 from autockpt.report import tables as report
 from autockpt_solvers import graph_to_json, simulate
@@ -50,6 +58,7 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _app.add_typer(cache.app, name="cache")
+_app.command()(fit.fit)
 _app.command()(pareto.pareto)
 _app.command()(max_batch.max_batch)
 
@@ -71,8 +80,17 @@ def plan(
     time_limit: EarlyTimeLimit = None,
     size: Annotated[Size, typer.Option(help="Size of a zoo model.")] = Size.SMALL,
     device: Device = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    dtype: Dtype = "fp32",
+    autocast: Autocast = None,
+    attention: Attention = "sdpa",
+    lora: Lora = None,
     loss: Loss = None,
     optimizer: Optimizer = None,
+    accumulate: Annotated[
+        bool, typer.Option("--accumulate", help="Gradients add to those of an earlier backward.")
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write the plan to this file; - for standard output.")
     ] = None,
@@ -84,7 +102,9 @@ def plan(
     with told(quiet=quiet, show_traceback=show_traceback) as interrupted:
         if json is not None:
             check_writable(json)
-        example = load(target, size=size.value, device=device)
+        parse_budget(budget)
+        options = hub_options(seq, dtype, autocast, attention, lora)
+        example = load(target, size=size.value, device=device, batch=batch, options=options)
         with warnings.catch_warnings(), none_kept() if anew else contextlib.nullcontext():
             if json != Path("-"):  # the report says it
                 warnings.filterwarnings("ignore", message="the plan for .* recomputes")
@@ -98,6 +118,8 @@ def plan(
                 method=method,
                 time_limit_s=time_limit,
                 progress=not quiet,
+                device=elsewhere(device),
+                accumulates=accumulate,
             )
         say_if_stopped(interrupted)
         if json == Path("-"):

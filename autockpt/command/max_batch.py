@@ -10,17 +10,23 @@ import typer
 
 import autockpt
 from autockpt.command.options import (
+    Attention,
+    Autocast,
     Device,
+    Dtype,
     EarlyTimeLimit,
+    Lora,
     Loss,
     Method,
     Optimizer,
     Quiet,
+    Seq,
     Size,
     Traceback,
+    hub_options,
 )
 from autockpt.command.running import check_writable, say_if_stopped, told, write
-from autockpt.command.target import TargetError, load, load_function, load_loss
+from autockpt.command.target import TargetError, elsewhere, load, load_loss, takes_batch
 
 
 def max_batch(
@@ -42,6 +48,11 @@ def max_batch(
     ] = True,
     size: Annotated[Size, typer.Option(help="Size of a zoo model.")] = Size.SMALL,
     device: Device = None,
+    seq: Seq = None,
+    dtype: Dtype = "fp32",
+    autocast: Autocast = None,
+    attention: Attention = "sdpa",
+    lora: Lora = None,
     loss: Loss = None,
     optimizer: Optimizer = None,
     json: Annotated[
@@ -56,12 +67,15 @@ def max_batch(
             check_writable(json)
         if autockpt.parse_budget(budget).bytes is None:
             raise TargetError(f"--budget {budget} depends on the batch size; give bytes or 8GB")
-        if not target.startswith("zoo:"):
-            _check_takes_batch(target)
-        first = load(target, size=size.value, device=device, batch=1)
+        if not takes_batch(target):
+            raise TargetError(
+                f"{target} has no parameter batch; add one, and make inputs of that size"
+            )
+        hub = hub_options(seq, dtype, autocast, attention, lora)
+        first = load(target, size=size.value, device=device, batch=1, options=hub)
 
         def inputs(batch: int) -> Any:
-            example = load(target, size=size.value, device=device, batch=batch)
+            example = load(target, size=size.value, device=device, batch=batch, options=hub)
             return example.args, dict(example.kwargs)
 
         options: dict[str, Any] = {} if at_most is None else {"at_most": at_most}
@@ -75,6 +89,7 @@ def max_batch(
             time_limit_s=time_limit,
             verify=verify,
             progress=not quiet,
+            device=elsewhere(device),
             **options,
         )
         say_if_stopped(interrupted)
@@ -84,12 +99,3 @@ def max_batch(
         typer.echo(str(answer))
         if json is not None:
             write(json, answer.to_json())
-
-
-def _check_takes_batch(target: str) -> None:
-    """Fails before anything is built if a function cannot be called with a batch size."""
-    import inspect
-
-    parameters = inspect.signature(load_function(target)).parameters.values()
-    if not any(p.name == "batch" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise TargetError(f"{target} has no parameter batch; add one, and make inputs of that size")

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from autockpt import zoo
+from autockpt.hub.options import HubOptions
 
 Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
         help="file.py:function or package.module:function, a function that returns "
-        "(model, args, kwargs) or (model, inputs); or zoo:NAME with NAME one of "
-        f"{', '.join(zoo.names())}.",
+        "(model, args, kwargs) or (model, inputs); hf:PLACE with the config.json of a model of "
+        "transformers or diffusers, its folder, or its name on the hub; or zoo:NAME with NAME one "
+        f"of {', '.join(zoo.names())}.",
     ),
 ]
 Loss = Annotated[
@@ -53,8 +55,48 @@ EarlyTimeLimit = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="Device of a zoo model: cpu, cuda, or meta to plan without memory."),
+    typer.Option(
+        help="A device that need not be here, such as h100, or a .toml file that describes one; "
+        "for a zoo model also cpu, cuda, or meta to plan without memory."
+    ),
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        help="The batch; 8 by default for hf:, else the target's own. A function is called with "
+        "batch=N.",
+        min=1,
+        show_default=False,
+    ),
+]
+Seq = Annotated[int | None, typer.Option(help="For hf: tokens of a sequence.", show_default=False)]
+Dtype = Annotated[str, typer.Option(help="For hf: type of the parameters, fp32, bf16 or fp16.")]
+Autocast = Annotated[
+    str | None, typer.Option(help="For hf: type that autocast computes in, bf16 or fp16.")
+]
+Attention = Annotated[str, typer.Option(help="For hf: sdpa or eager.")]
+Lora = Annotated[
+    int | None, typer.Option(help="For hf: train adapters of this rank, and nothing else.")
+]
+
+
+def hub_options(
+    seq: int | None,
+    dtype: str,
+    autocast: str | None,
+    attention: str,
+    lora: int | None,
+) -> HubOptions:
+    """Returns what was chosen for the model of a configuration; fails before it is built."""
+    return HubOptions(
+        seq=seq,
+        dtype=dtype,
+        autocast=autocast,
+        attention=attention,
+        lora=lora,
+    )
+
+
 Anew = Annotated[
     bool, typer.Option("--anew", help="Neither use nor keep plans on disk; solve again.")
 ]

@@ -10,17 +10,24 @@ import typer
 
 import autockpt
 from autockpt.command.options import (
+    Attention,
+    Autocast,
+    Batch,
     Device,
+    Dtype,
+    Lora,
     Loss,
     Method,
     Optimizer,
     Quiet,
+    Seq,
     Size,
     Target,
     Traceback,
+    hub_options,
 )
 from autockpt.command.running import check_writable, console, say_if_stopped, told, write
-from autockpt.command.target import TargetError, load, load_loss
+from autockpt.command.target import TargetError, elsewhere, load, load_loss
 from autockpt.report.curve import text
 from autockpt.report.curve.search import NUM_POINTS, checked_budgets
 
@@ -44,6 +51,12 @@ def pareto(
     ] = None,
     size: Annotated[Size, typer.Option(help="Size of a zoo model.")] = Size.SMALL,
     device: Device = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    dtype: Dtype = "fp32",
+    autocast: Autocast = None,
+    attention: Attention = "sdpa",
+    lora: Lora = None,
     loss: Loss = None,
     optimizer: Optimizer = None,
     json: Annotated[
@@ -70,7 +83,8 @@ def pareto(
                 check_writable(file)
         if plot is not None:
             _check_plot(plot)
-        example = load(target, size=size.value, device=device)
+        options = hub_options(seq, dtype, autocast, attention, lora)
+        example = load(target, size=size.value, device=device, batch=batch, options=options)
         curve = autockpt.pareto(
             example.model,
             wanted,
@@ -81,6 +95,7 @@ def pareto(
             method=method,
             time_limit_s=time_limit,
             progress=not quiet,
+            device=elsewhere(device),
         )
         say_if_stopped(interrupted)
         if plot is not None:

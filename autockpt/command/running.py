@@ -19,6 +19,7 @@ from autockpt.report import tables as report
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_DOES_NOT_FIT = 3
 EXIT_INTERRUPTED = 130  # as shells report it: 128 and the number of SIGINT
 
 

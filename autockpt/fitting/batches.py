@@ -1,0 +1,107 @@
+"""What other batch sizes would take, from captures of two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autockpt.batch.affine import AffineStep, SizedProblem
+from autockpt.batch.predicted import largest_eager, largest_of_schedules, largest_planned
+from autockpt.fitting.step import SizedStep
+from autockpt_solvers import Schedule
+
+_MOST = 2**20
+_SEARCH_S = 2.0
+_BETTER = 1.01  # a batch must be faster by this factor to be preferred to a smaller one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """A step as a function of its batch size."""
+
+    affine: AffineStep
+    known: SizedStep
+    size: int
+
+    @classmethod
+    def around(
+        cls, size: int, step: SizedStep, captured: Callable[[int], SizedStep]
+    ) -> Batches | None:
+        """The step through its own size and another one; None if their graphs differ."""
+        other = size // 2 if size > 2 else 2 * size
+        pair = sorted(
+            (
+                SizedProblem(size=size, problem=step.problem),
+                SizedProblem(size=other, problem=captured(other).problem),
+            ),
+            key=lambda sized: sized.size,
+        )
+        affine = AffineStep.through(pair[0], pair[1])
+        if affine is None or not affine.grows:
+            return None
+        return cls(affine=affine, known=step, size=size)
+
+    def step(self, size: int) -> SizedStep:
+        """The step of a size."""
+        graph = self.affine.graph(size)
+        problem = self.known.problem
+        inputs_bytes = problem.fixed.inputs_bytes * size // self.size
+        fixed = dataclasses.replace(problem.fixed, inputs_bytes=inputs_bytes)
+        off_bytes = self.known.peak_bytes - self._graph_peak_bytes(self.size)
+        return dataclasses.replace(
+            self.known,
+            problem=dataclasses.replace(
+                problem,
+                graph=graph,
+                fixed=fixed,
+                baseline_peak_bytes=self._graph_peak_bytes(size) + off_bytes * size // self.size,
+            ),
+            num_tokens=self.known.num_tokens * size // self.size,
+        )
+
+    def _graph_peak_bytes(self, size: int) -> int:
+        return self.affine.fixed_bytes(size) + self.known.peak_bytes_of(self.affine.graph(size))
+
+    def largest_as_it_is(self, budget_bytes: int) -> int:
+        """The largest batch that fits with nothing recomputed; 0 if none does."""
+        return largest_eager(
+            self.affine, (self.affine.first, self.affine.second), budget_bytes, _MOST
+        )
+
+    def largest_of(self, schedule: Schedule, budget_bytes: int) -> int:
+        """The largest batch that fits by a schedule; 0 if none does."""
+        return largest_of_schedules(self.affine, budget_bytes, (schedule,), most=_MOST)
+
+    def largest_planned(self, budget_bytes: int) -> int:
+        """The largest batch that a plan is found for; 0 if none is."""
+        return largest_planned(
+            self.affine, budget_bytes, most=_MOST, method="auto", time_limit_s=_SEARCH_S
+        )
+
+    def best(self, budget_bytes: int, *, most: int) -> tuple[int, int] | None:
+        """The batch with the highest predicted throughput, and the time of its step.
+
+        Only a clearly faster batch is preferred to a smaller one.
+
+        Args:
+            budget_bytes: The budget.
+            most: The largest batch that a plan was found for.
+        """
+        as_it_is = self.largest_as_it_is(budget_bytes)
+        sizes = {as_it_is, (as_it_is + most) // 2}
+        sizes |= {2**power for power in range(as_it_is.bit_length())}
+        best: tuple[float, int, int] | None = None
+        for size in sorted(size for size in sizes if 0 < size <= most):
+            step = self.step(size)
+            recompute_ns = 0
+            if size > as_it_is:
+                cost = step.planned(budget_bytes)
+                if cost is None:
+                    continue
+                recompute_ns = cost.recompute_ns
+            step_ns = step.step_ns(recompute_ns)
+            throughput = size / step_ns
+            if best is None or throughput > _BETTER * best[0]:
+                best = throughput, size, step_ns
+        return None if best is None else best[1:]

@@ -1,0 +1,151 @@
+"""The answer of `fit` as one screen of text."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autockpt.budget import format_bytes
+from autockpt.fitting.value import Change, Fit, Way
+
+_WIDTH = 100
+_MOST_CHANGES = 6
+
+
+def text(fit: Fit) -> str:
+    """Returns the report as plain text."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
+    console.print(render(fit))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def render(fit: Fit) -> Group:
+    """Returns the report for a rich console."""
+    parts: list[RenderableType] = [_verdict(fit), _ways(fit), _parts(fit)]
+    if fit.changes:
+        parts.append(_changes(fit))
+    parts.append(Padding(Group(*(Text(f"- {note}", "dim") for note in fit.notes)), (0, 0, 0, 2)))
+    spaced: list[RenderableType] = [item for part in parts for item in (part, Text(""))]
+    return Group(*spaced[:-1])
+
+
+def _verdict(fit: Fit) -> Text:
+    size = "" if fit.batch is None else f", {fit.batch} {fit.samples}"
+    tokens = "" if fit.tokens is None else f" of {fit.tokens} tokens"
+    place = f"{fit.title}{size}{tokens}"
+    budget = format_bytes(fit.budget_bytes)
+    if fit.fits_as_it_is:
+        peak = format_bytes(fit.ways[0].peak_bytes)
+        return Text.assemble(
+            ("fits", "bold green"), f" as it is: peak {peak} of {budget} ({place})"
+        )
+    if fit.plan is not None:
+        peak = format_bytes(fit.plan.predicted_peak_bytes)
+        eager = format_bytes(fit.ways[0].peak_bytes)
+        return Text.assemble(
+            ("fits with a plan", "bold green"),
+            f": peak {peak} of {budget} instead of {eager}, +{fit.plan.overhead:.1%} time",
+            f" ({place})",
+        )
+    least = format_bytes(fit.minimum_bytes)
+    is_proven = fit.minimum_bound_bytes > fit.budget_bytes
+    how = "no plan needs less than" if is_proven else "the least that was found is"
+    bound = format_bytes(fit.minimum_bound_bytes) if is_proven else least
+    return Text.assemble(("does not fit", "bold red"), f" {budget}: {how} {bound} ({place})")
+
+
+def _ways(fit: Fit) -> Padding:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    for name in ("peak", "", "step", "more time", "per second", "largest batch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for way in fit.ways:
+        largest = "-" if way.largest_batch is None else str(way.largest_batch)
+        table.add_row(
+            way.name,
+            format_bytes(way.peak_bytes),
+            Text("fits", "green") if way.fits else Text("too large", "red"),
+            _time(way.step_ns),
+            f"+{way.overhead:.1%}" if way.overhead else "-",
+            _rate(fit, fit.batch, way.step_ns) if way.fits else "-",
+            largest,
+        )
+    rows: list[RenderableType] = [table]
+    if fit.best_batch is not None and fit.best_batch_step_ns is not None:
+        rate = _rate(fit, fit.best_batch, fit.best_batch_step_ns)
+        rows.append(
+            Text(f"best predicted throughput: a batch of {fit.best_batch}, {rate} a second")
+        )
+    return Padding(Group(*rows), (0, 0, 0, 2))
+
+
+def _rate(fit: Fit, batch: int | None, step_ns: int) -> str:
+    if batch is None:
+        return "-"
+    per_s = batch / (step_ns / 1e9)
+    if fit.tokens is not None:
+        return f"{per_s * fit.tokens:,.0f} tokens"
+    return f"{per_s:,.1f} {fit.samples}"
+
+
+def _parts(fit: Fit) -> Padding:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column()
+    grid.add_column(justify="right")
+    for kind, size_bytes in fit.parts:
+        grid.add_row(kind, format_bytes(size_bytes))
+    what = "as it is" if fit.fits_as_it_is or fit.plan is None else "with the plan"
+    title = Text(f"Where the peak comes from, {what}", "bold")
+    return Padding(Group(title, Padding(grid, (0, 0, 0, 2))), 0)
+
+
+def _changes(fit: Fit) -> Padding:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("What would help")
+    for name in ("peak as it is", "", "step"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for change in fit.changes[:_MOST_CHANGES]:
+        step = "-" if change.step_ns is None else _time(change.step_ns)
+        table.add_row(change.what, format_bytes(change.peak_bytes), _outcome(fit, change), step)
+    return Padding(table, 0)
+
+
+def _outcome(fit: Fit, change: Change) -> Text:
+    if change.planned_bytes is None:
+        return Text("still too large", "red")
+    if not change.overhead:
+        return Text("fits as it is", "green")
+    return Text(f"fits with a plan, +{change.overhead:.1%}", "green")
+
+
+def _time(time_ns: int) -> str:
+    return f"{time_ns / 1e9:.2f} s" if time_ns >= 1e9 else f"{time_ns / 1e6:.1f} ms"
+
+
+def headline(fit: Fit) -> str:
+    """Returns the first line of the report."""
+    return _verdict(fit).plain
+
+
+def row_of(fit: Fit) -> tuple[str, ...]:
+    """Returns a device's row in a table of several, with what the best way that fits costs."""
+    best: Way | None = next((way for way in fit.ways if way.fits and way.name != _LAYERS), None)
+    if best is None:
+        return fit.title, format_bytes(fit.budget_bytes), "does not fit", "-", "-", "-"
+    how = best.name if not best.overhead else f"{best.name}, +{best.overhead:.1%}"
+    return (
+        fit.title,
+        format_bytes(fit.budget_bytes),
+        how,
+        format_bytes(best.peak_bytes),
+        _time(best.step_ns),
+        _rate(fit, fit.batch, best.step_ns),
+    )
+
+
+_LAYERS = "every layer checkpointed"
