@@ -22,8 +22,9 @@ from autockpt.errors import (
     TorchVersionError,
     VerificationError,
 )
+from autockpt.fitting.answer import Fit
 from autockpt.fitting.search import fit
-from autockpt.fitting.value import Change, Fit, Variant, Way
+from autockpt.fitting.value import Change, Variant, Way
 from autockpt.report.curve.points import CurvePoint, SimplePoint
 from autockpt.report.curve.value import Curve
 from autockpt.report.parts import FixedBytes, ModuleRow

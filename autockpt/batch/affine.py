@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from autockpt.lower.problem import StepProblem
-from autockpt_solvers import ComputeGraph, Op
+from autockpt_solvers import ComputeGraph, Op, Schedule, simulate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class AffineStep:
 
     def fixed_bytes(self, size: int) -> int:
         """Memory that the whole step needs at a size."""
-        return self._at(size, self.first.problem.fixed_bytes, self.second.problem.fixed_bytes)
+        return self.at(size, self.first.problem.fixed_bytes, self.second.problem.fixed_bytes)
 
     def graph(self, size: int) -> ComputeGraph:
         """The graph at a size; its times are estimates along the same lines."""
@@ -64,15 +64,23 @@ class AffineStep:
                 dataclasses.replace(
                     a,
                     workspace_bytes=self._workspace_bytes(size, a, b),
-                    runtime_ns=self._at(size, a.runtime_ns, b.runtime_ns),
+                    runtime_ns=self.at(size, a.runtime_ns, b.runtime_ns),
                 )
                 for a, b in zip(one.ops, two.ops, strict=True)
             ),
             storages=tuple(
-                dataclasses.replace(a, size_bytes=self._at(size, a.size_bytes, b.size_bytes))
+                dataclasses.replace(a, size_bytes=self.at(size, a.size_bytes, b.size_bytes))
                 for a, b in zip(one.storages, two.storages, strict=True)
             ),
             outputs=one.outputs,
+        )
+
+    def peaks_of(self, schedule: Schedule) -> PeakLines:
+        """The peak of a schedule at every size."""
+        return PeakLines(
+            step=self,
+            first=simulate(self.graph(self.first.size), schedule).live_bytes,
+            second=simulate(self.graph(self.second.size), schedule).live_bytes,
         )
 
     def agrees_with(self, third: SizedProblem) -> bool:
@@ -87,12 +95,35 @@ class AffineStep:
     def _workspace_bytes(self, size: int, first: Op, second: Op) -> int:
         """A kernel may need less at a larger size; it is then taken to need as much everywhere."""
         least = min(first.workspace_bytes, second.workspace_bytes)
-        return self._at(size, least, second.workspace_bytes)
+        return self.at(size, least, second.workspace_bytes)
 
-    def _at(self, size: int, first: int, second: int) -> int:
+    def at(self, size: int, first: int, second: int) -> int:
         """The value on the line at a size, rounded up, and never negative."""
         steps = self.second.size - self.first.size
         return max(0, first - (first - second) * (size - self.first.size) // steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakLines:
+    """What one schedule needs at every size: at each of its steps, memory grows along a line.
+
+    Attributes:
+        step: The training step.
+        first: Bytes at each step of the schedule, at the first size.
+        second: The same at the second size.
+    """
+
+    step: AffineStep
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+    def peak_bytes(self, size: int) -> int:
+        """The peak at a size, with what is fixed."""
+        highest = max(
+            (self.step.at(size, a, b) for a, b in zip(self.first, self.second, strict=True)),
+            default=0,
+        )
+        return self.step.fixed_bytes(size) + highest
 
 
 def _structure(graph: ComputeGraph) -> object:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 
-from autockpt.batch.affine import AffineStep, SizedProblem
+from autockpt.batch.affine import AffineStep, PeakLines, SizedProblem
 from autockpt_solvers import (
     Method,
     MinimumBudget,
     Schedule,
     baseline_schedule,
     minimum_budget,
-    simulate,
 )
 
 _MOST_ROUNDS = 8
@@ -60,14 +59,14 @@ def largest_of_schedules(
 ) -> int:
     """The largest size at which one of these schedules fits; 0 if none fits at size 1."""
 
-    def fits(schedule: Schedule, size: int) -> bool:
-        peak_bytes = simulate(step.graph(size), schedule).peak_bytes
-        return step.fixed_bytes(size) + peak_bytes <= budget_bytes
+    def fits(lines: PeakLines, size: int) -> bool:
+        return lines.peak_bytes(size) <= budget_bytes
 
     best = 0
     for schedule in schedules:
-        if best < most and fits(schedule, best + 1):
-            best = bisected(functools.partial(fits, schedule), low=best + 1, most=most)
+        lines = step.peaks_of(schedule)
+        if best < most and fits(lines, best + 1):
+            best = bisected(functools.partial(fits, lines), low=best + 1, most=most)
     return best
 
 
@@ -90,11 +89,7 @@ def largest_eager(
         budget_bytes: The budget.
         most: The largest size to consider.
     """
-    none = baseline_schedule(step.second.problem.graph)
-
-    def planned(size: int) -> int:
-        return step.fixed_bytes(size) + simulate(step.graph(size), none).peak_bytes
-
+    planned = step.peaks_of(baseline_schedule(step.second.problem.graph)).peak_bytes
     off = {
         sized.size: sized.problem.baseline_peak_bytes - planned(sized.size) for sized in captured
     }

@@ -152,11 +152,15 @@ def _storages_in(layouts: Any) -> tuple[int, ...]:
 
 def _add_shadows(graph: fx.Graph) -> None:
     """Give each node a value without data: what later stages ask are shapes and strides."""
+    made: dict[Any, torch.Tensor] = {}
 
     def shadow(layouts: Any) -> Any:
         if _is_layout(layouts):
             _, shape, strides, _, dtype = layouts
-            return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+            key = shape, strides, dtype
+            if key not in made:
+                made[key] = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+            return made[key]
         if isinstance(layouts, (tuple, list)):
             return tuple(shadow(item) for item in layouts)
         return layouts

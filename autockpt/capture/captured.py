@@ -159,6 +159,8 @@ def overwritten_keys(graphs: Iterable[CapturedGraph]) -> frozenset[int]:
 
 def reads_any(graph: CapturedGraph, op: JointNode, keys: frozenset[int]) -> bool:
     """Whether an op of the graph reads an input of one of these keys."""
+    if not keys:
+        return False
     read = {s for parent in op.node.all_input_nodes for s in graph.joint.node_storages[parent]}
     return any(key in keys for storage, key in _inputs(graph) if storage in read)
 

@@ -205,7 +205,8 @@ class StepRecorder(TorchDispatchMode):
         An operator of the backward belongs to the module of the forward's operator that it is for.
         """
         if self._is_backward:
-            return self._places.get(running_sequence_number(), ("", False))
+            running = running_sequence_number()
+            return ("", False) if running is None else self._places.get(running, ("", False))
         place = (self._stack[-1] if self._stack else "", self._is_outside)
         self._places[next_sequence_number() - 1] = place
         return place

@@ -30,8 +30,9 @@ from autockpt.command.options import (
 from autockpt.command.running import EXIT_DOES_NOT_FIT, check_writable, console, told, write
 from autockpt.command.target import TargetError, load, load_loss, takes_batch
 from autockpt.devices.lookup import device_names, find_device
+from autockpt.fitting.answer import Fit
 from autockpt.fitting.text import render, row_of
-from autockpt.fitting.value import Fit, Variant
+from autockpt.fitting.value import Variant
 from autockpt.hub.options import HubOptions
 from autockpt.zoo import Example
 

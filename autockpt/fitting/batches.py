@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autockpt.batch.affine import AffineStep, SizedProblem
 from autockpt.batch.predicted import largest_eager, largest_of_schedules, largest_planned
 from autockpt.fitting.step import SizedStep
-from autockpt_solvers import Schedule
+from autockpt_solvers import Schedule, baseline_schedule
 
 _MOST = 2**20
 _SEARCH_S = 2.0
@@ -61,7 +61,7 @@ class Batches:
         )
 
     def _graph_peak_bytes(self, size: int) -> int:
-        return self.affine.fixed_bytes(size) + self.known.peak_bytes_of(self.affine.graph(size))
+        return self.affine.peaks_of(baseline_schedule(self.known.problem.graph)).peak_bytes(size)
 
     def largest_as_it_is(self, budget_bytes: int) -> int:
         """The largest batch that fits with nothing recomputed; 0 if none does."""

@@ -13,12 +13,13 @@ from autockpt.arguments import check_bool, check_module, checked_request
 from autockpt.budget import Budget, parse_budget
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
-from autockpt.errors import BudgetError
+from autockpt.errors import BudgetError, CaptureError
+from autockpt.fitting.answer import Fit
 from autockpt.fitting.batches import Batches
 from autockpt.fitting.changes import larger_device, of_loss, of_optimizer
 from autockpt.fitting.parts import parts_of
 from autockpt.fitting.step import Cost, SizedStep, planned_with_other_optimizers
-from autockpt.fitting.value import Change, Fit, Variant, Way
+from autockpt.fitting.value import Change, Variant, Way
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.report.plan import Plan
 from autockpt.request import Request
@@ -77,7 +78,8 @@ def fit(
 
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         own = Variant(model=model, args=sample_args, kwargs=sample_kwargs or {}, loss_fn=loss_fn)
-        planner = _captured(own, asked(model, loss_fn))
+        request = asked(model, loss_fn)
+        planner = _captured(own, request)
         step = _sized(planner, own, target)
         plan, error = _plan(planner)
         size = batch or _first_dimension(own)
@@ -86,7 +88,7 @@ def fit(
 
             def captured(of: int) -> SizedStep:
                 variant = own.of_size(make_inputs, of)
-                return _sized(_captured(variant, asked(model, loss_fn)), variant, target)
+                return _sized(_captured(variant, request), variant, target)
 
             progress_shown.stage("predicting other batches")
             batches = Batches.around(size, step, captured)
@@ -97,10 +99,15 @@ def fit(
             best = batches.best(budget_bytes, most=most)
         progress_shown.stage("computing what would help")
         changes = list(_of_optimizers(step, plan, budget_bytes))
+        notes = _notes(target, planner)
         others = list(of_loss(step, vocabulary=_vocabulary(model)))
         for what, make in (variants or {}).items():
             variant = make()
-            other = _captured(variant, asked(variant.model, variant.loss_fn))
+            try:
+                other = _captured(variant, asked(variant.model, variant.loss_fn))
+            except CaptureError as failure:
+                notes = (*notes, f"{what}: cannot be recorded: {failure}")
+                continue
             others.append((what, _sized(other, variant, target)))
         if batches is not None and size and size > 1:
             others.append((f"a batch of {size // 2}", batches.step(size // 2)))
@@ -125,7 +132,7 @@ def fit(
             best_batch_step_ns=None if best is None else best[1],
             changes=tuple(_helpful(changes, step, plan)),
             plan=plan,
-            notes=_notes(target, planner),
+            notes=notes,
         )
 
 

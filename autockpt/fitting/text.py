@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from autockpt.budget import format_bytes
-from autockpt.fitting.value import Change, Fit, Way
+from autockpt.fitting.value import Change, FitValues, Way
 
 _WIDTH = 100
 _MOST_CHANGES = 6
 
 
-def text(fit: Fit) -> str:
+def text(fit: FitValues) -> str:
     """Returns the report as plain text."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
@@ -24,7 +24,7 @@ def text(fit: Fit) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def render(fit: Fit) -> Group:
+def render(fit: FitValues) -> Group:
     """Returns the report for a rich console."""
     parts: list[RenderableType] = [_verdict(fit), _ways(fit), _parts(fit)]
     if fit.changes:
@@ -34,7 +34,7 @@ def render(fit: Fit) -> Group:
     return Group(*spaced[:-1])
 
 
-def _verdict(fit: Fit) -> Text:
+def _verdict(fit: FitValues) -> Text:
     size = "" if fit.batch is None else f", {fit.batch} {fit.samples}"
     tokens = "" if fit.tokens is None else f" of {fit.tokens} tokens"
     place = f"{fit.title}{size}{tokens}"
@@ -59,7 +59,7 @@ def _verdict(fit: Fit) -> Text:
     return Text.assemble(("does not fit", "bold red"), f" {budget}: {how} {bound} ({place})")
 
 
-def _ways(fit: Fit) -> Padding:
+def _ways(fit: FitValues) -> Padding:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for name in ("peak", "", "step", "more time", "per second", "largest batch"):
@@ -84,7 +84,7 @@ def _ways(fit: Fit) -> Padding:
     return Padding(Group(*rows), (0, 0, 0, 2))
 
 
-def _rate(fit: Fit, batch: int | None, step_ns: int) -> str:
+def _rate(fit: FitValues, batch: int | None, step_ns: int) -> str:
     if batch is None:
         return "-"
     per_s = batch / (step_ns / 1e9)
@@ -93,7 +93,7 @@ def _rate(fit: Fit, batch: int | None, step_ns: int) -> str:
     return f"{per_s:,.1f} {fit.samples}"
 
 
-def _parts(fit: Fit) -> Padding:
+def _parts(fit: FitValues) -> Padding:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column()
     grid.add_column(justify="right")
@@ -104,7 +104,7 @@ def _parts(fit: Fit) -> Padding:
     return Padding(Group(title, Padding(grid, (0, 0, 0, 2))), 0)
 
 
-def _changes(fit: Fit) -> Padding:
+def _changes(fit: FitValues) -> Padding:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("What would help")
     for name in ("peak as it is", "", "step"):
@@ -115,7 +115,7 @@ def _changes(fit: Fit) -> Padding:
     return Padding(table, 0)
 
 
-def _outcome(fit: Fit, change: Change) -> Text:
+def _outcome(fit: FitValues, change: Change) -> Text:
     if change.planned_bytes is None:
         return Text("still too large", "red")
     if not change.overhead:
@@ -127,12 +127,12 @@ def _time(time_ns: int) -> str:
     return f"{time_ns / 1e9:.2f} s" if time_ns >= 1e9 else f"{time_ns / 1e6:.1f} ms"
 
 
-def headline(fit: Fit) -> str:
+def headline(fit: FitValues) -> str:
     """Returns the first line of the report."""
     return _verdict(fit).plain
 
 
-def row_of(fit: Fit) -> tuple[str, ...]:
+def row_of(fit: FitValues) -> tuple[str, ...]:
     """Returns a device's row in a table of several, with what the best way that fits costs."""
     best: Way | None = next((way for way in fit.ways if way.fits and way.name != _LAYERS), None)
     if best is None:

@@ -78,8 +78,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """Whether a training step fits a device; `str(fit)` is the report.
+class FitValues:
+    """Whether a training step fits a device.
 
     Attributes:
         device: Name of the device.
@@ -127,11 +127,6 @@ class Fit:
     def fits(self) -> bool:
         """Whether the step fits, as it is or with a plan."""
         return self.fits_as_it_is or self.plan is not None
-
-    def __str__(self) -> str:
-        from autockpt.fitting.text import text  # which imports this value
-
-        return text(self)
 
     def to_json(self) -> str:
         """Returns all fields as JSON text; the plan's graph and schedule are left out."""

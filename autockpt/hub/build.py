@@ -42,7 +42,7 @@ def build_from_config(config: dict[str, Any], options: HubOptions) -> Example:
             "_class_name, as those of diffusers"
         )
     if options.lora is not None:
-        _add_lora(example.model, options.lora)
+        _add_lora(example.model, options.lora, options.torch_dtype)
     if options.autocast_dtype is not None:
         # Instead of a module around it, so that names stay as they are.
         model: Any = example.model
@@ -50,7 +50,7 @@ def build_from_config(config: dict[str, Any], options: HubOptions) -> Example:
     return example
 
 
-def _add_lora(model: torch.nn.Module, rank: int) -> None:
+def _add_lora(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> None:
     """Freezes a model and adds trained adapters to its linear layers.
 
     Raises:
@@ -65,6 +65,8 @@ def _add_lora(model: torch.nn.Module, rank: int) -> None:
             raise HubError(f"lora: {error}") from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        # Adapters in another type than the model's would keep a cast copy of every input.
+        parameter.data = parameter.data.to(dtype)
 
 
 def _under_autocast(

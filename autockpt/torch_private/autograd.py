@@ -16,10 +16,10 @@ def next_sequence_number() -> int:
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
-def running_sequence_number() -> int:
-    """The number of the node that runs in a backward; -1 if none does."""
+def running_sequence_number() -> int | None:
+    """The number of the node that runs in a backward; None if none does."""
     node: Any = torch._C._current_autograd_node()
-    return -1 if node is None else int(node._sequence_nr())
+    return None if node is None else int(node._sequence_nr())
 
 
 def after_backward(callback: Callable[[], None]) -> None:
