@@ -188,7 +188,7 @@ def graph(
         assert made.graph is not None
         assert made.schedule is not None
         write(output, graph_to_json(made.graph))
-        fixed_bytes = made.predicted_peak_bytes - simulate(made.graph, made.schedule).peak_bytes
+        fixed_bytes = made.fixed.total_bytes + made.older_gradients_bytes
         typer.echo(
             f"{output}: {len(made.graph.ops)} ops, {len(made.graph.storages)} storages; "
             f"{fixed_bytes} fixed bytes beside them"

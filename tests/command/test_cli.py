@@ -156,8 +156,13 @@ def test_version_and_module_entry() -> None:
 
 def test_a_graph_is_exported_and_solved(tmp_path: Path) -> None:
     file, answer, steps = tmp_path / "graph.json", tmp_path / "answer.json", tmp_path / "steps.json"
-    result = _run("graph", "zoo:sequential", "-o", str(file))
+    result = _run("graph", "zoo:sequential", "--optimizer", "sgd", "-o", str(file))
     assert result.exit_code == 0, result.output
+    # Parameters, buffers and inputs; what eager needs beyond the graph was counted with them.
+    example = autockpt.zoo.build("sequential")
+    tensors = [*example.model.parameters(), *example.model.buffers(), *example.args]
+    fixed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert f"{fixed} fixed bytes beside them" in result.output
     graph = read_instance(file.read_text()).graph
     wanted = ("--budget", "60%", "--json", str(answer), "--schedule", str(steps))
     result = _run("solve", str(file), *wanted, *_QUICK)
