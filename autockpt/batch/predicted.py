@@ -18,7 +18,13 @@ _MOST_ROUNDS = 8
 
 
 def largest_planned(
-    step: AffineStep, budget_bytes: int, *, most: int, method: str | Method, time_limit_s: float
+    step: AffineStep,
+    budget_bytes: int,
+    *,
+    most: int,
+    method: str | Method,
+    time_limit_s: float,
+    most_rounds: int = _MOST_ROUNDS,
 ) -> int:
     """The largest size that a plan is found for; 0 if none is.
 
@@ -32,13 +38,14 @@ def largest_planned(
         most: The largest size to consider.
         method: The solver's method.
         time_limit_s: Time limit of each search.
+        most_rounds: How many searches to make at most, upwards and then downwards.
     """
 
     def leanest(size: int) -> MinimumBudget:
         return minimum_budget(step.graph(size), method=method, time_limit_s=time_limit_s)
 
     best, at = 0, step.second.size
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(most_rounds):
         schedule = leanest(at).schedule
         found = largest_of_schedules(step, budget_bytes, (schedule,), most=most)
         if found <= best:
@@ -47,7 +54,7 @@ def largest_planned(
         if best == most:
             break
     # A search for the size itself may miss the plan that was found at another size.
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(most_rounds):
         if not best or step.fixed_bytes(best) + leanest(best).peak_bytes <= budget_bytes:
             break
         best -= 1

@@ -38,6 +38,10 @@ class CapturedGraph:
     grad_keys: Keys
     outside_ops: frozenset[int] = frozenset()
 
+    def has_outside(self, op: int) -> bool:
+        """Whether code outside of the model runs an op of the joint graph."""
+        return self.is_outside or op in self.outside_ops
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Capture:

@@ -48,7 +48,7 @@ from autockpt.command.running import (
 from autockpt.command.target import TargetError, elsewhere, load, load_loss
 from autockpt.dispatch.kept import none_kept
 from autockpt.report import tables as report
-from autockpt_solvers import graph_to_json, simulate
+from autockpt_solvers import graph_to_json
 
 _app = typer.Typer(
     name="autockpt",

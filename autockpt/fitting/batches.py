@@ -13,6 +13,7 @@ from autockpt_solvers import Schedule, baseline_schedule
 
 _MOST = 2**20
 _SEARCH_S = 2.0
+_ROUNDS = 2
 _BETTER = 1.01  # a batch must be faster by this factor to be preferred to a smaller one
 
 
@@ -76,7 +77,12 @@ class Batches:
     def largest_planned(self, budget_bytes: int) -> int:
         """The largest batch that a plan is found for; 0 if none is."""
         return largest_planned(
-            self.affine, budget_bytes, most=_MOST, method="auto", time_limit_s=_SEARCH_S
+            self.affine,
+            budget_bytes,
+            most=_MOST,
+            method="auto",
+            time_limit_s=_SEARCH_S,
+            most_rounds=_ROUNDS,
         )
 
     def best(self, budget_bytes: int, *, most: int) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autockpt.devices.device import Device
-from autockpt.lower.breakdown import bytes_at_step
+from autockpt.lower.breakdown import peak_parts
 from autockpt.lower.problem import StepProblem
 from autockpt_solvers import Schedule, simulate
 
@@ -15,7 +15,7 @@ def parts_of(
     timeline = simulate(problem.graph, schedule)
     parts = {
         **problem.fixed.by_kind,
-        **bytes_at_step(problem.graph, schedule, timeline.peak_step),
+        **peak_parts(problem.graph, schedule, timeline, problem.outside),
     }
     found = [(kind, size_bytes) for kind, size_bytes in parts.items() if size_bytes]
     return (*found, ("context of the driver (assumed)", device.context_bytes))

@@ -37,31 +37,29 @@ def render(fit: FitValues) -> Group:
 def _verdict(fit: FitValues) -> Text:
     size = "" if fit.batch is None else f", {fit.batch} {fit.samples}"
     tokens = "" if fit.tokens is None else f" of {fit.tokens} tokens"
-    place = f"{fit.title}{size}{tokens}"
+    place = f"\n{fit.title}{size}{tokens}"
     budget = format_bytes(fit.budget_bytes)
     if fit.fits_as_it_is:
         peak = format_bytes(fit.ways[0].peak_bytes)
-        return Text.assemble(
-            ("fits", "bold green"), f" as it is: peak {peak} of {budget} ({place})"
-        )
+        return Text.assemble(("fits", "bold green"), f" as it is: peak {peak} of {budget}{place}")
     if fit.plan is not None:
         peak = format_bytes(fit.plan.predicted_peak_bytes)
         eager = format_bytes(fit.ways[0].peak_bytes)
         return Text.assemble(
             ("fits with a plan", "bold green"),
             f": peak {peak} of {budget} instead of {eager}, +{fit.plan.overhead:.1%} time",
-            f" ({place})",
+            place,
         )
     least = format_bytes(fit.minimum_bytes)
     is_proven = fit.minimum_bound_bytes > fit.budget_bytes
     how = "no plan needs less than" if is_proven else "the least that was found is"
     bound = format_bytes(fit.minimum_bound_bytes) if is_proven else least
-    return Text.assemble(("does not fit", "bold red"), f" {budget}: {how} {bound} ({place})")
+    return Text.assemble(("does not fit", "bold red"), f" {budget}: {how} {bound}{place}")
 
 
 def _ways(fit: FitValues) -> Padding:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in ("peak", "", "step", "more time", "per second", "largest batch"):
         table.add_column(name, justify="right", no_wrap=True)
     for way in fit.ways:
@@ -125,11 +123,6 @@ def _outcome(fit: FitValues, change: Change) -> Text:
 
 def _time(time_ns: int) -> str:
     return f"{time_ns / 1e9:.2f} s" if time_ns >= 1e9 else f"{time_ns / 1e6:.1f} ms"
-
-
-def headline(fit: FitValues) -> str:
-    """Returns the first line of the report."""
-    return _verdict(fit).plain
 
 
 def row_of(fit: FitValues) -> tuple[str, ...]:

@@ -42,6 +42,12 @@ def build_transformers(config: dict[str, Any], options: HubOptions) -> Example:
     for part in (parsed, parsed.get_text_config()):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # training loops turn it off
+    if getattr(parsed, "is_encoder_decoder", False):
+        # Configurations leave to generation what the decoder's inputs begin with.
+        if getattr(parsed, "decoder_start_token_id", None) is None:
+            parsed.decoder_start_token_id = 0
+        if getattr(parsed, "pad_token_id", None) is None:
+            parsed.pad_token_id = 0
     auto = _auto_class(transformers, parsed, tuple(architectures))
     with torch.device("meta"):
         try:

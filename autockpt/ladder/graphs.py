@@ -122,7 +122,8 @@ class GraphPlanner:
             outside=frozenset(
                 op
                 for op, origin in enumerate(lowered.origins)
-                if origin.kind in ("node", "tangents") and captured.graphs[origin.region].is_outside
+                if origin.kind in ("node", "tangents")
+                and captured.graphs[origin.region].has_outside(origin.joint_op)
             ),
         )
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)

@@ -286,7 +286,7 @@ class GraphBuilder:
         runs_once = is_unused_draw or must_run_once(
             graph,
             op,
-            is_outside=graph.is_outside or index in graph.outside_ops,
+            is_outside=graph.has_outside(index),
             held=held | saved_outside,
             overwritten_keys=self._overwritten_keys,
             on_accelerator=self._capture.runs_on.type != "cpu",
