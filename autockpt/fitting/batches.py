@@ -29,7 +29,12 @@ class Batches:
     def around(
         cls, size: int, step: SizedStep, captured: Callable[[int], SizedStep]
     ) -> Batches | None:
-        """The step through its own size and another one; None if their graphs differ."""
+        """The step through its own size and another one; None if their graphs differ.
+
+        Tracers and kernels treat a batch of one apart, so that one is predicted from others.
+        """
+        if size == 1:
+            size, step = 2, captured(2)
         other = size // 2 if size > 2 else 2 * size
         pair = sorted(
             (

@@ -13,7 +13,7 @@ from autockpt.budget import format_bytes
 from autockpt.fitting.value import Change, FitValues, Way
 
 _WIDTH = 100
-_MOST_CHANGES = 6
+_MOST_CHANGES = 8
 
 
 def text(fit: FitValues) -> str:
