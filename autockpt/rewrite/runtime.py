@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from autockpt.torch_private.dynamo import (
     no_breaks,
 )
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
+from autockpt.torch_private.graphs import copied_graph
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.torch_private.messages import is_silent
 from autockpt.torch_private.modes import no_autocast
@@ -335,7 +335,7 @@ class _FollowedRegion:
                 "a graph of the model is not in its plan (its code took another path than when "
                 "it was planned); it runs with nothing recomputed, so the budget may be exceeded"
             )
-            module = fx.GraphModule(template.module, copy.deepcopy(template.module.graph))
+            module = fx.GraphModule(template.module, copied_graph(template.module.graph))
             forward, backward = default_partition(
                 module,
                 (),

@@ -21,6 +21,7 @@ from torch.fx.passes.split_module import split_module
 __all__ = [
     "add_input",
     "copied_for_aot",
+    "copied_graph",
     "is_autocast_on",
     "is_sym_node",
     "skips_version_check",
@@ -31,6 +32,20 @@ __all__ = [
 
 # torch 2.11 cannot make pieces with one result return a tuple.
 _MAKES_TUPLES = "tuple_return" in inspect.signature(split_module).parameters
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, which takes its arguments as the original does.
+
+    ``copy.deepcopy`` also copies how nested arguments are flattened, and torch warns while it does.
+    """
+    new = fx.Graph()
+    copied: Any = new.graph_copy(graph, {}, return_output_node=True)
+    values, old_output = copied
+    new.set_codegen(graph._codegen)
+    output: Any = new.output(values, type_expr=old_output.type)
+    output.meta = dict(old_output.meta)
+    return new
 
 
 def skips_version_check(node: fx.Node) -> bool:

@@ -147,7 +147,7 @@ DISTRIBUTED: Mapping[str, tuple[str, ...]] = {
     "torch.distributed.fsdp.FSDPModule._get_fsdp_state": (),
 }
 # Read where they are set, in objects that only exist while a model is sharded or compiled.
-OF_INSTANCES = frozenset({"_fsdp_param_group", "_fsdp_param_groups", "_boxed_call"})
+OF_INSTANCES = frozenset({"_fsdp_param_group", "_fsdp_param_groups", "_boxed_call", "_codegen"})
 
 
 def check_torch() -> None:

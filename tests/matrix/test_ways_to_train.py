@@ -173,7 +173,8 @@ def test_a_layer_on_both_sides_of_a_break() -> None:
     model, kwargs = Branches(1), {"times": 3, "names": ["first", "second"]}
     eager = copy.deepcopy(model)
     options = {"sample_args": (X,), "sample_kwargs": kwargs, "method": "greedy"}
-    with pytest.raises(autockpt.VerificationError, match=r"not bit-equal .*layers\.1\.weight"):
+    # No rung serves them within this budget; the first error is why none of the graphs does.
+    with pytest.raises(autockpt.CaptureError, match="add up the gradients of a tensor's several"):
         autockpt.optimize(model, "80%", optimizer="adamw", **options)
     assert_same_training(eager, model, (X,), kwargs)
 
