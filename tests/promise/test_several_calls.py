@@ -196,7 +196,7 @@ class Prototypes(nn.Module):
 
 @pytest.mark.parametrize(
     ("num_heads", "asked"),
-    [(1, {"budget": "80%"}), (3, {"budget": "95%", "verify": False, "sample_args": (LEFT,)})],
+    [(1, {"budget": "95%"}), (3, {"budget": "95%", "verify": False, "sample_args": (LEFT,)})],
 )
 def test_a_sum_in_one_call_waits_for_no_other_call(num_heads: int, asked: dict[str, Any]) -> None:
     """Gradients of a weight that one operation uses twice were added up within each call, without a
