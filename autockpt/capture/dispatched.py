@@ -18,6 +18,7 @@ import torch.fx as fx
 
 from autockpt.capture.assembled import Assembly, Layout, Operation
 from autockpt.capture.captured import Keys
+from autockpt.capture.source_lines import note_line, running_line
 from autockpt.capture.traced_step import TracedStep
 from autockpt.torch_private.autograd import next_sequence_number, running_sequence_number
 from autockpt.torch_private.modes import TorchDispatchMode
@@ -32,6 +33,10 @@ from autockpt.torch_private.operators import (
 )
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.tensors import key_of_storage
+
+# A module's path, whether that is code outside of the model, and the file and line of code.
+_Place = tuple[str, bool, tuple[str, int] | None]
+_NOWHERE: _Place = ("", False, None)
 
 
 class StepRecorder(TorchDispatchMode):
@@ -60,7 +65,7 @@ class StepRecorder(TorchDispatchMode):
         self._mutated: set[int] = set()
         self._paths = {id(m): name for name, m in module.named_modules()}
         self._stack: list[str] = []
-        self._places: dict[int, tuple[str, bool]] = {}
+        self._places: dict[int, _Place] = {}
         self._is_backward = False
         self._is_outside = False
         self._output_keys: Keys = ()
@@ -176,8 +181,9 @@ class StepRecorder(TorchDispatchMode):
         self, node: fx.Node, reads: tuple[int, ...], writes: tuple[int, ...], value: Any
     ) -> None:
         self._register(node, value)
-        path, is_outside = self._place()
+        path, is_outside, line = self._place()
         node.meta["nn_module_stack"] = {"": (path, None)}
+        note_line(node, line)
         self._operations.append(
             Operation(
                 node=node,
@@ -199,15 +205,16 @@ class StepRecorder(TorchDispatchMode):
                 if _is_strided(item) or isinstance(item, (tuple, list)):
                     self._register(self._graph.call_function(operator.getitem, (node, at)), item)
 
-    def _place(self) -> tuple[str, bool]:
-        """The module that an operator belongs to, and whether that is code outside of the model.
+    def _place(self) -> _Place:
+        """The place of an operator.
 
-        An operator of the backward belongs to the module of the forward's operator that it is for.
+        An operator of the backward belongs to the place of the forward's operator that it is for.
         """
         if self._is_backward:
             running = running_sequence_number()
-            return ("", False) if running is None else self._places.get(running, ("", False))
-        place = (self._stack[-1] if self._stack else "", self._is_outside)
+            return _NOWHERE if running is None else self._places.get(running, _NOWHERE)
+        module = self._stack[-1] if self._stack else ""
+        place = (module, self._is_outside, running_line())
         self._places[next_sequence_number() - 1] = place
         return place
 

@@ -23,6 +23,7 @@ from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, solver_errors
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
+from autockpt.lower.places import places_of
 from autockpt.lower.problem import StepProblem
 from autockpt.profile.operators import profile
 from autockpt.profile.optimizer import OptimizerMemory
@@ -119,12 +120,7 @@ class GraphPlanner:
             num_graphs=len(captured.graphs),
             rung="blocks" if blocks else "whole",
             notes=_notes(captured),
-            outside=frozenset(
-                op
-                for op, origin in enumerate(lowered.origins)
-                if origin.kind in ("node", "tangents")
-                and captured.graphs[origin.region].has_outside(origin.joint_op)
-            ),
+            places=places_of(captured, lowered.origins),
         )
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
         return cls(

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-from autockpt.lower.origins import CLEARED_GRADIENTS, OPTIMIZER_STEP
 from autockpt.report.parts import ModuleRow
+from autockpt.report.timeline.replay import Replay
 from autockpt_solvers import Compute, ComputeGraph, MemoryTimeline, Schedule
-
-# The parts of a step at its peak, in the order in which they are told.
-_KINDS = (
-    "gradients",
-    "outputs",
-    "saved activations",
-    "recomputed activations",
-    "forward values",
-    "backward values",
-    "loss outside of the model",
-    "cleared gradients",
-)
 
 
 def peak_parts(
@@ -32,41 +20,13 @@ def peak_parts(
         timeline: What the schedule needs.
         outside: The ops that code outside of the model runs.
     """
-    live: dict[int, str] = {}
-    num_runs = [0] * len(graph.ops)
-    saved = set(timeline.saved)
+    replay = Replay(graph=graph, saved=set(timeline.saved), outside=outside)
     for step in schedule.steps[: timeline.peak_step + 1]:
-        if not isinstance(step, Compute):
-            del live[step.storage]
-            continue
-        op = graph.ops[step.op]
-        num_runs[step.op] += 1
-        for storage in op.writes:
-            is_output = graph.is_output[storage]
-            if op.is_backward and is_output:
-                kind = "gradients"
-            elif step.op in outside:
-                kind = "loss outside of the model"
-            elif op.is_backward:
-                kind = "backward values"
-            elif num_runs[step.op] > 1:
-                kind = "recomputed activations"
-            elif op.name == CLEARED_GRADIENTS:
-                kind = "cleared gradients"
-            elif is_output:
-                kind = "outputs"
-            else:
-                kind = "saved activations" if storage in saved else "forward values"
-            live[storage] = kind
-        for storage in op.overwrites:
-            del live[storage]
-    totals = dict.fromkeys(_KINDS, 0)
-    for storage, kind in live.items():
-        totals[kind] += graph.storages[storage].size_bytes
+        replay.step(step)
     last = schedule.steps[timeline.peak_step]
     assert isinstance(last, Compute), "memory is at its peak while an op runs"
-    op = graph.ops[last.op]
-    totals["optimizer's step" if op.name == OPTIMIZER_STEP else "workspace"] = op.workspace_bytes
+    kind, size_bytes = replay.workspace(last)
+    totals = replay.totals | {kind: size_bytes}
     return {kind: size_bytes for kind, size_bytes in totals.items() if size_bytes}
 
 

@@ -21,8 +21,9 @@ from autockpt.capture.joint import JointNode, needed_by_forward
 from autockpt.capture.nodes import activation_writes, may_move
 from autockpt.loop import Loop
 from autockpt.lower.once import must_run_once
-from autockpt.lower.origins import CLEARED_GRADIENTS, OPTIMIZER_STEP, Origin, module_of
+from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
+from autockpt.report.timeline.kinds import CLEARED_GRADIENTS, OPTIMIZER_STEP
 from autockpt.torch_private.generators import rng_state_bytes
 from autockpt.verify.live_bytes import rounded_up
 from autockpt_solvers import ComputeGraph, Op, Storage

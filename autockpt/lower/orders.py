@@ -6,6 +6,7 @@ import dataclasses
 
 from autockpt.errors import internal_errors
 from autockpt.lower.origins import Origin
+from autockpt.report.timeline.replay import forward_end
 from autockpt_solvers import Compute, ComputeGraph, Schedule, simulate
 
 
@@ -25,17 +26,6 @@ class RegionOrder:
     replayed: frozenset[int]
 
 
-def forward_end(graph: ComputeGraph, schedule: Schedule) -> int:
-    """The step of a schedule after which the forward is done."""
-    required = {op for op, needed in enumerate(graph.is_required) if needed}
-    end = 0
-    for position, step in enumerate(schedule.steps):
-        if isinstance(step, Compute) and step.op in required:
-            required.discard(step.op)
-            end = position
-    return end
-
-
 def forward_peak_bytes(graph: ComputeGraph, schedule: Schedule) -> int:
     """The peak of a schedule before the backward begins."""
     live_bytes = simulate(graph, schedule).live_bytes
@@ -47,7 +37,7 @@ def region_orders(
     graph: ComputeGraph, origins: tuple[Origin, ...], schedule: Schedule, num_regions: int
 ) -> tuple[RegionOrder, ...]:
     """Split a schedule of the whole step into one order per captured graph."""
-    end = forward_end(graph, schedule) if any(graph.is_required) else -1
+    end = forward_end(graph, schedule)
     forward: list[list[int]] = [[] for _ in range(num_regions)]
     backward: list[list[int]] = [[] for _ in range(num_regions)]
     seen: list[set[int]] = [set() for _ in range(num_regions)]

@@ -7,10 +7,6 @@ from typing import Literal
 
 import torch.fx as fx
 
-# The names of ops that stand for what a training loop does.
-CLEARED_GRADIENTS = "gradients of an earlier backward"
-OPTIMIZER_STEP = "optimizer step"
-
 OpKind = Literal["node", "rng_state", "tangents", "hold", "accumulation", "optimizer"]
 
 

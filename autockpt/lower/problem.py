@@ -10,11 +10,12 @@ from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
 from autockpt.lower.breakdown import module_rows, peak_parts
 from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
-from autockpt.lower.orders import forward_end
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
+from autockpt.report.timeline.places import NO_PLACES, Places
+from autockpt.report.timeline.replay import forward_end
 from autockpt_solvers import (
     EVERY_PLAN,
     Compute,
@@ -63,7 +64,12 @@ class StepProblem:
     num_calls: int = 1
     outputs_bytes: int = 0
     context_bytes: int = 0
-    outside: frozenset[int] = frozenset()  # the ops that code outside of the model runs
+    places: Places = NO_PLACES
+
+    @property
+    def outside(self) -> frozenset[int]:
+        """The ops that code outside of the model runs."""
+        return frozenset(self.places.outside)
 
     @property
     def fixed_bytes(self) -> int:
@@ -347,6 +353,7 @@ class StepProblem:
             notes=(*self.notes, *self._notes_of_calls(), *self.optimizer.notes),
             graph=self.graph,
             schedule=schedule,
+            places=self.places,
         )
 
     def _cheaper_budgets(

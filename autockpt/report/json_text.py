@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
+from autockpt.report.timeline.places import NO_PLACES, Places, SourceLine
 from autockpt.report.values import PlanValues
 from autockpt_solvers import (
     ComputeGraph,
@@ -25,17 +26,28 @@ from autockpt_solvers import (
 )
 
 _FORMAT = "autockpt plan"
-_VERSION = 1
+_VERSION = 2
+# Plans of version 1 have no places.
+_READABLE = (1, _VERSION)
 # Longer lists get a line per item.
 _MAX_ON_A_LINE = 16
 # More bytes or nanoseconds than any machine has; no arithmetic on them may fail.
 _MAX_NUMBER = 2**63
 
+
+class _PlacesFields(TypedDict):
+    lines: tuple[tuple[str, int, str], ...]
+    of_ops: tuple[int, ...]
+    outside: tuple[int, ...]
+
+
 _Plan = TypeVar("_Plan")
 _Value = TypeVar("_Value")
 
 
-def dumps(values: PlanValues, graph: ComputeGraph | None, schedule: Schedule | None) -> str:
+def dumps(
+    values: PlanValues, graph: ComputeGraph | None, schedule: Schedule | None, places: Places
+) -> str:
     """Writes a plan as JSON with sorted keys, and one row, op or storage per line."""
     document = {
         "format": _FORMAT,
@@ -43,8 +55,17 @@ def dumps(values: PlanValues, graph: ComputeGraph | None, schedule: Schedule | N
         **_values_of(values),
         "graph": None if graph is None else json.loads(graph_to_json(graph)),
         "schedule": None if schedule is None else json.loads(schedule_to_json(schedule)),
+        "places": _written(places),
     }
     return _layout(document, 0) + "\n"
+
+
+def _written(places: Places) -> dict[str, Any]:
+    return {
+        "lines": [[line.file, line.line, line.code] for line in places.lines],
+        "of_ops": list(places.of_ops),
+        "outside": list(places.outside),
+    }
 
 
 def _values_of(values: PlanValues) -> dict[str, Any]:
@@ -77,7 +98,8 @@ def loads(text: str, make: Callable[..., _Plan]) -> _Plan:
 
     Args:
         text: The JSON text.
-        make: Makes a plan of the fields of `PlanValues`, a `graph` and a `schedule`.
+        make: Makes a plan of the fields of `PlanValues`, a `graph`, a `schedule` and
+            `places`.
 
     Raises:
         TypeError: If the text is not a str.
@@ -91,11 +113,14 @@ def loads(text: str, make: Callable[..., _Plan]) -> _Plan:
             "Plan.save or Plan.to_json wrote"
         )
     version = document.pop("version", None)
-    if version != _VERSION:
+    if version not in _READABLE or isinstance(version, bool):
+        known = " and ".join(map(str, _READABLE))
         raise ValueError(
-            f"this plan is of version {version!r}, this autockpt reads version {_VERSION}; "
+            f"this plan is of version {version!r}, this autockpt reads versions {known}; "
             "make the plan again"
         )
+    if version == 1 and "places" not in document:
+        document["places"] = _written(NO_PLACES)
     try:
         return make(**_decoded(document))
     except ValueError as error:
@@ -131,6 +156,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _decoded(document: dict[str, Any]) -> dict[str, Any]:
     graph = _read(graph_from_json, document.pop("graph", None), "$.graph")
     schedule = _read(schedule_from_json, document.pop("schedule", None), "$.schedule")
+    places = _read_places(document.pop("places", None))
     values = msgspec.convert(document, PlanValues)
     _check(document, _values_of(values), "$")
     if graph is not None and schedule is not None:
@@ -139,7 +165,13 @@ def _decoded(document: dict[str, Any]) -> dict[str, Any]:
         except ScheduleError as error:
             raise ValueError(f"its schedule fails: {error}") from error
     named = {field.name: getattr(values, field.name) for field in fields(PlanValues)}
-    return {**named, "graph": graph, "schedule": schedule}
+    return {**named, "graph": graph, "schedule": schedule, "places": places}
+
+
+def _read_places(data: Any) -> Places:
+    read = msgspec.convert(data, _PlacesFields, str_keys=True)
+    lines = tuple(SourceLine(file=file, line=line, code=code) for file, line, code in read["lines"])
+    return Places(lines=lines, of_ops=read["of_ops"], outside=read["outside"])
 
 
 def _check(given: Any, known: Any, where: str) -> None:

@@ -16,3 +16,13 @@ def outcome(plan: PlanValues) -> str:
         f"planned for {budget}: peak {format_bytes(peak_bytes)} (eager {eager}), "
         f"+{plan.overhead:.1%} time"
     )
+
+
+def described(plan: PlanValues) -> str:
+    """The figures of a plan on one line, for its `repr`."""
+    peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
+    return (
+        f"budget {format_bytes(plan.budget_bytes)}, peak {format_bytes(peak_bytes)} "
+        f"(eager {format_bytes(plan.baseline_peak_bytes)}), +{plan.overhead:.1%} time, "
+        f"{plan.device}, rung {plan.rung!r}"
+    )

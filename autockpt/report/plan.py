@@ -11,11 +11,15 @@ from autockpt.budget import Budget
 from autockpt.report import json_text, plan_file, tables
 from autockpt.report.curve import search
 from autockpt.report.curve.value import Curve
+from autockpt.report.outcome import described
+from autockpt.report.timeline.making import timelines
+from autockpt.report.timeline.places import NO_PLACES, Places
+from autockpt.report.timeline.value import StepTimelines
 from autockpt.report.values import PlanValues
 from autockpt_solvers import ComputeGraph, Method, Schedule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(PlanValues):
     """A planned training step; `str(plan)` is the report.
 
@@ -59,18 +63,36 @@ class Plan(PlanValues):
         notes: Anything else that you should know, one sentence each.
         graph: The planned graph; it and `schedule` are needed to apply the plan again.
         schedule: When each operation runs, and when each storage is freed.
+        places: Where the graph's operations come from in your code.
     """
 
     graph: ComputeGraph | None = None
     schedule: Schedule | None = None
+    places: Places = NO_PLACES
 
     def __post_init__(self) -> None:
         PlanValues.__post_init__(self)
         if self.schedule is not None and self.graph is None:
             raise ValueError("a plan with a schedule must have the graph that it schedules")
+        self.places.check(self.graph)
 
     def __str__(self) -> str:
         return tables.text(self)
+
+    def __repr__(self) -> str:
+        return f"<Plan: {described(self)}>"
+
+    def timeline(self) -> StepTimelines:
+        """Returns the memory of the step over time, in eager PyTorch and under this plan.
+
+        Raises:
+            ValueError: The plan has no schedule: the model runs as it is, and was not captured.
+        """
+        if self.graph is None or self.schedule is None:
+            raise ValueError(
+                "this plan has no timeline: nothing was captured, the model runs as it is"
+            )
+        return timelines(self, self.graph, self.schedule, self.places)
 
     def curve(
         self,
@@ -97,7 +119,7 @@ class Plan(PlanValues):
 
     def to_json(self) -> str:
         """Returns the plan as JSON text made for diffs: sorted keys, one row per line."""
-        return json_text.dumps(self, self.graph, self.schedule)
+        return json_text.dumps(self, self.graph, self.schedule, self.places)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

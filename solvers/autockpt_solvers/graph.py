@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _MOST_BYTES = 1 << 53  # what floating-point numbers count exactly
 _MOST_NS = 1 << 48  # three days; solvers count in fractions of a nanosecond
@@ -107,7 +111,7 @@ class Op:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ComputeGraph:
     """Operations in their original execution order; the constructor checks them.
 
@@ -171,6 +175,44 @@ class ComputeGraph:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        num_backward = len(self.ops) - self.num_forward
+        storages_bytes = sum(storage.size_bytes for storage in self.storages)
+        return (
+            f"<ComputeGraph: {len(self.ops):,} ops ({self.num_forward:,} forward, {num_backward:,} "
+            f"backward) of {self.total_runtime_ns / 1e6:,.2f} ms, {len(self.storages):,} storages "
+            f"of {storages_bytes:,} bytes, {len(self.outputs):,} outputs>"
+        )
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return the graph for networkx, with a node for each op and each storage.
+
+        Nodes are `("op", index)` and `("storage", index)`. Their attributes are the fields of `Op`
+        and `Storage`, beside `kind` (`"op"` or `"storage"`), `index`, and for storages `output`:
+        the position among `outputs`, -1 if it is none. Edges lead from an op to what it writes,
+        and from a storage to the ops that read it; `position` is the place among the op's writes
+        or reads, and `overwrites` that among its overwrites, -1 if it is none.
+        """
+        from autockpt_solvers.networks import to_networkx
+
+        return to_networkx(self)
+
+    @classmethod
+    def from_networkx(cls, network: nx.DiGraph) -> ComputeGraph:
+        """Return the graph that `to_networkx` has written, or that you made for networkx.
+
+        Args:
+            network: Nodes need `kind`, ops `runtime_ns`, and storages `size_bytes`. Everything else
+                has a default: ops and storages count in the order in which they were added.
+
+        Raises:
+            TypeError: It is not a `networkx.DiGraph`, or a number has the wrong type.
+            ValueError: It is not such a graph, or not a valid one.
+        """
+        from autockpt_solvers.networks import from_networkx
+
+        return from_networkx(network)
 
     @property
     def total_runtime_ns(self) -> int:

@@ -25,11 +25,18 @@ class Free:
     storage: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Schedule:
     """Steps of one training step, in order."""
 
     steps: tuple[Compute | Free, ...]
+
+    def __repr__(self) -> str:
+        order = self.compute_order
+        return (
+            f"<Schedule: {len(order):,} runs of {len(set(order)):,} ops, "
+            f"{len(self.steps) - len(order):,} frees>"
+        )
 
     @property
     def compute_order(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ It imports no solver, and `solve` returns no schedule that it has not replayed.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.schedule import Compute, Schedule
@@ -45,9 +45,9 @@ class MemoryTimeline:
     peak_bytes: int
     peak_step: int
     recompute_ns: int
-    live_bytes: tuple[int, ...]
+    live_bytes: tuple[int, ...] = field(repr=False)
     num_recomputed_ops: int
-    saved: tuple[int, ...]
+    saved: tuple[int, ...] = field(repr=False)
 
 
 def simulate(graph: ComputeGraph, schedule: Schedule) -> MemoryTimeline:

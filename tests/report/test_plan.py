@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
+from autockpt.report.timeline.places import NO_PLACES, Places, SourceLine
 from autockpt.report.words import cost_warning
 from autockpt_solvers import ComputeGraph, Op, SolveStatus, Storage, with_frees
 
@@ -70,7 +71,12 @@ def _plan(**fields: Any) -> Plan:
         ),
         "graph": graph,
         "schedule": with_frees(graph, [0, 1, 2]),
+        "places": Places(
+            lines=(SourceLine(file="m.py", line=3),), of_ops=(0, -1, -1), outside=(1,)
+        ),
     }
+    if fields.get("graph", graph) is None:
+        usual["places"] = NO_PLACES
     return Plan(**{**usual, **fields})
 
 
@@ -199,7 +205,7 @@ def test_json_is_for_diffs() -> None:
     lines = text.splitlines()
     assert sum('"module": ' in line for line in lines) == 4
     document = json.loads(text)
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert list(document) == sorted(document)
     assert sum('"recomputable": ' in line for line in lines) == 3
     changed = dataclasses.replace(_plan(), budget_bytes=1).to_json().splitlines()
@@ -255,7 +261,7 @@ def _without(key: str) -> str:
         ("[1]", "it is a JSON list"),
         ("{}", '"format": "autockpt plan"'),
         ('{"format": "autockpt plan"}', "of version None"),
-        (_edit("version", value=2), "of version 2, this autockpt reads version 1"),
+        (_edit("version", value=3), "of version 3, this autockpt reads versions 1 and 2"),
         (_edit("budget_bytes", value=1.5), r"Expected `int`, got `float` - at `\$.budget_bytes`"),
         (_edit("budget_bytes", value=True), r"Expected `int`, got `bool` - at `\$.budget_bytes`"),
         (_edit("budget_bytes", value="1"), r"Expected `int`, got `str` - at `\$.budget_bytes`"),
@@ -287,6 +293,14 @@ def _without(key: str) -> str:
         (_edit("graph", "storages", 0, value=["x", "8"]), "must be an integer"),
         (_edit("graph", "ops", 0, "reads", value=[99]), r"\$.graph: .*names storage 99"),
         (_edit("schedule", value=[]), r'\$.schedule: not a file of format "autockpt-schedule"'),
+        (_edit("places", value=None), "Expected `object`, got `null`"),
+        (_edit("places", "of_ops", value=[0]), "has 1 entries for 3 ops"),
+        (_edit("places", "of_ops", value=[0, 1, -1]), "places.of_ops must be from -1 to 0"),
+        (_edit("places", "outside", value=[3]), "names op 3 of 3 ops"),
+        (_edit("places", "outside", value=[1, 0]), "places.outside must be ascending"),
+        (_edit("places", "lines", 0, value=["a.py", 0, ""]), "line must be 1 or more, got 0"),
+        (_edit("places", "lines", 0, value=["a.py", "1", ""]), "Expected `int`, got `str`"),
+        (_without("places"), "Expected `object`, got `null`"),
         (_edit("schedule", "steps", value=["0"]), "must be an integer"),
         (_edit("schedule", "steps", value=[0]), "its schedule fails"),
         (_edit("schedule", "steps", value=[0, -78]), "its schedule fails"),
@@ -295,6 +309,28 @@ def _without(key: str) -> str:
 def test_foreign_and_damaged_text_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plan.from_json(text)
+
+
+def test_plans_of_before_are_read() -> None:
+    """They had no source lines."""
+    document = json.loads(_plan().to_json())
+    del document["places"]
+    old = Plan.from_json(json.dumps(document | {"version": 1}))
+    assert old == dataclasses.replace(_plan(), places=NO_PLACES)
+
+
+def test_a_repr_is_short_and_has_the_figures() -> None:
+    """A plan's repr filled a notebook with 621,052 characters."""
+    plan = _plan()
+    assert repr(plan) == (
+        "<Plan: budget 100.00 MiB, peak 96.00 MiB (eager 200.00 MiB), +12.0% time, cpu, "
+        "rung 'whole'>"
+    )
+    assert repr(plan.graph) == (
+        "<ComputeGraph: 3 ops (2 forward, 1 backward) of 0.00 ms, 3 storages of 24 bytes, "
+        "1 outputs>"
+    )
+    assert repr(plan.schedule) == "<Schedule: 3 runs of 3 ops, 2 frees>"
 
 
 def test_reading_needs_text() -> None:

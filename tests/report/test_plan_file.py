@@ -144,8 +144,8 @@ def _half(text: str) -> bytes:
         (lambda _: b"\x80\x02plan", r"it is no text .* Name a file that Plan\.save wrote\."),
         (lambda _: b'{"model": "gpt2"}', r"this is not a plan: it must contain .*Plan\.save"),
         (
-            lambda text: text.replace('"version": 1', '"version": 7').encode(),
-            r"this plan is of version 7, this autockpt reads version 1; make the plan again",
+            lambda text: text.replace('"version": 2', '"version": 7').encode(),
+            r"this plan is of version 7, this autockpt reads versions 1 and 2; make the plan again",
         ),
         (
             lambda text: text.replace('"budget_bytes": 100', '"budget_bytes": -1').encode(),

@@ -1,0 +1,92 @@
+"""Replays a schedule and counts its memory by kind; the sums are those of the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from autockpt.report.timeline.kinds import (
+    CLEARED_GRADIENTS,
+    OPTIMIZER_STEP,
+    OPTIMIZER_WORKSPACE,
+    STORAGE_KINDS,
+    WORKSPACE,
+)
+from autockpt_solvers import Compute, ComputeGraph, Free, Schedule
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Replay:
+    """What a schedule has in memory after each of its steps.
+
+    Attributes:
+        graph: The graph.
+        saved: Storages that are live at the end of the forward.
+        outside: The ops that code outside of the model runs.
+        live: The kind of each storage that is in memory.
+        num_runs: Per op, how often it has run.
+        totals: Bytes by kind, without the workspace of an op.
+    """
+
+    graph: ComputeGraph
+    saved: Collection[int]
+    outside: Collection[int]
+    live: dict[int, str] = field(default_factory=dict)
+    num_runs: list[int] = field(init=False)
+    totals: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_runs = [0] * len(self.graph.ops)
+        self.totals = dict.fromkeys(STORAGE_KINDS, 0)
+
+    def step(self, step: Compute | Free) -> None:
+        """Goes on by a step of a schedule that the simulator accepts."""
+        if isinstance(step, Free):
+            self._remove(step.storage)
+            return
+        op = self.graph.ops[step.op]
+        self.num_runs[step.op] += 1
+        for storage in op.writes:
+            kind = self._kind(step.op, storage)
+            self.live[storage] = kind
+            self.totals[kind] += self.graph.size(storage)
+        for storage in op.overwrites:
+            self._remove(storage)
+
+    def workspace(self, step: Compute | Free) -> tuple[str, int]:
+        """The kind of an op's workspace, and its bytes; 0 for a step that runs none."""
+        if isinstance(step, Free):
+            return WORKSPACE, 0
+        op = self.graph.ops[step.op]
+        kind = OPTIMIZER_WORKSPACE if op.name == OPTIMIZER_STEP else WORKSPACE
+        return kind, op.workspace_bytes
+
+    def _remove(self, storage: int) -> None:
+        self.totals[self.live.pop(storage)] -= self.graph.size(storage)
+
+    def _kind(self, index: int, storage: int) -> str:
+        op, is_output = self.graph.ops[index], self.graph.is_output[storage]
+        if op.is_backward and is_output:
+            return "gradients"
+        if index in self.outside:
+            return "loss outside of the model"
+        if op.is_backward:
+            return "backward values"
+        if self.num_runs[index] > 1:
+            return "recomputed activations"
+        if op.name == CLEARED_GRADIENTS:
+            return "cleared gradients"
+        if is_output:
+            return "outputs"
+        return "saved activations" if storage in self.saved else "forward values"
+
+
+def forward_end(graph: ComputeGraph, schedule: Schedule) -> int:
+    """The step of a schedule after which the forward is done; -1 if nothing of it must run."""
+    left = {op for op, needed in enumerate(graph.is_required) if needed}
+    end = -1
+    for position, step in enumerate(schedule.steps):
+        if isinstance(step, Compute) and step.op in left:
+            left.discard(step.op)
+            end = position
+    return end
