@@ -119,7 +119,7 @@ def loads(text: str, make: Callable[..., _Plan]) -> _Plan:
             f"this plan is of version {version!r}, this autockpt reads versions {known}; "
             "make the plan again"
         )
-    if version == 1 and "places" not in document:
+    if version == 1:
         document["places"] = _written(NO_PLACES)
     try:
         return make(**_decoded(document))

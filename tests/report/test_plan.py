@@ -298,7 +298,10 @@ def _without(key: str) -> str:
         (_edit("places", "of_ops", value=[0, 1, -1]), "places.of_ops must be from -1 to 0"),
         (_edit("places", "outside", value=[3]), "names op 3 of 3 ops"),
         (_edit("places", "outside", value=[1, 0]), "places.outside must be ascending"),
-        (_edit("places", "lines", 0, value=["a.py", 0, ""]), "line must be 1 or more, got 0"),
+        (
+            _edit("places", "lines", 0, value=["a.py", 0, ""]),
+            "line must be from 1 to 2147483647, got 0",
+        ),
         (_edit("places", "lines", 0, value=["a.py", "1", ""]), "Expected `int`, got `str`"),
         (_without("places"), "Expected `object`, got `null`"),
         (_edit("schedule", "steps", value=["0"]), "must be an integer"),

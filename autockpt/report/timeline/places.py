@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autockpt_solvers import ComputeGraph
 
+_MOST_LINES = 2**31
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceLine:
@@ -24,8 +26,8 @@ class SourceLine:
     code: str = ""
 
     def __post_init__(self) -> None:
-        if self.line < 1:
-            raise ValueError(f"line must be 1 or more, got {self.line}")
+        if not 1 <= self.line < _MOST_LINES:
+            raise ValueError(f"line must be from 1 to {_MOST_LINES - 1}, got {self.line}")
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
