@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from autockpt.budget import format_bytes, sufficient_budget
 from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt_solvers import SolveStatus
@@ -266,6 +264,8 @@ def internal_errors(stage: str) -> Iterator[None]:
     autockpt's errors pass unchanged, and so does what is nobody's bug: running out of memory, a
     warning that your filters turn into an error, and what a signal handler of yours raises.
     """
+    import torch
+
     handlers = handlers_code()
     try:
         yield
@@ -278,7 +278,8 @@ def internal_errors(stage: str) -> Iterator[None]:
 
 
 def _versions() -> tuple[str, ...]:
-    return (_own_version(), f"torch {torch.__version__}", f"Python {platform.python_version()}")
+    torch_version = importlib.metadata.version("torch")
+    return (_own_version(), f"torch {torch_version}", f"Python {platform.python_version()}")
 
 
 def _own_version() -> str:

@@ -19,7 +19,17 @@ LIMIT_S = 300
 # One server imports the libraries; processes are forked from it in no time.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["autockpt", "autockpt.command.cli", "torch.distributed.fsdp", "pytest"]
+    [
+        "autockpt.curves",
+        "autockpt.fitting.search",
+        "autockpt.batch.largest",
+        "autockpt.command.cli",
+        "autockpt.command.graph_file",
+        "autockpt.command.target",
+        "autockpt.command.training_demo",
+        "torch.distributed.fsdp",
+        "pytest",
+    ]
 )
 
 

@@ -3,104 +3,91 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-import autockpt
-from autockpt.command.options import (
-    Attention,
-    Autocast,
-    Batch,
-    Dtype,
-    Lora,
-    Loss,
-    Optimizer,
-    Quiet,
-    Seq,
-    Size,
-    Target,
-    Traceback,
-    hub_options,
-)
-from autockpt.command.running import EXIT_DOES_NOT_FIT, check_writable, console, told, write
-from autockpt.command.target import TargetError, load, load_loss, takes_batch
+from autockpt.command import exits
+from autockpt.command.checks import checked_budget
+from autockpt.command.options import BatchedModelOptions, Json, Shown, Target
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, console, told, write
+from autockpt.command.usage_error import TargetError
 from autockpt.devices.lookup import device_names, find_device
-from autockpt.fitting.answer import Fit
-from autockpt.fitting.text import render, row_of
-from autockpt.fitting.value import Variant
-from autockpt.hub.options import HubOptions
-from autockpt.zoo import Example
 
+if TYPE_CHECKING:
+    from autockpt.fitting.answer import Fit
+    from autockpt.fitting.value import Variant
+    from autockpt.zoo import Example
+
+EXAMPLES = (
+    "autockpt fit hf:llama-7b/config.json --device h100 --batch 8 --seq 2048 --dtype bf16",
+    "autockpt fit zoo:bert-large --size full --devices all",
+)
 _LORA_RANK = 16
+_DEVICES_HELP = (
+    'Several devices instead of --device, as a table: "h100,a100-80", or "all" of '
+    f"{', '.join(device_names())}."
+)
 
 
 def fit(
     target: Target,
-    device: Annotated[
-        str | None,
-        typer.Option(help=f"The device: {', '.join(device_names())}, or a .toml file."),
-    ] = None,
+    model: BatchedModelOptions,
+    shown: Shown,
     devices: Annotated[
-        str | None, typer.Option(help='Several devices, "h100,a100-80", or "all": a table.')
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help=_DEVICES_HELP,
+            show_default=False,
+        ),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="What a step may use; by default the device's memory but its context."),
+        typer.Option(
+            metavar="BUDGET",
+            help="What a step may use; by default the device's memory but its context.",
+            show_default=False,
+        ),
     ] = None,
-    batch: Batch = None,
-    seq: Seq = None,
-    dtype: Dtype = "fp32",
-    autocast: Autocast = None,
-    attention: Attention = "sdpa",
-    lora: Lora = None,
-    size: Annotated[Size, typer.Option(help="Size of a zoo model.")] = Size.SMALL,
-    loss: Loss = None,
-    optimizer: Optimizer = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write the answer to this file; - for standard output.")
-    ] = None,
-    quiet: Quiet = False,
-    show_traceback: Traceback = False,
+    json: Json = None,
 ) -> None:
-    """Says whether a training step fits a device, what it costs there and what would help."""
-    with told(quiet=quiet, show_traceback=show_traceback):
-        names = _names(device, devices)
-        if json is not None:
-            check_writable(json)
-        options = hub_options(seq, dtype, autocast, attention, lora)
-        example = load(target, size=size.value, device=names[0], batch=batch, options=options)
-        loss_fn = load_loss(loss) if loss is not None else example.loss_fn
+    """Say whether a training step fits a device, what it costs there and what would help."""
+    with told(shown):
+        names = _names(model.device, devices)
+        check_writable(json)
+        if budget is not None:
+            checked_budget(budget)
+        of_device = dataclasses.replace(model, device=names[0])
+        of_device.check(target)
+
+        import autockpt
+        from autockpt.command.target import load_step, takes_batch
+
+        loaded = load_step(target, of_device)
         is_alone = len(names) == 1
 
-        def make_inputs(size_of_batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            made = load(
-                target, size=size.value, device=names[0], batch=size_of_batch, options=options
-            )
+        def make_inputs(batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            made = load_step(target, of_device, batch=batch).example
             return made.args, dict(made.kwargs)
 
         answers = [
             autockpt.fit(
-                example.model,
+                loaded.model,
                 name,
                 budget=budget,
-                sample_args=example.args,
-                sample_kwargs=dict(example.kwargs),
-                loss_fn=loss_fn,
-                optimizer=optimizer,
+                **loaded.step,
                 make_inputs=make_inputs if is_alone and takes_batch(target) else None,
-                variants=_variants(target, batch, options) if is_alone else None,
-                progress=not quiet,
+                variants=_variants(target, of_device) if is_alone else None,
+                progress=not shown.quiet,
             )
             for name in names
         ]
         _show(answers, json)
         if not any(answer.fits for answer in answers):
-            raise typer.Exit(EXIT_DOES_NOT_FIT)
+            raise typer.Exit(exits.DOES_NOT_FIT)
 
 
 def _names(device: str | None, devices: str | None) -> list[str]:
@@ -118,16 +105,15 @@ def _names(device: str | None, devices: str | None) -> list[str]:
     return names
 
 
-def _variants(
-    target: str, batch: int | None, options: HubOptions
-) -> dict[str, Callable[[], Variant]] | None:
+def _variants(target: str, options: BatchedModelOptions) -> dict[str, Callable[[], Variant]] | None:
     """The same model in other precisions, or with adapters."""
     if not target.startswith("hf:"):
         return None
+    from autockpt.command.target import load_step
 
     def of(**changes: Any) -> Callable[[], Variant]:
         changed = dataclasses.replace(options, **changes)
-        return lambda: _variant(load(target, batch=batch, options=changed))
+        return lambda: _variant(load_step(target, changed).example)
 
     found = {}
     if options.dtype == "fp32" and options.autocast is None:
@@ -141,19 +127,24 @@ def _variants(
 
 
 def _variant(example: Example) -> Variant:
+    from autockpt.fitting.value import Variant
+
     return Variant(
         model=example.model, args=example.args, kwargs=example.kwargs, loss_fn=example.loss_fn
     )
 
 
 def _show(answers: list[Fit], json: Path | None) -> None:
+    from rich.table import Table
+
+    from autockpt.fitting.text import render, row_of
+
     if json is not None:
         parts = [answer.to_json().rstrip() for answer in answers]
         content = parts[0] if len(parts) == 1 else "[" + ",".join(parts) + "]"
-        if json == Path("-"):
-            sys.stdout.write(content + "\n")
-            return
         write(json, content + "\n")
+        if json == STANDARD_OUTPUT:
+            return
     if len(answers) == 1:
         console().print(render(answers[0]))
         return

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-
-from autockpt import progress
 
 
 class Interrupts:
@@ -26,7 +25,9 @@ class Interrupts:
 
     def __call__(self, _: int, __: FrameType | None) -> None:
         """Handle the signal: end the search that runs; raise KeyboardInterrupt if none does."""
-        if not progress.stop_search():
+        # Not imported here: nothing searches before something else has.
+        progress = sys.modules.get("autockpt.progress")
+        if progress is None or not progress.stop_search():
             raise KeyboardInterrupt
         self.has_stopped = True
 

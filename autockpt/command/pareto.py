@@ -2,110 +2,113 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import autockpt
-from autockpt.command.options import (
-    Attention,
-    Autocast,
-    Batch,
-    Device,
-    Dtype,
-    Lora,
-    Loss,
-    Method,
-    Optimizer,
-    Quiet,
-    Seq,
-    Size,
-    Target,
-    Traceback,
-    hub_options,
+from autockpt.command.checks import checked_budget
+from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
+from autockpt.command.running import (
+    STANDARD_OUTPUT,
+    check_writable,
+    console,
+    say_if_stopped,
+    told,
+    write,
 )
-from autockpt.command.running import check_writable, console, say_if_stopped, told, write
-from autockpt.command.target import TargetError, elsewhere, load, load_loss
-from autockpt.report.curve import text
-from autockpt.report.curve.search import NUM_POINTS, checked_budgets
+from autockpt.command.usage_error import TargetError
+
+if TYPE_CHECKING:
+    import autockpt
+
+EXAMPLES = (
+    "autockpt pareto zoo:gpt2 --points 30 --plot gpt2.svg",
+    "autockpt pareto my_models.py:small --budgets 40%,60%,8GB --csv -",
+)
 
 
 def pareto(
     target: Target,
+    model: BatchedModelOptions,
+    search: SearchOptions,
+    shown: Shown,
     points: Annotated[
         int | None,
-        typer.Option(help=f"How many budgets to choose; {NUM_POINTS} by default."),
+        typer.Option(
+            metavar="N", help="How many budgets to choose; 20 by default.", show_default=False
+        ),
     ] = None,
     budgets: Annotated[
-        str | None, typer.Option(help='The budgets instead, such as "40%,60%,8GB".')
-    ] = None,
-    method: Method = "auto",
-    time_limit: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Time limit of the search in seconds, for all budgets together. Default: 8.",
+            metavar="LIST",
+            help='The budgets instead, such as "40%,60%,8GB".',
             show_default=False,
         ),
     ] = None,
-    size: Annotated[Size, typer.Option(help="Size of a zoo model.")] = Size.SMALL,
-    device: Device = None,
-    batch: Batch = None,
-    seq: Seq = None,
-    dtype: Dtype = "fp32",
-    autocast: Autocast = None,
-    attention: Attention = "sdpa",
-    lora: Lora = None,
-    loss: Loss = None,
-    optimizer: Optimizer = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write the curve to this file; - for standard output.")
-    ] = None,
+    json: Json = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Write the points to this file; - for standard output.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the points to this file; - for standard output.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw the curve into this file: .png, .svg or .pdf. Needs matplotlib."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw the curve into this file: .png, .svg or .pdf. Needs matplotlib.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
     ] = None,
-    quiet: Quiet = False,
-    show_traceback: Traceback = False,
 ) -> None:
-    """Shows what each of many budgets costs, without running a step."""
-    with told(quiet=quiet, show_traceback=show_traceback) as interrupted:
+    """Show what each of many budgets costs, without running a step.
+
+    The search ends after 8 s, or --time-limit, for all budgets together.
+    """
+    with told(shown) as interrupted:
         if points is not None and budgets is not None:
             raise TargetError("--points and --budgets exclude each other; give one of them")
-        wanted = points if budgets is None else [part.strip() for part in budgets.split(",")]
-        checked_budgets(wanted)
-        for file in (json, csv, plot):
-            if file is not None:
-                check_writable(file)
+        if json == csv == STANDARD_OUTPUT:
+            raise TargetError("--json - and --csv - both take standard output; name a file")
+        parts = None if budgets is None else [part.strip() for part in budgets.split(",")]
+        for part in parts or ():
+            checked_budget(part, "--budgets")
+        check_writable(json, csv, plot)
+        search.check()
+        model.check(target)
         if plot is not None:
             _check_plot(plot)
-        options = hub_options(seq, dtype, autocast, attention, lora)
-        example = load(target, size=size.value, device=device, batch=batch, options=options)
+
+        import autockpt
+        from autockpt.command.target import load_step
+        from autockpt.report.curve import text
+        from autockpt.report.curve.search import checked_budgets
+
+        wanted = points if parts is None else parts
+        checked_budgets(wanted)
+        loaded = load_step(target, model)
         curve = autockpt.pareto(
-            example.model,
+            loaded.model,
             wanted,
-            sample_args=example.args,
-            sample_kwargs=dict(example.kwargs),
-            loss_fn=load_loss(loss) if loss is not None else example.loss_fn,
-            optimizer=optimizer,
-            method=method,
-            time_limit_s=time_limit,
-            progress=not quiet,
-            device=elsewhere(device),
+            **loaded.step,
+            method=search.method,
+            time_limit_s=search.time_limit,
+            progress=not shown.quiet,
+            device=loaded.device,
         )
         say_if_stopped(interrupted)
         if plot is not None:
             _draw(curve, plot)
         for file, content in ((json, curve.to_json), (csv, curve.to_csv)):
-            if file == Path("-"):
-                sys.stdout.write(content())
-            elif file is not None:
+            if file is not None:
                 write(file, content())
-        if Path("-") not in (json, csv):
+        if STANDARD_OUTPUT not in (json, csv):
             console().print(text.render(curve))
 
 
@@ -129,4 +132,4 @@ def _draw(curve: autockpt.Curve, file: Path) -> None:
     try:
         curve.save_plot(file)
     except OSError as error:
-        raise TargetError(f"cannot write {file}: {error.strerror}") from error
+        raise TargetError(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,35 +13,44 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from autockpt.command import exits
+from autockpt.command.failures import failure_of
 from autockpt.command.interrupts import Interrupts, interrupts
-from autockpt.command.target import TargetError
-from autockpt.errors import AutockptError, BudgetError
-from autockpt.report import tables as report
+from autockpt.command.options import Shown
+from autockpt.command.usage_error import TargetError
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_DOES_NOT_FIT = 3
-EXIT_INTERRUPTED = 130  # as shells report it: 128 and the number of SIGINT
+STANDARD_OUTPUT = Path("-")
+_NARROWEST, _WIDEST = 100, 200
 
 
-def check_writable(file: Path) -> None:
+def check_writable(*files: Path | None) -> None:
     """Fails before the work is done if its result cannot be written."""
-    if not file.parent.is_dir():
-        raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
-    if file.is_dir():
-        raise TargetError(f"cannot write {file}: it is a folder; name a file")
+    for file in files:
+        if file is None or file == STANDARD_OUTPUT:
+            continue
+        if not file.parent.is_dir():
+            raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
+        if file.is_dir():
+            raise TargetError(f"cannot write {file}: it is a folder; name a file")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise TargetError(f"cannot write {file}: you may not write there")
 
 
-def write(file: Path, text: str) -> None:
-    """Writes a text file.
+def write(file: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all, or to standard output.
 
     Raises:
         TargetError: If it cannot be written.
     """
+    from autockpt.report.plan_file import write_whole
+
+    if file == STANDARD_OUTPUT and isinstance(content, str):
+        sys.stdout.write(content)
+        return
     try:
-        file.write_text(text, encoding="utf-8")
+        write_whole(file, content, what="write")
     except OSError as error:
-        raise TargetError(f"cannot write {file}: {error.strerror}") from error
+        raise TargetError(str(error)) from error
 
 
 def read(file: Path) -> str:
@@ -62,36 +72,41 @@ def read(file: Path) -> str:
 
 
 def console() -> Console:
-    """Returns a console as wide as the report: in a narrower one, or a pipe, it would wrap."""
-    console = Console()
-    return console if console.width >= report.WIDTH else Console(width=report.WIDTH)
+    """Returns a console as wide as the terminal, within what reports can use."""
+    shown = Console()
+    width = min(max(shown.width, _NARROWEST), _WIDEST)
+    return shown if width == shown.width else Console(width=width)
 
 
 @contextlib.contextmanager
-def told(*, quiet: bool, show_traceback: bool) -> Iterator[Interrupts]:
+def told(shown: Shown) -> Iterator[Interrupts]:
     """Shows progress, lets Ctrl-C end a search, and prints what ends the command as one line.
 
-    Errors that you can fix set the exit code; others are raised.
+    Args:
+        shown: What to show.
+
+    Raises:
+        typer.Exit: With the code of `exits` that says what ended the command.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    with _logged(quiet=quiet), interrupts() as interrupted:
+    errors = Console(stderr=True, soft_wrap=True)
+    with _logged(quiet=shown.quiet), interrupts() as interrupted:
         try:
             yield interrupted
             return
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
         except KeyboardInterrupt:
-            code, lines = EXIT_INTERRUPTED, ("interrupted",)
-        except (AutockptError, ValueError, TypeError) as error:
-            is_failure = isinstance(error, AutockptError)
-            if not is_failure and not _raised_here(error):
-                raise
-            if show_traceback:
+            code = exits.INTERRUPTED
+            lines: tuple[str, ...] = ("interrupted",)
+        except Exception as error:  # noqa: BLE001 - whatever it is, you get a line and a code
+            failure = failure_of(error)
+            code, lines = failure.code, failure.lines
+            if interrupted.has_stopped and code == exits.DOES_NOT_FIT:
+                code, lines = exits.INTERRUPTED, ("search stopped before a plan was found",)
+            if shown.show_traceback:
                 traceback.print_exception(error)
-            code = EXIT_FAILED if is_failure else EXIT_USAGE
-            lines = () if show_traceback else (f"error: {error}", *getattr(error, "__notes__", ()))
-            if interrupted.has_stopped and isinstance(error, BudgetError):
-                code, lines = EXIT_INTERRUPTED, ("search stopped before a plan was found",)
         for line in lines:
-            console.print(line, markup=False, highlight=False)
+            errors.print(line, markup=False, highlight=False)
         raise typer.Exit(code)
 
 
@@ -116,10 +131,3 @@ def say_if_stopped(interrupted: Interrupts) -> None:
     """Says on standard error that Ctrl-C ended the search, if it did."""
     if interrupted.has_stopped:
         typer.echo("search stopped: the best plan so far follows", err=True)
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether autockpt raised the error, and not code of the user."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    raiser = frames[-1].f_globals.get("__name__", "") if frames else ""
-    return raiser.partition(".")[0] in ("autockpt", "autockpt_solvers")

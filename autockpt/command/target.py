@@ -15,22 +15,92 @@ from typing import Any
 import torch
 
 from autockpt import zoo
+from autockpt.budget import Budget, no_device
+from autockpt.command.checks import FORMS, check_function, check_target
+from autockpt.command.options import ModelOptions
+from autockpt.command.usage_error import TargetError, UserCodeError
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
 from autockpt.hub.build import build_from_hub
 from autockpt.hub.options import HubOptions
+from autockpt.profile.optimizer import check_optimizer_name
+from autockpt.verify.device_memory import is_any_here
 from autockpt.zoo import Example, Size
 
-_FORMS = "write file.py:function, package.module:function, zoo:NAME or hf:CONFIG"
-_HERE = ("cpu", "cuda", "meta", "mps", "xpu")
+__all__ = ["Loaded", "TargetError", "load", "load_function", "load_loss", "load_step"]
+
 _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
     "sum": lambda output: output.sum(),
     "mean": lambda output: output.mean(),
 }
 
 
-class TargetError(ValueError):
-    """A target does not lead to a model and its inputs."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model and a step of it, ready to be planned.
+
+    Attributes:
+        example: The model and its inputs.
+        loss_fn: What computes a loss from the output, if the model does not.
+        optimizer: The name of the optimizer to count.
+        device: The device to plan for, if it is not here.
+    """
+
+    example: Example
+    loss_fn: Callable[[Any], torch.Tensor] | None
+    optimizer: str | None
+    device: Device | None
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model."""
+        return self.example.model
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The arguments of `autockpt.plan` and its like that describe the step."""
+        return {
+            "sample_args": self.example.args,
+            "sample_kwargs": dict(self.example.kwargs),
+            "loss_fn": self.loss_fn,
+            "optimizer": self.optimizer,
+        }
+
+    def to_run(self) -> Example:
+        """The model and its inputs with the chosen loss."""
+        return dataclasses.replace(self.example, loss_fn=self.loss_fn)
+
+
+def load_step(
+    target: str, options: ModelOptions, *, budget: Budget | None = None, batch: int | None = None
+) -> Loaded:
+    """Builds what a target and its options name; first checks all that can be known without it.
+
+    Args:
+        target: The target.
+        options: How to build it.
+        budget: The budget, if there is one.
+        batch: The batch size, for options that have none.
+
+    Raises:
+        TargetError: The target leads to no model, or an option does not go with it.
+        ValueError: The optimizer or the device is unknown.
+    """
+    options.check(target)
+    device = elsewhere(options.device)
+    if budget is not None and budget.is_of_device and device is None and not is_any_here():
+        raise ValueError(no_device(budget))
+    if options.optimizer is not None:
+        check_optimizer_name(options.optimizer)
+    loss_fn = None if options.loss is None else load_loss(options.loss)
+    given = options.given if batch is None else {**options.given, "batch": batch}
+    example = load(target, **given)
+    return Loaded(
+        example=example,
+        loss_fn=example.loss_fn if loss_fn is None else loss_fn,
+        optimizer=options.optimizer,
+        device=device,
+    )
 
 
 def elsewhere(device: str | None) -> Device | None:
@@ -39,7 +109,7 @@ def elsewhere(device: str | None) -> Device | None:
     Raises:
         ValueError: There is no such device.
     """
-    if device is None or device.partition(":")[0] in _HERE:
+    if device is None or not ModelOptions(device=device).is_elsewhere:
         return None
     return find_device(device)
 
@@ -68,48 +138,64 @@ def load(
         TargetError: If there is no such function or model, or it returns something else.
         ValueError: The device is unknown.
     """
-    kind, separator, name = target.partition(":")
+    check_target(target)
+    kind, _, name = target.partition(":")
     is_elsewhere = elsewhere(device) is not None
     options = options or HubOptions()
-    if kind == "hf" and separator:
-        if size != "small":
-            raise TargetError(f"--size is for zoo:NAME; the configuration gives {target} its size")
-        if not is_elsewhere and device not in (None, "meta"):
-            raise TargetError(
-                f"{target} is built without weights, so it is planned and not run: give --device "
-                "meta, or the name of a device such as h100"
-            )
+    if kind == "hf":
         if batch is not None:
             options = dataclasses.replace(options, batch=batch)
         try:
             return build_from_hub(name, options)
         except ModuleNotFoundError as error:
             raise TargetError(str(error)) from error
-    if options != HubOptions():
-        raise TargetError(
-            "--seq, --dtype, --autocast, --attention and --lora are for hf:CONFIG; "
-            f"{target} makes its own model: choose them there"
-        )
-    if kind == "zoo" and separator:
+    if kind == "zoo":
         chosen = "meta" if is_elsewhere else device
         chosen = chosen or ("cuda" if torch.cuda.is_available() else "cpu")
+        _check_is_here(chosen)
         try:
             return zoo.build(name, size, device=chosen, batch=batch)
         except (ValueError, ModuleNotFoundError) as error:
             raise TargetError(str(error)) from error
-    if (device is not None and not is_elsewhere) or size != "small":
-        raise TargetError(
-            f"--device and --size are for zoo:NAME; {target} makes its own model: choose them there"
-        )
     function = load_function(target)
-    return _example(target, function() if batch is None else function(batch=batch))
+    if batch is not None and not _takes_batch(function):
+        raise TargetError(f"{target} has no parameter batch; add one, and make inputs of that size")
+    try:
+        made = function() if batch is None else function(batch=batch)
+    except Exception as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        raise UserCodeError(error, target) from error
+    return _example(target, made)
+
+
+def _check_is_here(name: str) -> None:
+    """Raises TargetError unless this machine has a device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TargetError(f"--device {name} is no device; use cpu, cuda, meta or h100") from error
+    if device.type in ("cpu", "meta"):
+        return
+    module = torch.get_device_module(device.type)
+    count = module.device_count() if module.is_available() else 0
+    if (device.index or 0) >= count:
+        raise TargetError(
+            f"--device {name} is not here: torch {torch.__version__} finds {count} devices of kind "
+            f"{device.type}. Use --device cpu, or plan for one that is elsewhere, such as "
+            "--device h100"
+        )
 
 
 def takes_batch(target: str) -> bool:
     """Returns whether a target can be loaded with a batch size; builds nothing."""
     if target.startswith(("zoo:", "hf:")):
         return True
-    parameters = inspect.signature(load_function(target)).parameters.values()
+    return _takes_batch(load_function(target))
+
+
+def _takes_batch(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
     return any(p.name == "batch" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -124,21 +210,21 @@ def load_function(target: str) -> Callable[..., Any]:
     Raises:
         TargetError: If there is none.
     """
-    # From the right: a path may contain a colon.
-    place, separator, name = target.rpartition(":")
-    if not separator or not place or not name:
-        raise TargetError(f"{target!r} is no target; {_FORMS}")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    place, name = check_function(target)
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(error, f"importing {place}") from error
     function = getattr(module, name, None)
     if not callable(function):
         what = "has no" if function is None else "has no function"
-        raise TargetError(f"{place} {what} {name!r}; {_FORMS}")
+        raise TargetError(f"{place} {what} {name!r}; {FORMS}")
     return function  # type: ignore[no-any-return]
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise TargetError(f"there is no file {path}; {_FORMS}")
     # A script can import modules from its own folder, as when it is run.
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -159,7 +245,7 @@ def _import_module(name: str) -> ModuleType:
         # If the module itself imports one that is missing, the traceback shows it.
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
-        raise TargetError(f"there is no module {name!r}; {_FORMS}") from error
+        raise TargetError(f"there is no module {name!r}; {FORMS}") from error
 
 
 def _example(target: str, returned: Any) -> Example:

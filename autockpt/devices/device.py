@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _LARGE_WORKSPACE_BYTES = 32 * 2**20
 # PyTorch's caching allocator gives out blocks of whole units of this size.
@@ -15,11 +16,11 @@ _WORKSPACE_BYTES = 8_519_680  # ":4096:2:16:8", in the words of CUBLAS_WORKSPACE
 
 # What a matrix product runs in: torch's defaults let convolutions use TF32, and nothing else.
 Arithmetic = Literal["fp64", "fp32", "tf32", "fp16", "bf16"]
-_ARITHMETIC: dict[torch.dtype, Arithmetic] = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
+_ARITHMETIC: dict[str, Arithmetic] = {
+    "torch.float64": "fp64",
+    "torch.float32": "fp32",
+    "torch.float16": "fp16",
+    "torch.bfloat16": "bf16",
 }
 
 
@@ -49,7 +50,7 @@ class PeakRates:
 
     def of(self, dtype: torch.dtype, *, is_convolution: bool = False) -> float:
         """Operations per second of a matrix product or a convolution of this dtype."""
-        arithmetic = _ARITHMETIC.get(dtype, "fp32")
+        arithmetic = _ARITHMETIC.get(str(dtype), "fp32")
         if arithmetic == "fp32" and is_convolution:
             arithmetic = "tf32"
         rate: float | None = getattr(self, arithmetic)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
+    "fp32": "float32",
+    "float32": "float32",
+    "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
+    "fp16": "float16",
+    "float16": "float16",
 }
 _ATTENTIONS = ("sdpa", "eager")
 
@@ -54,9 +56,17 @@ class HubOptions:
     @property
     def torch_dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return _DTYPES[self.dtype]
+        return _torch_dtype(self.dtype)
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         """Type that autocast computes in."""
-        return None if self.autocast is None else _DTYPES[self.autocast]
+        return None if self.autocast is None else _torch_dtype(self.autocast)
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    dtype = getattr(torch, _DTYPES[name])
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -72,6 +72,15 @@ class OptimizerMemory:
         )
 
 
+def check_optimizer_name(name: str) -> None:
+    """Raises ValueError unless `optimizer_memory` knows the name; the message lists the known."""
+    if name.lower() not in _MAKERS:
+        raise ValueError(
+            f"unknown optimizer {name.lower()!r}; known names: {', '.join(_MAKERS)}, or, in "
+            "Python, give the optimizer itself"
+        )
+
+
 def optimizer_memory(
     optimizer: torch.optim.Optimizer | str | None,
     parameters: Iterable[torch.nn.Parameter],
@@ -123,11 +132,7 @@ def optimizer_memory(
 def _of_name(
     name: str, trained: list[torch.nn.Parameter], on_accelerator: bool
 ) -> tuple[StepBytes, tuple[str, ...]]:
-    if name not in _MAKERS:
-        raise ValueError(
-            f"unknown optimizer {name!r}; known names: {', '.join(_MAKERS)}, "
-            "or give the optimizer itself"
-        )
+    check_optimizer_name(name)
     if not trained:
         return StepBytes(state_bytes=0, step_bytes=0, most_step_bytes=0), ()
     try:

@@ -11,35 +11,39 @@ from typing import NoReturn
 _MAX_BYTES = 2**30  # the largest plans have some megabytes
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file so that whoever reads it sees all of the old text or all of the new.
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes, *, what: str = "save the plan to"
+) -> None:
+    """Write a file so that whoever reads it sees all of the old content or all of the new.
 
     Args:
         path: The file; its folder must exist. A symbolic link stays one.
-        text: What to write.
+        content: What to write; text is written as UTF-8.
+        what: What is done, for the message of an error.
 
     Raises:
         OSError: The file cannot be written; it is as it was.
     """
     file = Path(path)
+    data = content.encode() if isinstance(content, str) else content
     try:
         if file.is_dir():
             raise IsADirectoryError
         if file.exists() and not file.is_file():
-            file.write_text(text, encoding="utf-8")  # a device or a pipe cannot be replaced
+            file.write_bytes(data)  # a device or a pipe cannot be replaced
         else:
-            _replace(Path(os.path.realpath(file)), text)
+            _replace(Path(os.path.realpath(file)), data)
     except OSError as error:
-        _fail(error, f"cannot save the plan to {file}", _why_not_written(file, error))
+        _fail(error, f"cannot {what} {file}", _why_not_written(file, error))
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, data: bytes) -> None:
     if file.exists() and not os.access(file, os.W_OK):
         raise PermissionError
     beside = file.parent / f".autockpt-{secrets.token_hex(8)}.tmp"
     try:
-        with beside.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with beside.open("xb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         if file.exists():

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from autockpt.zoo.example import Example, Size
-from autockpt.zoo.registry import build, names
+from typing import TYPE_CHECKING
+
+from autockpt.lazy_names import lazy_names
+from autockpt.zoo.catalogue import names
+
+if TYPE_CHECKING:
+    from autockpt.zoo.example import Example, Size
+    from autockpt.zoo.registry import build
 
 __all__ = ["Example", "Size", "build", "names"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Example": "autockpt.zoo.example",
+        "Size": "autockpt.zoo.example",
+        "build": "autockpt.zoo.registry",
+    },
+)

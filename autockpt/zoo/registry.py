@@ -1,4 +1,4 @@
-"""The names of the models, and a function that builds one by name."""
+"""Builds a model of the zoo by its name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ _BUILDERS: dict[str, Callable[[Size, int | None], Example]] = {
     "sequential": handmade.sequential,
     "control-flow": handmade.control_flow,
 }
-
-
-def names() -> tuple[str, ...]:
-    """Returns the names that `build` knows."""
-    return tuple(_BUILDERS)
 
 
 def build(

@@ -78,7 +78,7 @@ def test_plan_needs_no_memory_for_a_full_model() -> None:
 
 def test_a_budget_that_cannot_be_met_fails_with_the_least_that_can() -> None:
     result = _run("plan", "zoo:sequential", "--budget", "1MB", "--method", "greedy")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr.startswith("error: budget 976.56 KiB is too small: ")
     assert "Raise budget to" in result.stderr
     assert result.stdout == ""
@@ -95,7 +95,7 @@ def test_a_failure_tells_what_other_rungs_failed_of(tmp_path: Path) -> None:
         "    return Reading(8, 8), torch.ones(4, 8)\n"
     )
     result = _run("plan", f"{script}:make", "--budget", "50%", *_QUICK)
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     first, *notes = result.stderr.splitlines()
     assert first.startswith(f"error: cannot capture Reading ({script}:4): ")
     assert [note.partition(" was tried as well: cannot capture Reading")[0] for note in notes] == [
@@ -127,14 +127,6 @@ def test_wrong_arguments_are_told_in_a_line(args: tuple[str, ...], message: str)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert "Traceback" in _run("plan", *args, "--traceback").stderr
-
-
-def test_an_error_of_the_users_code_keeps_its_traceback(tmp_path: Path) -> None:
-    script = tmp_path / "mine_that_fails.py"
-    script.write_text("def make():\n    raise ValueError('the user did this')\n")
-    result = _run("plan", f"{script}:make", "--budget", "1GB")
-    assert isinstance(result.exception, ValueError)
-    assert str(result.exception) == "the user did this"
 
 
 def test_demo_shows_both_sides_and_that_they_are_equal() -> None:
@@ -185,7 +177,7 @@ def test_a_budget_below_every_schedule_is_said_to_be(tmp_path: Path) -> None:
     ops = [{"name": name, "duration": 1, "output_bytes": 10} for name in "ab"]
     file.write_text(json.dumps({"ops": ops, "edges": [[0, 1]]}))
     result = _run("solve", str(file), "--budget", "50%", *_QUICK)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "infeasible" in result.output
     assert "proven: no plan can be below 20 bytes" in result.output
 
@@ -201,7 +193,7 @@ def test_a_bound_on_bytes_is_told_for_the_plans_that_it_holds_for(tmp_path: Path
     )
     file.write_text(graph_to_json(ComputeGraph(ops=ops, storages=sizes, outputs=())))
     result = _run("solve", str(file), "--budget", "9B", "--json", str(answer), *_QUICK)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "proven: no plan of the class below can be below 15 bytes" in result.output
     assert "bounds hold for    each backward op once" in result.output
     told = json.loads(answer.read_text())
@@ -273,4 +265,4 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> No
     file.write_text('{"ops": [{"name": "a", "duration": 1, "output_bytes": 1}], "edges": []}')
     result = _run("solve", str(file), "--budget", "100%", "--json", "/dev/full", *_QUICK)
     assert result.exit_code == 2
-    assert result.stderr == "error: cannot write /dev/full: No space left on device\n"
+    assert result.stderr.startswith("error: cannot write /dev/full: No space left on device. ")

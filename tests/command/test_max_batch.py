@@ -35,7 +35,7 @@ def test_the_answer_is_printed_and_written(tmp_path: Path) -> None:
     assert result.stdout.startswith(f"largest batch     {answer['batch_size']}  (budget 58.59 KiB")
     assert answer["predicted_peak_bytes"] <= 60_000 < answer["next_minimum_bytes"]
     result = _run("max-batch", f"{script}:make", "--budget", "9kB", "--loss", "sum", "--quiet")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "budget 8.79 KiB is too small" in result.stderr
 
 

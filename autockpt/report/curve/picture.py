@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from autockpt.report.plan_file import write_whole
 
 if TYPE_CHECKING:
     from autockpt.report.curve.value import Curve
@@ -29,8 +32,10 @@ def save(curve: Curve, path: str | os.PathLike[str]) -> None:
         figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # no window, whatever backend is chosen elsewhere
         _draw(curve, figure.add_subplot())
-        kind = Path(path).suffix.lower()
-        figure.savefig(path, metadata={"Date": None} if kind == ".svg" else None)
+        kind = Path(path).suffix.lower().removeprefix(".")
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_whole(path, picture.getvalue(), what="draw")
 
 
 def _draw(curve: Curve, axes: Any) -> None:

@@ -1,0 +1,95 @@
+"""Checks of arguments that take no time: nothing here imports torch or builds a model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+import re
+import sys
+from pathlib import Path
+
+from autockpt.budget import Budget, parse_budget
+from autockpt.command.usage_error import TargetError
+from autockpt.zoo.catalogue import NAMES
+
+FORMS = "write file.py:function, package.module:function, zoo:NAME or hf:CONFIG"
+_FEWEST_BYTES = 10**6  # no training step has less, so a number below it lacks its unit
+
+
+def checked_budget(text: str, option: str = "--budget") -> Budget:
+    """Returns a budget; refuses a number so small that its unit must have been forgotten.
+
+    Raises:
+        ValueError: It is not a budget.
+        TargetError: It is a number without a unit, below a megabyte.
+    """
+    budget = parse_budget(text)
+    has_no_unit = re.fullmatch(r"[0-9_.]+", text.strip())
+    if has_no_unit and budget.bytes is not None and budget.bytes < _FEWEST_BYTES:
+        unit = "GB" if budget.bytes < 1000 else "MB"
+        raise TargetError(
+            f"{option} {text} is {budget.bytes} bytes: did you mean {text}{unit}? For bytes, write "
+            f"{text}B"
+        )
+    return budget
+
+
+def check_method(method: str) -> None:
+    """Raises ValueError unless the engine knows the method."""
+    if method != "auto":  # the engine takes a while to import
+        from autockpt_solvers import check_method as check
+
+        check(method)
+
+
+def check_time_limit(limit_s: float | None) -> None:
+    """Raises TargetError unless a time limit is above 0 and finite."""
+    if limit_s is not None and not 0 < limit_s < math.inf:
+        raise TargetError(f"--time-limit is {limit_s:g}; it must be above 0, and finite")
+
+
+def check_target(target: str) -> None:
+    """Raises TargetError if a target has no form that is known, or there is no such file or name.
+
+    Configurations are looked for when they are read, and names of functions when the file has run.
+    """
+    kind, separator, name = target.partition(":")
+    if kind == "zoo" and separator:
+        if name not in NAMES:
+            raise TargetError(f"unknown model {name!r}; the zoo has {', '.join(NAMES)}")
+    elif not (kind == "hf" and separator):
+        check_function(target)
+
+
+def check_function(target: str) -> tuple[str, str]:
+    """Returns the place and the name of `file.py:function` or `package.module:function`.
+
+    Raises:
+        TargetError: It has another form, or there is no such file or package.
+    """
+    # From the right: a path may contain a colon.
+    place, separator, name = target.rpartition(":")
+    if not separator or not place or not name:
+        close = difflib.get_close_matches(target, NAMES, n=1)
+        meant = f"did you mean zoo:{close[0]}? " if close else ""
+        raise TargetError(f"{target!r} is no target; {meant}{FORMS}")
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise TargetError(f"there is no file {place}; {FORMS}")
+    else:
+        _check_package(place)
+    return place, name
+
+
+def _check_package(module: str) -> None:
+    top = module.partition(".")[0]
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        is_there = top in sys.modules or importlib.util.find_spec(top) is not None
+    except ValueError:  # no name of a module at all
+        is_there = False
+    finally:
+        sys.path.pop(0)
+    if not is_there:
+        raise TargetError(f"there is no module {module!r}; {FORMS}")
