@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:
@@ -20,10 +20,12 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
             of the dataclass are annotated as typer's options are.
     """
     signature = inspect.signature(function, eval_str=True)
-    annotations: dict[str, Any] = {
-        name: parameter.annotation for name, parameter in signature.parameters.items()
+    groups: dict[str, Callable[..., Any]] = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if isinstance(parameter.annotation, type)
+        if dataclasses.is_dataclass(parameter.annotation)
     }
-    groups = {name: group for name, group in annotations.items() if dataclasses.is_dataclass(group)}
     flat: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         if name in groups:
@@ -33,7 +35,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         for name, group in groups.items():
-            fields = dataclasses.fields(group)
+            fields = dataclasses.fields(cast(Any, group))
             given[name] = group(**{field.name: given.pop(field.name) for field in fields})
         function(**given)
 
