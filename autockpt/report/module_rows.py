@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,8 +12,16 @@ if TYPE_CHECKING:
 
 # A name in parts; an index is a tuple, of several indices after merging.
 _Parts = tuple[str | tuple[int, ...], ...]
-# Such a name, and the rows that it names.
-_Members = tuple[_Parts, tuple["ModuleRow", ...]]
+
+
+class _OfModule(Protocol):
+    @property
+    def module(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=_OfModule)
+# Such a name, what is alike about the rows that it names, and these.
+_Members = tuple[_Parts, object, tuple[_Row, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,43 +49,58 @@ def compress(rows: Iterable[ModuleRow]) -> list[Line]:
     The outermost index is tried first, so that layers are merged before what repeats inside them.
     Lines are in the order of their first row.
     """
-    lines: list[_Members] = [(_parts(row.module), (row,)) for row in rows]
-    depth = max((len(parts) for parts, _ in lines), default=0)
+    # How the plan treats them.
+    alike = [(row, (row.saved_bytes, row.recomputed_bytes, row.num_recomputed_ops)) for row in rows]
+    return [_line(name, members) for name, members in fold(alike)]
+
+
+def fold(rows: Iterable[tuple[_Row, object]]) -> list[tuple[str, tuple[_Row, ...]]]:
+    """Merges rows of modules that are alike and whose names differ in one index only.
+
+    Args:
+        rows: Rows that have a `module`, each with a value that is equal for rows that are alike.
+
+    Returns:
+        The name of each line, with indices as `[0-3,7]`, and its rows.
+    """
+    lines: list[_Members[_Row]] = [(_parts(row.module), alike, (row,)) for row, alike in rows]
+    depth = max((len(parts) for parts, _, _ in lines), default=0)
     for position in range(depth):
         lines = _merge(lines, position)
-    return [_line(parts, members) for parts, members in lines]
+    return [(_name(parts), members) for parts, _, members in lines]
 
 
 def _parts(module: str) -> _Parts:
     return tuple((int(part),) if part.isdecimal() else part for part in module.split("."))
 
 
-def _merge(lines: list[_Members], position: int) -> list[_Members]:
-    groups: dict[object, list[_Members]] = {}
-    for parts, members in lines:
+def _merge(lines: list[_Members[_Row]], position: int) -> list[_Members[_Row]]:
+    groups: dict[object, list[_Members[_Row]]] = {}
+    for parts, alike, members in lines:
         if position < len(parts) and isinstance(parts[position], tuple):
             rest: object = (parts[:position], parts[position + 1 :])
         else:
             rest = parts
-        # How the plan treats them; all members of a line are alike already.
-        first = members[0]
-        alike = (first.saved_bytes, first.recomputed_bytes, first.num_recomputed_ops)
-        groups.setdefault((rest, alike), []).append((parts, members))
+        groups.setdefault((rest, alike), []).append((parts, alike, members))
     return [_join(group, position) for group in groups.values()]
 
 
-def _join(group: list[_Members], position: int) -> _Members:
-    parts = group[0][0]
-    members = tuple(row for _, rows in group for row in rows)
+def _join(group: list[_Members[_Row]], position: int) -> _Members[_Row]:
+    parts, alike, _ = group[0]
+    members = tuple(row for _, _, rows in group for row in rows)
     if len(group) == 1:
-        return parts, members
-    indices = sorted(i for other, _ in group for i in other[position] if isinstance(i, int))
-    return (*parts[:position], tuple(indices), *parts[position + 1 :]), members
+        return parts, alike, members
+    indices = sorted(i for other, _, _ in group for i in other[position] if isinstance(i, int))
+    return (*parts[:position], tuple(indices), *parts[position + 1 :]), alike, members
 
 
-def _line(parts: _Parts, members: tuple[ModuleRow, ...]) -> Line:
+def _name(parts: _Parts) -> str:
+    return ".".join(part if isinstance(part, str) else _ranges(part) for part in parts)
+
+
+def _line(name: str, members: tuple[ModuleRow, ...]) -> Line:
     return Line(
-        module=".".join(part if isinstance(part, str) else _ranges(part) for part in parts),
+        module=name,
         num_modules=len(members),
         saved_bytes=sum(row.saved_bytes for row in members),
         recomputed_bytes=sum(row.recomputed_bytes for row in members),

@@ -18,6 +18,10 @@ from autockpt.report.timeline.value import StepTimelines
 from autockpt.report.values import PlanValues
 from autockpt_solvers import ComputeGraph, Method, Schedule
 
+# Of the curve on a page.
+_NUM_BUDGETS = 12
+_CURVE_S = 4.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(PlanValues):
@@ -116,6 +120,40 @@ class Plan(PlanValues):
                 budget or the method is unknown.
         """
         return search.curve_of(self, self.graph, budgets, method=method, time_limit_s=time_limit_s)
+
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, curve: bool | Curve = True
+    ) -> str:
+        """Returns the plan as a page: one file of HTML that loads and sends nothing.
+
+        The page shows the memory of the step over time, in eager PyTorch and under the plan, what
+        is in memory at any moment, what other budgets cost, the modules, and the rewritten forward
+        and backward as code. The plan and a trace for Perfetto can be downloaded from it.
+
+        Args:
+            path: A file to write the page to; it is written whole or not at all.
+            curve: What other budgets cost, from `curve`; True searches for it, in about ten
+                seconds. False leaves it out.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        from autockpt.report.page.rendering import plan_html
+
+        planned = self.schedule is not None
+        shown = curve if isinstance(curve, Curve) else None
+        # Several calls that share a backward have none.
+        if curve is True and planned and not self.fixed.other_calls_bytes:
+            shown = self.curve(_NUM_BUDGETS, time_limit_s=_CURVE_S)
+        page = plan_html(
+            self,
+            self.timeline() if planned else None,
+            json_text=self.to_json(),
+            curve=shown,
+        )
+        if path is not None:
+            plan_file.write_whole(path, page)
+        return page
 
     def to_json(self) -> str:
         """Returns the plan as JSON text made for diffs: sorted keys, one row per line."""

@@ -300,7 +300,7 @@ def _without(key: str) -> str:
         (_edit("places", "outside", value=[1, 0]), "places.outside must be ascending"),
         (
             _edit("places", "lines", 0, value=["a.py", 0, ""]),
-            "line must be from 1 to 2147483647, got 0",
+            "line must be from 1 to",
         ),
         (_edit("places", "lines", 0, value=["a.py", "1", ""]), "Expected `int`, got `str`"),
         (_without("places"), "Expected `object`, got `null`"),

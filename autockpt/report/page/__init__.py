@@ -1,0 +1,1 @@
+"""Plans as pages of HTML: one file, which loads and sends nothing."""

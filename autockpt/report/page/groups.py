@@ -1,0 +1,80 @@
+"""The kinds of memory, gathered into the few groups that a picture can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from autockpt.report.timeline.kinds import OLDER_GRADIENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Kinds of memory with a colour of their own.
+
+    Attributes:
+        key: Its name in style sheets.
+        label: What readers see.
+        meaning: What it is, in a few words.
+        kinds: The kinds of the ledger; empty for the group of all others.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    kinds: tuple[str, ...]
+
+
+# From the bottom of the picture to its top.
+GROUPS = (
+    Group(
+        key="parameters",
+        label="parameters",
+        meaning="with buffers and inputs, there all the time",
+        kinds=("parameters", "buffers", "inputs"),
+    ),
+    Group(
+        key="optimizer",
+        label="optimizer state",
+        meaning="there all the time",
+        kinds=("optimizer state",),
+    ),
+    Group(
+        key="gradients",
+        label="gradients",
+        meaning="of parameters, made by the backward",
+        kinds=("gradients", OLDER_GRADIENTS, "cleared gradients", "buckets"),
+    ),
+    Group(
+        key="saved",
+        label="saved activations",
+        meaning="kept from the forward for the backward, with outputs",
+        kinds=("saved activations", "outputs", "other calls"),
+    ),
+    Group(
+        key="recomputed",
+        label="recomputed activations",
+        meaning="freed in the forward, made again in the backward",
+        kinds=("recomputed activations",),
+    ),
+    Group(
+        key="transient",
+        label="transient",
+        meaning="values between two operations, and workspace",
+        kinds=(),
+    ),
+)
+_OF_KIND = {kind: at for at, group in enumerate(GROUPS) for kind in group.kinds}
+
+
+def group_of(kind: str) -> int:
+    """The index of a kind's group."""
+    return _OF_KIND.get(kind, len(GROUPS) - 1)
+
+
+def by_group(kind_bytes: Mapping[str, int] | Iterable[tuple[str, int]]) -> list[int]:
+    """Adds up bytes by kind to bytes by group."""
+    totals = [0] * len(GROUPS)
+    for kind, size_bytes in dict(kind_bytes).items():
+        totals[group_of(kind)] += size_bytes
+    return totals
