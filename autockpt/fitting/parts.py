@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autockpt.devices.device import Device
-from autockpt.lower.breakdown import peak_parts
 from autockpt.lower.problem import StepProblem
+from autockpt.report.breakdown import peak_parts
 from autockpt_solvers import Schedule, simulate
 
 

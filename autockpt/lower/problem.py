@@ -7,11 +7,11 @@ import dataclasses
 from autockpt import progress
 from autockpt.budget import Budget
 from autockpt.errors import BEYOND, BudgetError, PlanMismatchError
-from autockpt.lower.breakdown import module_rows, peak_parts
 from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
+from autockpt.report.breakdown import module_rows, peak_parts
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.places import NO_PLACES, Places

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
+from autockpt.report.derived import check_derived, check_laws
 from autockpt.report.timeline.places import NO_PLACES, Places, SourceLine
 from autockpt.report.values import PlanValues
 from autockpt_solvers import (
@@ -22,7 +23,6 @@ from autockpt_solvers import (
     graph_to_json,
     schedule_from_json,
     schedule_to_json,
-    simulate,
 )
 
 _FORMAT = "autockpt plan"
@@ -159,9 +159,11 @@ def _decoded(document: dict[str, Any]) -> dict[str, Any]:
     places = _read_places(document.pop("places", None))
     values = msgspec.convert(document, PlanValues)
     _check(document, _values_of(values), "$")
+    places.check(graph)
+    check_laws(values)
     if graph is not None and schedule is not None:
         try:
-            simulate(graph, schedule)
+            check_derived(values, graph, schedule, places)
         except ScheduleError as error:
             raise ValueError(f"its schedule fails: {error}") from error
     named = {field.name: getattr(values, field.name) for field in fields(PlanValues)}
