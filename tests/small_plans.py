@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from autockpt.lower.breakdown import module_rows, peak_parts
+from autockpt.report.breakdown import module_rows, peak_parts
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.kinds import OPTIMIZER_STEP
