@@ -76,6 +76,8 @@ def _innermost(stack: str) -> SourceLine | None:
 def _as_imported(path: str) -> str:
     """A file's path from the folder that Python finds it in, so that it names no machine."""
     file = Path(path)
+    if file.parent.name.startswith("ipykernel_") or path.startswith("<ipython-input"):
+        return "cell"  # of a notebook
     folders = [Path(folder).absolute() for folder in sys.path]
     parents = [folder for folder in folders if file.is_relative_to(folder)]
     if not parents:

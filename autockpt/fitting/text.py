@@ -19,7 +19,9 @@ _MOST_CHANGES = 8
 def text(fit: FitValues) -> str:
     """Returns the report as plain text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
+    console = Console(
+        file=buffer, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+    )
     console.print(render(fit))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 

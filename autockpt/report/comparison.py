@@ -82,7 +82,9 @@ class Comparison:
 
     def __str__(self) -> str:
         buffer = io.StringIO()
-        console = Console(file=buffer, width=_WIDTH, color_system=None, legacy_windows=False)
+        console = Console(
+            file=buffer, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+        )
         console.print(render(self))
         return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 

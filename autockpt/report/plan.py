@@ -86,6 +86,12 @@ class Plan(PlanValues):
     def __repr__(self) -> str:
         return f"<Plan: {described(self)}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer, the ledger and the memory over the step."""
+        from autockpt.report.page.rendering import notebook_html
+
+        return notebook_html(self, None if self.schedule is None else self.timeline())
+
     def timeline(self) -> StepTimelines:
         """Returns the memory of the step over time, in eager PyTorch and under this plan.
 
@@ -152,7 +158,7 @@ class Plan(PlanValues):
             curve=shown,
         )
         if path is not None:
-            plan_file.write_whole(path, page)
+            plan_file.write_whole(path, page, what="write the page to")
         return page
 
     def to_json(self) -> str:

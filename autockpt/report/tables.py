@@ -34,7 +34,9 @@ _RUNGS = {
 def text(plan: PlanValues) -> str:
     """Returns the report as plain text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False)
+    console = Console(
+        file=buffer, width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+    )
     console.print(render(plan))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 

@@ -179,3 +179,11 @@ def test_the_curve_of_a_model_is_that_of_its_plan(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=message):
             autockpt.pareto(model, wrong, **options)  # type: ignore[arg-type]
+
+
+def test_a_notebook_shows_the_picture_and_a_repr_is_short() -> None:
+    shown = CURVE._repr_mimebundle_(include=None, exclude=None)
+    assert shown["text/plain"] == str(CURVE)
+    assert "<svg" in shown["image/svg+xml"]
+    assert repr(CURVE).startswith("<Curve: ")
+    assert len(repr(CURVE)) < 150

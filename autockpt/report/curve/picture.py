@@ -18,6 +18,21 @@ _MARKERS = "s^Dvx+"
 
 def save(curve: Curve, path: str | os.PathLike[str]) -> None:
     """Draws a curve into a file; see `Curve.save_plot`."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    write_whole(path, drawn(curve, kind), what="draw")
+
+
+def drawn(curve: Curve, kind: str) -> bytes:
+    """Draws a curve.
+
+    Args:
+        curve: The curve.
+        kind: A format that matplotlib knows, such as `"svg"`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If matplotlib does not know the format.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,10 +47,9 @@ def save(curve: Curve, path: str | os.PathLike[str]) -> None:
         figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)  # no window, whatever backend is chosen elsewhere
         _draw(curve, figure.add_subplot())
-        kind = Path(path).suffix.lower().removeprefix(".")
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    write_whole(path, picture.getvalue(), what="draw")
+    return picture.getvalue()
 
 
 def _draw(curve: Curve, axes: Any) -> None:

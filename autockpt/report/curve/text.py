@@ -28,7 +28,9 @@ _WHY_NONE = {
 def plain(curve: Curve) -> str:
     """Returns the curve as plain text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, color_system=None, legacy_windows=False)
+    console = Console(
+        file=buffer, width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+    )
     console.print(render(curve))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 

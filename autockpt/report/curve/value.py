@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from autockpt.budget import format_bytes
 from autockpt.report.curve import files, picture, text
 from autockpt.report.curve.points import CurvePoint, SimplePoint, knee_of
 from autockpt.report.parts import check_not_negative
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Curve:
     """Budget against overhead; `str(curve)` shows it.
 
@@ -68,6 +69,21 @@ class Curve:
 
     def __str__(self) -> str:
         return text.plain(self)
+
+    def __repr__(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        budgets = f"{format_bytes(first.budget_bytes)} to {format_bytes(last.budget_bytes)}"
+        return (
+            f"<Curve: {len(self.points)} budgets from {budgets}, smallest "
+            f"{format_bytes(self.minimum_peak_bytes)}, {self.device}, rung {self.rung!r}>"
+        )
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """What a notebook shows: the picture if matplotlib is installed, else the report."""
+        try:
+            return {"text/plain": str(self), "image/svg+xml": picture.drawn(self, "svg").decode()}
+        except ImportError:
+            return {"text/plain": str(self)}
 
     def to_json(self) -> str:
         """Returns the curve as JSON text."""

@@ -29,19 +29,24 @@ class Area:
     path: str
 
 
-def columns(timeline: Timeline, most_ns: int) -> list[int]:
+def columns(timeline: Timeline, most_ns: int, num_columns: int = NUM_COLUMNS) -> list[int]:
     """The moment that each column of the picture shows; -1 in columns behind the end.
 
     Args:
         timeline: The timeline.
         most_ns: The time at the right end of the picture.
+        num_columns: How many columns it has.
     """
-    shown = [-1] * NUM_COLUMNS
+
+    def column_of(time_ns: int) -> int:
+        return min(num_columns - 1, max(0, time_ns) * num_columns // max(1, most_ns))
+
+    shown = [-1] * num_columns
     moments = timeline.moments
     for at, moment in enumerate(moments):
-        first = _column(moment.start_ns, most_ns)
+        first = column_of(moment.start_ns)
         # At its end the next moment begins.
-        last = max(first, _column(moment.start_ns + moment.duration_ns - 1, most_ns))
+        last = max(first, column_of(moment.start_ns + moment.duration_ns - 1))
         for column in range(first, last + 1):
             best = shown[column]
             if best < 0 or moment.total_bytes > moments[best].total_bytes:
@@ -49,19 +54,18 @@ def columns(timeline: Timeline, most_ns: int) -> list[int]:
     return shown
 
 
-def _column(time_ns: int, most_ns: int) -> int:
-    return min(NUM_COLUMNS - 1, max(0, time_ns) * NUM_COLUMNS // max(1, most_ns))
-
-
-def areas(timeline: Timeline, *, most_ns: int, most_bytes: int) -> list[Area]:
+def areas(
+    timeline: Timeline, *, most_ns: int, most_bytes: int, num_columns: int = NUM_COLUMNS
+) -> list[Area]:
     """The areas of a timeline, from the bottom to the top; empty ones are left out.
 
     Args:
         timeline: The timeline.
         most_ns: The time at the right end.
         most_bytes: The bytes at the upper end.
+        num_columns: How many columns the picture has.
     """
-    shown = [at for at in columns(timeline, most_ns) if at >= 0]
+    shown = [at for at in columns(timeline, most_ns, num_columns) if at >= 0]
     groups = [group_of(kind) for kind in timeline.kinds]
     floor = [0] * len(shown)
     found = []
@@ -70,22 +74,22 @@ def areas(timeline: Timeline, *, most_ns: int, most_bytes: int) -> list[Area]:
         rows = [timeline.moments[at].kind_bytes for at in shown]
         top = [low + sum(row[at] for at in own) for low, row in zip(floor, rows, strict=True)]
         if top != floor:
-            found.append(Area(key=group.key, path=_band(floor, top, most_bytes)))
+            found.append(Area(key=group.key, path=_band(floor, top, most_bytes, num_columns)))
         floor = top
     return found
 
 
-def outline(timeline: Timeline, *, most_ns: int, most_bytes: int) -> str:
-    """The upper edge of a timeline, as the `d` of an SVG path."""
-    shown = [at for at in columns(timeline, most_ns) if at >= 0]
+def outline(timeline: Timeline, *, most_ns: int, most_bytes: int, num_columns: int) -> str:
+    """The upper edge of a timeline, as the `d` of an SVG path; see `areas`."""
+    shown = [at for at in columns(timeline, most_ns, num_columns) if at >= 0]
     totals = [timeline.moments[at].total_bytes for at in shown]
-    return "M" + _points(_steps(totals), most_bytes)
+    return "M" + _points(_steps(totals), most_bytes, num_columns)
 
 
-def _band(low: Sequence[int], high: Sequence[int], most_bytes: int) -> str:
+def _band(low: Sequence[int], high: Sequence[int], most_bytes: int, num_columns: int) -> str:
     """A path around what is between two step functions of the columns."""
-    upper = _points(_steps(high), most_bytes)
-    lower = _points(reversed(_steps(low)), most_bytes)
+    upper = _points(_steps(high), most_bytes, num_columns)
+    lower = _points(reversed(_steps(low)), most_bytes, num_columns)
     return f"M{upper}L{lower}Z"
 
 
@@ -102,8 +106,8 @@ def _steps(values: Sequence[int]) -> list[tuple[int, int]]:
     return corners
 
 
-def _points(corners: Iterable[tuple[int, int]], most_bytes: int) -> str:
+def _points(corners: Iterable[tuple[int, int]], most_bytes: int, num_columns: int) -> str:
     return " ".join(
-        f"{column * WIDTH // NUM_COLUMNS},{round(HEIGHT * (1 - value / max(1, most_bytes)))}"
+        f"{column * WIDTH // num_columns},{round(HEIGHT * (1 - value / max(1, most_bytes)))}"
         for column, value in corners
     )

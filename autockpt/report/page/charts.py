@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autockpt.report.curve.value import Curve
-from autockpt.report.page.areas import HEIGHT, NUM_COLUMNS, Area, areas, columns
+from autockpt.report.page.areas import HEIGHT, NUM_COLUMNS, Area, areas, columns, outline
 from autockpt.report.page.formats import (
     byte_ticks,
     format_bytes,
@@ -16,12 +16,13 @@ from autockpt.report.page.formats import (
     time_ticks,
 )
 from autockpt.report.page.groups import GROUPS, by_group
-from autockpt.report.timeline.value import Timeline
+from autockpt.report.timeline.value import StepTimelines, Timeline
 from autockpt.report.values import PlanValues
 
 _LABEL_PERCENT = 7.0  # how far labels of lines are apart
 _HEADROOM = 1.12  # for the labels at the top
 _NUM_ROWS = 16
+_SMALL_COLUMNS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +182,34 @@ def _table(timeline: Timeline) -> list[tuple[str, str, list[str]]]:
         for at in sorted(wanted)
         if at >= 0
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallChart:
+    """Both timelines in one small picture: the plan as areas, eager as a line."""
+
+    areas: list[Area]
+    eager: str
+    axes: Axes
+    forward_percent: float
+    duration: str
+
+
+def small_chart(timelines: StepTimelines, levels: Sequence[tuple[str, str, int]]) -> SmallChart:
+    """A picture for a notebook."""
+    axes = shared_axes((timelines.eager, timelines.plan), levels)
+    scale = {
+        "most_ns": axes.most_ns,
+        "most_bytes": axes.most_bytes,
+        "num_columns": _SMALL_COLUMNS,
+    }
+    return SmallChart(
+        areas=areas(timelines.plan, **scale),
+        eager=outline(timelines.eager, **scale),
+        axes=axes,
+        forward_percent=100 * timelines.plan.forward_end_ns / max(1, axes.most_ns),
+        duration=format_time(axes.most_ns),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

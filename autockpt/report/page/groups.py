@@ -64,6 +64,18 @@ GROUPS = (
         kinds=(),
     ),
 )
+# Where a style sheet cannot tell a light page from a dark one.
+COLORS = {
+    "parameters": "#74839a",
+    "optimizer": "#a9b5c4",
+    "gradients": "#9a76bd",
+    "saved": "#3b82c4",
+    "recomputed": "#ee8b3a",
+    "transient": "#dcbf5a",
+    "budget": "#d6404b",
+    "minimum": "#17936b",
+    "measured": "#888888",
+}
 _OF_KIND = {kind: at for at, group in enumerate(GROUPS) for kind in group.kinds}
 
 

@@ -8,7 +8,14 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from autockpt.report.comparison import compare
-from autockpt.report.page.charts import Panel, curve_chart, levels_of, panel, shared_axes
+from autockpt.report.page.charts import (
+    Panel,
+    curve_chart,
+    levels_of,
+    panel,
+    shared_axes,
+    small_chart,
+)
 from autockpt.report.page.data import (
     dumps,
     graph_data,
@@ -18,7 +25,7 @@ from autockpt.report.page.data import (
     timeline_data,
 )
 from autockpt.report.page.formats import format_bytes, format_share, format_time, inert
-from autockpt.report.page.groups import GROUPS, by_group
+from autockpt.report.page.groups import COLORS, GROUPS, by_group
 from autockpt.report.page.headline import headline
 from autockpt.report.page.listing import listing
 from autockpt.report.page.tree import tree_of
@@ -122,6 +129,23 @@ def diff_html(
         chart=chart,
         data=packed(dumps(data if shown else {})),
         versions=versions(),
+    )
+
+
+def notebook_html(plan: PlanValues, timelines: StepTimelines | None) -> str:
+    """Returns what a notebook shows of a plan: a part of a page, without a script or a style sheet.
+
+    Args:
+        plan: The plan.
+        timelines: Its timelines; None if nothing was captured.
+    """
+    return _render(
+        "notebook.html",
+        plan=plan,
+        headline=headline(plan),
+        composition=composition(plan, timelines),
+        small=None if timelines is None else small_chart(timelines, levels_of(plan)),
+        colors=COLORS,
     )
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from autockpt.budget import format_bytes
 from autockpt.report.diff import diff_html, diff_text
-from autockpt.report.page import areas as areas_module
 from autockpt.report.page.areas import NUM_COLUMNS, areas, columns
 from autockpt.report.page.data import timeline_data
 from autockpt.report.page.formats import byte_ticks, format_time, time_ticks
@@ -203,11 +202,8 @@ def _timelines() -> list[Timeline]:
 
 
 @pytest.mark.parametrize("timeline", _timelines(), ids=["eager", "plan"])
-def test_pictures_are_thinned_but_keep_every_peak(
-    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(areas_module, "NUM_COLUMNS", 7)
-    shown = areas_module.columns(timeline, timeline.duration_ns)
+def test_pictures_are_thinned_but_keep_every_peak(timeline: Timeline) -> None:
+    shown = columns(timeline, timeline.duration_ns, 7)
     assert len(shown) == 7
     assert timeline.peak in shown
     for column, at in enumerate(shown):
@@ -218,7 +214,6 @@ def test_pictures_are_thinned_but_keep_every_peak(
             if moment.start_ns < end and moment.start_ns + moment.duration_ns > begin
         ]
         assert timeline.moments[at].total_bytes >= max(inside)
-    monkeypatch.undo()
     longer = columns(timeline, 2 * timeline.duration_ns)
     assert longer[: NUM_COLUMNS // 2].count(-1) == 0
     assert set(longer[NUM_COLUMNS // 2 + 1 :]) == {-1}
@@ -335,3 +330,17 @@ def test_a_large_plan_makes_a_small_page() -> None:
         places=dataclasses.replace(plan.places, of_ops=(0,) * len(big.ops)),
     )
     assert len(json.dumps(large.to_html(curve=False))) < 2**20
+
+
+def test_a_notebook_shows_the_answer_the_ledger_and_the_timeline() -> None:
+    shown = planned()._repr_html_()
+    parsed = _Page(shown)
+    assert not parsed.open
+    assert parsed.text.startswith("Fits 90.00 MiB peak 75.00 MiB instead of 155.00 MiB")
+    assert "saved activations 120.00 MiB 40.00 MiB" in parsed.text
+    assert "together 155.00 MiB 75.00 MiB" in parsed.text
+    assert {"svg", "path"} <= {tag for tag, _ in parsed.tags}
+    assert not {"script", "style", "link"} & {tag for tag, _ in parsed.tags}
+    assert len(shown) < 30_000
+    assert "<svg" not in PLAN._repr_html_()
+    assert "<img" not in planned(segment=_EVIL, device=_EVIL)._repr_html_()
