@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AutockptError,
         BudgetError,
         CaptureError,
+        CostError,
         DoubleBackwardError,
         InternalError,
         NotTrainableError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from autockpt.fitting.answer import Fit
     from autockpt.fitting.search import fit
     from autockpt.fitting.value import Change, Variant, Way
+    from autockpt.profile.cost_model import CostModel, Operation
     from autockpt.report.curve.points import CurvePoint, SimplePoint
     from autockpt.report.curve.value import Curve
     from autockpt.report.parts import FixedBytes, ModuleRow
@@ -45,6 +47,8 @@ __all__ = [
     "BudgetError",
     "CaptureError",
     "Change",
+    "CostError",
+    "CostModel",
     "Curve",
     "CurvePoint",
     "Device",
@@ -55,6 +59,7 @@ __all__ = [
     "InternalError",
     "ModuleRow",
     "NotTrainableError",
+    "Operation",
     "PeakRates",
     "PeerError",
     "Plan",
@@ -89,6 +94,8 @@ __getattr__, __dir__ = lazy_names(
         "BudgetError": "autockpt.errors",
         "CaptureError": "autockpt.errors",
         "Change": "autockpt.fitting.value",
+        "CostError": "autockpt.errors",
+        "CostModel": "autockpt.profile.cost_model",
         "Curve": "autockpt.report.curve.value",
         "CurvePoint": "autockpt.report.curve.points",
         "Device": "autockpt.devices.device",
@@ -99,6 +106,7 @@ __getattr__, __dir__ = lazy_names(
         "InternalError": "autockpt.errors",
         "ModuleRow": "autockpt.report.parts",
         "NotTrainableError": "autockpt.errors",
+        "Operation": "autockpt.profile.cost_model",
         "PeakRates": "autockpt.devices.device",
         "PeerError": "autockpt.errors",
         "Plan": "autockpt.report.plan",

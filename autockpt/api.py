@@ -29,6 +29,7 @@ from autockpt.dispatch.lookup import optimized_methods
 from autockpt.dispatch.methods import checked_methods
 from autockpt.dispatch.plan_only import plan_only
 from autockpt.loop import Loop
+from autockpt.profile.cost_model import CostModel
 from autockpt.report.plan import Plan
 from autockpt.report.words import cost_warning
 from autockpt.request import Request
@@ -49,6 +50,7 @@ def optimize(
     loss_fn: Callable[[Any], torch.Tensor] | None = None,
     optimizer: torch.optim.Optimizer | str | None = None,
     method: str | Method = "auto",
+    cost: str | CostModel | None = None,
     time_limit_s: float | None = None,
     verify: bool = True,
     progress: bool = True,
@@ -80,6 +82,9 @@ def optimize(
             autockpt assumes AdamW.
         method: The name of a solver method, or a callable with the signature of
             :class:`autockpt_solvers.Method`.
+        cost: What operations cost: a function from an :class:`Operation` to its time in nanoseconds
+            or to ``(time_ns, workspace_bytes)``, or the name of an entry point of
+            ``autockpt.costs``. By default autockpt measures.
         time_limit_s: When to end the search for a better plan, in seconds. By default it ends once
             it has stalled, and after 60 seconds at the latest.
         verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
@@ -108,14 +113,15 @@ def optimize(
         BudgetError: No plan fits. Has the smallest workable budget and a breakdown of it.
         CaptureError: The model cannot be captured and no fallback works, or it is compiled. Has
             where and why.
+        CostError: The cost model raised, or returned something that is no cost.
         InternalError: autockpt has a bug, and no fallback works.
         NotTrainableError: Nothing in the model requires grad.
         PlanMismatchError: The given plan is for another step. Says what differs.
         PeerError: Planning failed on another rank of a distributed run.
         VerificationError: A step is not bit-equal to eager's.
         TypeError: An argument has the wrong type, or the forward does not take the inputs.
-        ValueError: The budget, the method or the optimizer is unknown, or the model has no such
-            method as one in ``methods``.
+        ValueError: The budget, the method, the cost model or the optimizer is unknown, or the model
+            has no such method as one in ``methods``.
 
     After an error the model is as it was.
     """
@@ -132,7 +138,7 @@ def optimize(
             given = checked_plan(plan)
             asked = checked_budget(budget, given)
             request = checked_request(
-                inner, asked, loss_fn, optimizer, method, time_limit_s, progress
+                inner, asked, loss_fn, optimizer, method, time_limit_s, progress, cost=cost
             )
             request = dataclasses.replace(
                 request, given=given, keeps_outputs=keeps_outputs, watch=watch
@@ -210,6 +216,7 @@ def plan(
     progress: bool = True,
     device: str | os.PathLike[str] | Device | None = None,
     accumulates: bool = False,
+    cost: str | CostModel | None = None,
 ) -> Plan:
     """Return the plan that :func:`optimize` would follow, without touching the model.
 
@@ -231,6 +238,7 @@ def plan(
             eager PyTorch runs there, with estimated times. Also a :class:`Device`, or a TOML file
             that describes one. By default the plan is for the device of the model.
         accumulates: Whether gradients add to those of an earlier backward.
+        cost: What operations cost.
 
     Raises:
         TypeError: The forward does not take the sample inputs. Otherwise as :func:`optimize`.
@@ -241,7 +249,7 @@ def plan(
     check_module(model)
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
-            model, budget, loss_fn, optimizer, method, time_limit_s, progress, device
+            model, budget, loss_fn, optimizer, method, time_limit_s, progress, device, cost
         )
         accumulating = with_gradients(model) if accumulates else contextlib.nullcontext()
         with accumulating, sample_step(model, request, sample_args, sample_kwargs) as step:

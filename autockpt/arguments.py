@@ -18,13 +18,14 @@ from autockpt.capture.blame import unexpected_keyword
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
 from autockpt.errors import CaptureError
+from autockpt.profile.cost_model import CostModel, find_cost
 from autockpt.profile.optimizer import optimizer_memory
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify import device_memory
 from autockpt.verify.live_bytes import distinct_bytes
-from autockpt_solvers import Method, check_method
+from autockpt_solvers import Method, found_method
 
 _DEFAULT_LIMIT_S = 60.0
 
@@ -50,13 +51,14 @@ def checked_request(
     time_limit_s: float | None,
     progress: bool,
     device: str | os.PathLike[str] | Device | None = None,
+    cost: str | CostModel | None = None,
 ) -> Request:
     """Return what is asked of a plan.
 
     Raises:
         CaptureError: The model is compiled or scripted.
         TypeError: An argument has the wrong type.
-        ValueError: The budget, the method or the optimizer is unknown.
+        ValueError: The budget, the method, the cost model or the optimizer is unknown.
     """
     check_module(model)
     _refuse_compiled(model)
@@ -66,7 +68,8 @@ def checked_request(
     _check_loss_fn(loss_fn)
     limit_s = _DEFAULT_LIMIT_S if time_limit_s is None else time_limit_s
     _check_time_limit(limit_s)
-    _check_method(method)
+    method = _checked_method(method)
+    cost_model = None if cost is None else find_cost(cost)
     target = None if device is None else find_device(device)
     memory = optimizer_memory(
         optimizer, model.parameters(), on_accelerator=target is not None and target.is_accelerator
@@ -83,6 +86,7 @@ def checked_request(
         ends_early=time_limit_s is None,
         progress=progress,
         device=target,
+        cost=cost_model,
     )
 
 
@@ -266,10 +270,10 @@ def _check_time_limit(time_limit_s: Any) -> None:
         raise ValueError(f"time_limit_s is {time_limit_s}; it must be above 0, and finite")
 
 
-def _check_method(method: Any) -> None:
+def _checked_method(method: Any) -> str | Method:
     if not isinstance(method, str) and not callable(method):
         raise TypeError(f"method is {method!r}; it must be a method's name or a callable")
-    check_method(method)
+    return found_method(method)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

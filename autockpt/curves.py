@@ -16,6 +16,7 @@ from autockpt.devices.device import Device
 from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
+from autockpt.profile.cost_model import CostModel
 from autockpt.report.curve.search import TIME_LIMIT_S, checked_budgets
 from autockpt.report.curve.value import Curve
 from autockpt.report.plan import Plan
@@ -35,6 +36,7 @@ def pareto(
     time_limit_s: float | None = None,
     progress: bool = True,
     device: str | os.PathLike[str] | Device | None = None,
+    cost: str | CostModel | None = None,
 ) -> Curve:
     """Return what each of many budgets costs, without touching the model.
 
@@ -54,13 +56,15 @@ def pareto(
             It counts from when the smallest budget is known.
         progress: Whether to show what the search does.
         device: A device that is not here, as for :func:`plan`.
+        cost: What operations cost, as for :func:`optimize`.
 
     Returns:
         The curve. Points that no plan fits are included and say so.
 
     Raises:
         TypeError: A budget has the wrong type, or the forward does not take the sample inputs.
-        ValueError: A budget, the method or the optimizer is unknown.
+        ValueError: A budget, the method, the cost model or the optimizer is unknown.
+        CostError: As :func:`optimize`.
         CaptureError: The model cannot be captured, nor can calls of its modules be checkpointed.
         NotTrainableError: Nothing in the model requires grad.
     """
@@ -70,10 +74,10 @@ def pareto(
     limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
-            model, "100%", loss_fn, optimizer, method, limit_s, progress, device
+            model, "100%", loss_fn, optimizer, method, limit_s, progress, device, cost
         )
         # The step is captured as it is; the search for the curve uses the method.
-        request = dataclasses.replace(request, method="none")
+        method, request = request.method, dataclasses.replace(request, method="none")
         ladder = Ladder()
         with sample_step(model, request, sample_args, sample_kwargs) as step:
             made = ladder.explained(ladder.descend(rungs_of(step, _unplanned)))

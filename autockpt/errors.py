@@ -217,6 +217,25 @@ class PlanMismatchError(AutockptError, ValueError):
         )
 
 
+class CostError(AutockptError, ValueError):
+    """A cost model of yours raised, or returned something that is no cost.
+
+    Attributes:
+        model: The name of the cost model.
+        operation: The name of the operation that it failed on.
+    """
+
+    def __init__(
+        self, *, model: str, operation: str, operator: str, module: str, problem: str, advice: str
+    ) -> None:
+        self.model = model
+        self.operation = operation
+        at = f" of {module}" if module else ""
+        super().__init__(
+            f"the cost model {model} {problem} for {operation} ({operator}{at}); {advice}"
+        )
+
+
 class InternalError(AutockptError, RuntimeError):
     """A bug in autockpt, not in the model; the original exception is chained.
 

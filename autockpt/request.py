@@ -10,6 +10,7 @@ import torch
 
 from autockpt.budget import Budget
 from autockpt.devices.device import Device
+from autockpt.profile.cost_model import CostModel
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.plan import Plan
 from autockpt_solvers import Method
@@ -23,7 +24,7 @@ class Request:
     plan is followed. ``keeps_outputs`` of None is found out at the first backward. ``device`` is
     the device that the plan is for if that is not here. ``optimizer_held_bytes`` are the bytes of
     the state that the optimizer had on a device when you asked. With ``watch``, steps are measured
-    while you train.
+    while you train. ``cost`` decides what operations cost; without one, the profile does.
     """
 
     budget: Budget
@@ -38,6 +39,7 @@ class Request:
     device: Device | None = None
     optimizer_held_bytes: int = 0
     watch: bool = True
+    cost: CostModel | None = None
 
     @property
     def kept_limit_s(self) -> float:

@@ -20,6 +20,7 @@ from autockpt.devices.device import Device
 from autockpt.dispatch.lookup import optimized_forward
 from autockpt.errors import BudgetError, VerificationError
 from autockpt.ladder.step import StepToPlan
+from autockpt.profile.cost_model import CostModel
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.sample_step import sample_step
@@ -43,6 +44,7 @@ def max_batch_size(
     verify: bool = True,
     progress: bool = True,
     device: str | os.PathLike[str] | Device | None = None,
+    cost: str | CostModel | None = None,
 ) -> BatchSize:
     """Find the largest batch whose training step fits a budget, without trial and error.
 
@@ -66,6 +68,7 @@ def max_batch_size(
             the device is not here. The model stays as it was.
         progress: Whether to show what the search does.
         device: A device that is not here, as for :func:`plan`.
+        cost: What operations cost, as for :func:`optimize`.
 
     Returns:
         The batch size, its plan, and what limits the next one.
@@ -89,7 +92,7 @@ def max_batch_size(
         raise ValueError(f"at_most is {at_most}; it must be 1 or more")
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
-            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress, device
+            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress, device, cost
         )
         search = BatchSearch(
             budget_bytes,
@@ -109,6 +112,7 @@ def max_batch_size(
                     sample_kwargs=kwargs,
                     loss_fn=loss_fn,
                     optimizer=optimizer,
+                    cost=cost,
                     **how,
                 )
                 followed = get_plan(model)

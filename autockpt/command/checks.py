@@ -36,8 +36,10 @@ def checked_budget(text: str, option: str = "--budget") -> Budget:
 
 
 def check_method(method: str) -> None:
-    """Raises ValueError unless the engine knows the method."""
-    if method != "auto":  # the engine takes a while to import
+    """Raises ValueError unless the method has a name that is known, or the form of a function."""
+    if ":" in method:
+        check_function(method)
+    elif method != "auto":  # the engine takes a while to import
         from autockpt_solvers import check_method as check
 
         check(method)

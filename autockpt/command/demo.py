@@ -8,6 +8,7 @@ import typer
 
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
+from autockpt.command.methods import load_method
 from autockpt.command.options import (
     Budget,
     ModelOptions,
@@ -59,7 +60,7 @@ def demo(
             example=load_step(f"zoo:{model}", options, budget=wanted).to_run(),
             name=f"{model} ({size.value})",
             budget=budget,
-            method=search.method,
+            method=load_method(search.method),
             time_limit_s=_TIME_LIMIT_S if search.time_limit is None else search.time_limit,
             num_steps=steps,
             progress=not shown.quiet,

@@ -28,6 +28,7 @@ class Failure:
 def failure_of(error: Exception) -> Failure:
     """Returns what an error means for you: each is one line, and a line for each of its notes."""
     from autockpt import errors
+    from autockpt_solvers import MethodError
 
     notes = tuple(_on_one_line(note) for note in getattr(error, "__notes__", ()))
     own = f"error: {_on_one_line(str(error))}"
@@ -36,10 +37,12 @@ def failure_of(error: Exception) -> Failure:
             return Failure(code=exits.DOES_NOT_FIT, lines=(own, *notes))
         case errors.CaptureError() | errors.NotTrainableError():
             return Failure(code=exits.NOT_CAPTURED, lines=(own, *notes))
-        case errors.PlanMismatchError() | errors.TorchVersionError():
+        case errors.PlanMismatchError() | errors.TorchVersionError() | errors.CostError():
             return Failure(code=exits.USAGE, lines=(own, *notes))
         case errors.AutockptError():
             return Failure(code=exits.BUG, lines=(own, *notes))
+        case MethodError():
+            return Failure(code=exits.USAGE, lines=(own, *notes))
     if _is_out_of_memory(error):
         reason = _on_one_line(str(error)).partition(". ")[0] or type(error).__name__
         told = f"error: this machine ran out of memory: {reason}; use a smaller batch or --device"

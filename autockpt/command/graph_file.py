@@ -10,6 +10,7 @@ from autockpt.budget import parse_budget
 from autockpt_solvers import (
     EVERY_PLAN,
     Instance,
+    Method,
     Problem,
     Result,
     SolveStatus,
@@ -122,13 +123,13 @@ class Solved:
         return json.dumps(self.instance.steps(self.result.schedule))
 
 
-def solve_file(text: str, budget: str, *, method: str, time_limit_s: float) -> Solved:
+def solve_file(text: str, budget: str, *, method: str | Method, time_limit_s: float) -> Solved:
     """Reads a graph and solves it.
 
     Args:
         text: The file's text.
         budget: Bytes, `"8GB"`, or a percentage of the baseline's peak.
-        method: Name of a solver method.
+        method: A solver's method, or its name.
         time_limit_s: Time limit of the search.
 
     Raises:

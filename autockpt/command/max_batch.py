@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from autockpt.command.checks import checked_budget
+from autockpt.command.methods import load_method
 from autockpt.command.options import Json, ModelOptions, SearchOptions, Shown, Target
 from autockpt.command.running import (
     STANDARD_OUTPUT,
@@ -66,6 +67,7 @@ def max_batch(
             raise TargetError(
                 f"{target} has no parameter batch; add one, and make inputs of that size"
             )
+        method = load_method(search.method)
         first = load_step(target, model, batch=1)
 
         def inputs(batch: int) -> Any:
@@ -79,7 +81,8 @@ def max_batch(
             wanted,
             loss_fn=first.loss_fn,
             optimizer=first.optimizer,
-            method=search.method,
+            cost=first.cost,
+            method=method,
             time_limit_s=search.time_limit,
             verify=verify,
             progress=not shown.quiet,

@@ -97,8 +97,8 @@ class SearchOptions:
     method: Annotated[
         str,
         typer.Option(
-            metavar="NAME",
-            help="Name of the solver method.",
+            metavar="METHOD",
+            help="The solver's method: a name, or file.py:function for one of your own.",
             rich_help_panel=_SEARCH,
             autocompletion=_methods,
         ),
@@ -149,6 +149,16 @@ class ModelOptions:
             "one; for a zoo model also cpu, cuda, or meta to plan without memory.",
             rich_help_panel=_MODEL,
             autocompletion=_devices,
+            show_default=False,
+        ),
+    ] = None
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COST",
+            help="What operations cost: file.py:function, or the name of an installed cost model. "
+            "Default: autockpt measures or estimates.",
+            rich_help_panel=_MODEL,
             show_default=False,
         ),
     ] = None
@@ -247,6 +257,8 @@ class ModelOptions:
             )
         if self.loss not in (None, "sum", "mean"):
             checks.check_function(self.loss)
+        if self.cost is not None and ":" in self.cost:
+            checks.check_function(self.cost)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autockpt.command.checks import checked_budget
+from autockpt.command.methods import load_method
 from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
 from autockpt.command.running import (
     STANDARD_OUTPUT,
@@ -92,12 +93,13 @@ def pareto(
 
         wanted = points if parts is None else parts
         checked_budgets(wanted)
+        method = load_method(search.method)
         loaded = load_step(target, model)
         curve = autockpt.pareto(
             loaded.model,
             wanted,
             **loaded.step,
-            method=search.method,
+            method=method,
             time_limit_s=search.time_limit,
             progress=not shown.quiet,
             device=loaded.device,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autockpt.command.checks import checked_budget
+from autockpt.command.methods import load_method
 from autockpt.command.options import (
     BatchedModelOptions,
     Budget,
@@ -60,6 +61,7 @@ def plan(
         from autockpt.dispatch.kept import none_kept
         from autockpt.report import tables
 
+        method = load_method(search.method)
         loaded = load_step(target, model, budget=wanted)
         with warnings.catch_warnings(), none_kept() if anew else contextlib.nullcontext():
             if json != STANDARD_OUTPUT:  # the report says it
@@ -68,7 +70,7 @@ def plan(
                 loaded.model,
                 wanted,
                 **loaded.step,
-                method=search.method,
+                method=method,
                 time_limit_s=search.time_limit,
                 progress=not shown.quiet,
                 device=loaded.device,

@@ -9,6 +9,7 @@ import typer
 
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
+from autockpt.command.methods import load_method
 from autockpt.command.options import Json, SearchOptions, Shown
 from autockpt.command.running import (
     STANDARD_OUTPUT,
@@ -68,7 +69,9 @@ def solve(
 
         limit_s = _TIME_LIMIT_S if search.time_limit is None else search.time_limit
         with progress.planning(graph.name, is_shown=not shown.quiet):
-            solved = solve_file(text, budget, method=search.method, time_limit_s=limit_s)
+            solved = solve_file(
+                text, budget, method=load_method(search.method), time_limit_s=limit_s
+            )
         say_if_stopped(interrupted)
         if json is not None:
             write(json, solved.json() + "\n")

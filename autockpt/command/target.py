@@ -23,11 +23,12 @@ from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
 from autockpt.hub.build import build_from_hub
 from autockpt.hub.options import HubOptions
+from autockpt.profile.cost_model import CostModel, find_cost
 from autockpt.profile.optimizer import check_optimizer_name
 from autockpt.verify.device_memory import is_any_here
 from autockpt.zoo import Example, Size
 
-__all__ = ["Loaded", "TargetError", "load", "load_function", "load_loss", "load_step"]
+__all__ = ["Loaded", "TargetError", "load", "load_cost", "load_function", "load_loss", "load_step"]
 
 _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
     "sum": lambda output: output.sum(),
@@ -44,12 +45,14 @@ class Loaded:
         loss_fn: What computes a loss from the output, if the model does not.
         optimizer: The name of the optimizer to count.
         device: The device to plan for, if it is not here.
+        cost: What operations cost, if autockpt does not decide that.
     """
 
     example: Example
     loss_fn: Callable[[Any], torch.Tensor] | None
     optimizer: str | None
     device: Device | None
+    cost: CostModel | None = None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -64,6 +67,7 @@ class Loaded:
             "sample_kwargs": dict(self.example.kwargs),
             "loss_fn": self.loss_fn,
             "optimizer": self.optimizer,
+            "cost": self.cost,
         }
 
     def to_run(self) -> Example:
@@ -93,6 +97,7 @@ def load_step(
     if options.optimizer is not None:
         check_optimizer_name(options.optimizer)
     loss_fn = None if options.loss is None else load_loss(options.loss)
+    cost = None if options.cost is None else load_cost(options.cost)
     given = options.given if batch is None else {**options.given, "batch": batch}
     example = load(target, **given)
     return Loaded(
@@ -100,6 +105,7 @@ def load_step(
         loss_fn=example.loss_fn if loss_fn is None else loss_fn,
         optimizer=options.optimizer,
         device=device,
+        cost=cost,
     )
 
 
@@ -202,6 +208,11 @@ def _takes_batch(function: Callable[..., Any]) -> bool:
 def load_loss(text: str) -> Callable[[Any], torch.Tensor]:
     """Returns the function that `--loss` names: `"sum"`, `"mean"`, or a target."""
     return _REDUCTIONS[text] if text in _REDUCTIONS else load_function(text)
+
+
+def load_cost(text: str) -> CostModel:
+    """Returns the cost model that `--cost` names: an installed one, or the function of a target."""
+    return load_function(text) if ":" in text else find_cost(text)
 
 
 def load_function(target: str) -> Callable[..., Any]:

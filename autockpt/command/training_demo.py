@@ -18,6 +18,7 @@ from autockpt.command.side_by_side import Comparison, Times, Trainer, compare, t
 from autockpt.report import tables as report
 from autockpt.report.plan import Plan
 from autockpt.zoo import Example
+from autockpt_solvers import Method
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Demo:
         example: The model and its batch; a copy of the model is trained too.
         name: The name to print.
         budget: The budget, as `autockpt.optimize` takes it.
-        method: Name of the solver method.
+        method: The solver's method, or its name.
         time_limit_s: Time limit of the search.
         num_steps: Number of training steps before the comparison.
         progress: Whether to show what planning does.
@@ -37,7 +38,7 @@ class Demo:
     example: Example
     name: str
     budget: str
-    method: str = "auto"
+    method: str | Method = "auto"
     time_limit_s: float = 20.0
     num_steps: int = 3
     progress: bool = True

@@ -24,6 +24,7 @@ import autockpt_solvers
 from autockpt.dispatch.key import PlanKey
 from autockpt.profile.cache import PROFILE_VERSION, device_name
 from autockpt.request import Request
+from autockpt_solvers import method_names
 
 _SCHEMA_VERSION = 1
 _PLAIN = (bool, int, float, str, type(None))
@@ -45,15 +46,20 @@ def identity(
         module: The module.
         forward: Its own forward.
         key: What the plan depends on.
-        request: What is asked of the plan. The time limit does not count.
+        request: What is asked of the plan. The time limit does not count. Its loss and its cost
+            model count by their code and what that refers to.
         buckets_bytes: What data parallelism keeps beside the gradients.
         holds_data: False if tensors of the module or its inputs are fake or meta tensors. Times of
             their plans are estimated, on a device that may not be there.
     """
-    if not isinstance(request.method, str) or key.has_global_hooks:
-        return None
-    loss = None if request.loss_fn is None else _described(request.loss_fn)
-    if request.loss_fn is not None and loss is None:
+    if request.method not in method_names() or key.has_global_hooks:
+        return None  # a method of another package may change under the same name
+    loss, cost = (
+        None if given is None else _described(given) for given in (request.loss_fn, request.cost)
+    )
+    if (request.loss_fn is not None and loss is None) or (
+        request.cost is not None and cost is None
+    ):
         return None
     device = next((t.device for t in _tensors(module) if t.device.type != "cpu"), None)
     device = device or torch.device("cpu")
@@ -66,7 +72,7 @@ def identity(
         device_name(device) if holds_data else f"no data on {device.type}",
         _settings_of_torch(),
         f"{request.method} {request.budget} {request.budget.bytes} {request.optimizer}",
-        f"{buckets_bytes} {loss} {called} {request.device}",
+        f"{buckets_bytes} {loss} {called} {request.device} {cost}",
         _code(forward),
         *_parts(module),
     ]

@@ -21,6 +21,7 @@ from autockpt.fitting.parts import parts_of
 from autockpt.fitting.step import Cost, SizedStep, planned_with_other_optimizers
 from autockpt.fitting.value import Change, Variant, Way
 from autockpt.ladder.graphs import GraphPlanner
+from autockpt.profile.cost_model import CostModel
 from autockpt.report.plan import Plan
 from autockpt.request import Request
 from autockpt.sample_step import sample_step
@@ -42,6 +43,7 @@ def fit(
     make_inputs: Callable[[int], Any] | None = None,
     variants: Mapping[str, Callable[[], Variant]] | None = None,
     progress: bool = True,
+    cost: str | CostModel | None = None,
 ) -> Fit:
     """Return whether a training step fits a device, what it costs there and what would help.
 
@@ -60,6 +62,7 @@ def fit(
             answer has the largest batches.
         variants: Changes of your own to compare with, by name: each returns a model and inputs.
         progress: Whether to show what it does.
+        cost: What operations cost, as for :func:`optimize`.
 
     Raises:
         CaptureError: A step of the model cannot be recorded.
@@ -73,7 +76,7 @@ def fit(
 
     def asked(of: torch.nn.Module, loss: Callable[[Any], torch.Tensor] | None) -> Request:
         return checked_request(
-            of, budget_bytes, loss, optimizer, "auto", _LIMIT_S, progress, target
+            of, budget_bytes, loss, optimizer, "auto", _LIMIT_S, progress, target, cost
         )
 
     with progress_shown.planning(type(model).__name__, is_shown=progress):

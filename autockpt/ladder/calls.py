@@ -228,7 +228,9 @@ def _problem(
         device=device,
         num_graphs=0,
         rung="checkpoint",
-        notes=(),
+        notes=()
+        if step.request.cost is None
+        else ("the cost model was not asked: it is for operations, and calls are measured",),
     )
     return problem.for_calls(step.loop.num_calls).within(step.request.budget)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -23,8 +23,10 @@ from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, solver_errors
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
+from autockpt.lower.origins import module_of
 from autockpt.lower.places import places_of
 from autockpt.lower.problem import StepProblem
+from autockpt.profile.cost_model import CostModel, Placed, modelled, name_of
 from autockpt.profile.operators import profile
 from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.report.parts import FixedBytes
@@ -84,6 +86,11 @@ class GraphPlanner:
             target = step.request.device
             measure = not captured.is_fake
             costs = profile(nodes, captured.device, measure=measure, target=target)
+        device = str(captured.device) if target is None else target.name
+        cost_source = "roofline" if captured.is_fake else "measured"
+        if step.request.cost is not None:
+            costs = modelled(_placed(captured), costs, step.request.cost, device=device)
+            cost_source = "model"
         progress.stage("building the solver's graph")
         with internal_errors("lower"):
             optimizer = step.request.optimizer
@@ -114,12 +121,12 @@ class GraphPlanner:
             gradients_bytes=captured.gradient_bytes,
             outputs_bytes=captured.outputs_bytes(step.loop),
             optimizer=step.request.optimizer,
-            cost_source="roofline" if captured.is_fake else "measured",
-            device=str(captured.device) if target is None else target.name,
+            cost_source=cost_source,
+            device=device,
             context_bytes=0 if target is None else target.context_bytes,
             num_graphs=len(captured.graphs),
             rung="blocks" if blocks else "whole",
-            notes=_notes(captured),
+            notes=_notes(captured, step.request.cost),
             places=places_of(captured, lowered.origins),
         )
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
@@ -328,10 +335,19 @@ def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[in
     return tuple(positions[key] for key in gradient_order if key in positions)
 
 
-def _notes(captured: Capture) -> tuple[str, ...]:
-    if not captured.foreign_ops:
-        return ()
-    return (
-        "outside of the captured graphs, not planned and not counted: "
-        + ", ".join(captured.foreign_ops),
-    )
+def _placed(captured: Capture) -> Iterator[Placed]:
+    """The operations of all graphs, with the modules that they belong to."""
+    for graph in captured.graphs:
+        for op in graph.joint.ops:
+            module = module_of(op.node, captured.module_names)
+            yield Placed(node=op.node, module=module, is_backward=op.is_backward)
+
+
+def _notes(captured: Capture, cost: CostModel | None) -> tuple[str, ...]:
+    notes = [] if cost is None else [f"the cost model is {name_of(cost)}"]
+    if captured.foreign_ops:
+        notes.append(
+            "outside of the captured graphs, not planned and not counted: "
+            + ", ".join(captured.foreign_ops)
+        )
+    return tuple(notes)

@@ -23,8 +23,8 @@ from autockpt.user_warnings import warn_user
 PROFILE_VERSION = 2
 # Ten minutes and a terabyte. Rows above that are ignored: the engine could not add up a graph of
 # such operations.
-_MAX_RUNTIME_NS = 600 * 10**9
-_MAX_BYTES = 2**40
+MAX_RUNTIME_NS = 600 * 10**9
+MAX_BYTES = 2**40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +128,9 @@ def _checked(runtime_ns: Any, workspace_bytes: Any, output_bytes: Any) -> NodeCo
         return None
     if not isinstance(sizes, list):
         return None
-    if not all(_is_count(v, _MAX_BYTES) for v in (workspace_bytes, *sizes)):
+    if not all(_is_count(v, MAX_BYTES) for v in (workspace_bytes, *sizes)):
         return None
-    if not _is_count(runtime_ns, _MAX_RUNTIME_NS):
+    if not _is_count(runtime_ns, MAX_RUNTIME_NS):
         return None
     return NodeCost(
         runtime_ns=runtime_ns, workspace_bytes=workspace_bytes, output_bytes=tuple(sizes)

@@ -7,6 +7,7 @@ share of the peak rate that kernels of its kind reach; no operator takes less th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from typing import Any
 
@@ -20,7 +21,6 @@ from autockpt.devices.table import DEVICES, GENERIC_CPU
 from autockpt.profile.cache import NodeCost
 from autockpt.profile.kinds import is_causal, kind_of
 from autockpt.profile.workspaces import workspace_bytes
-from autockpt.torch_private.pytree import tree_leaves
 
 
 def device_of(device: torch.device) -> Device:
@@ -31,8 +31,30 @@ def device_of(device: torch.device) -> Device:
     return device_like(name) or DEVICES["h100"]
 
 
-def roofline(node: fx.Node, device: Device) -> NodeCost:
-    """Estimates the cost of a node on a device."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a node reads and returns, and how much it computes and moves.
+
+    Attributes:
+        inputs: Its arguments by position and by keyword, with tensors for nodes.
+        result: What it returns.
+        num_flops: Floating-point operations; 0 if there is no formula for its operator.
+        moved_bytes: The bytes of all tensors among them.
+    """
+
+    inputs: Any
+    result: Any
+    num_flops: int
+    moved_bytes: int
+
+    @property
+    def touched(self) -> list[torch.Tensor]:
+        """All tensors that the node reads or returns."""
+        return tensors_of((self.inputs, self.result))
+
+
+def work_of(node: fx.Node) -> Work:
+    """Returns what a node reads, returns, computes and moves."""
 
     def value_of(argument: Any) -> Any:
         return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
@@ -40,18 +62,28 @@ def roofline(node: fx.Node, device: Device) -> NodeCost:
     args = fx.node.map_aggregate(node.args, value_of)
     kwargs = fx.node.map_aggregate(node.kwargs, value_of)
     result = node.meta.get("val")
-    touched = tensors_of(tree_leaves((args, kwargs, result)))
-    moved_bytes = sum(t.numel() * t.element_size() for t in touched)
-    num_flops = _num_flops(node, args, kwargs, result)
+    touched = tensors_of((args, kwargs, result))
+    return Work(
+        inputs=(args, kwargs),
+        result=result,
+        num_flops=_num_flops(node, args, kwargs, result),
+        moved_bytes=sum(t.numel() * t.element_size() for t in touched),
+    )
+
+
+def roofline(node: fx.Node, device: Device) -> NodeCost:
+    """Estimates the cost of a node on a device."""
+    work = work_of(node)
+    touched = work.touched
     kind = kind_of(node.target)
     share = getattr(device.efficiency, kind)
     arithmetic_s = memory_s = 0.0
-    if num_flops:
+    if work.num_flops:
         rate = device.rates.of(_dtype_of(touched), is_convolution=kind == "convolution")
-        arithmetic_s = num_flops / (rate * share)
+        arithmetic_s = work.num_flops / (rate * share)
         share = device.efficiency.elementwise
-    if moved_bytes:
-        memory_s = moved_bytes / (device.bytes_per_s * share)
+    if work.moved_bytes:
+        memory_s = work.moved_bytes / (device.bytes_per_s * share)
     runtime_ns = int(max(arithmetic_s, memory_s) * 1e9)
     return NodeCost(
         runtime_ns=max(device.launch_ns, runtime_ns),

@@ -57,7 +57,8 @@ class Plan(PlanValues):
         context_bytes: What the device's driver takes beside the budget, as far as that is known.
         optimizer_name: The optimizer whose state is counted.
         optimizer_assumed: True if you named no optimizer.
-        cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.
+        cost_source: Source of the times: `"measured"` on the device, a `"roofline"` estimate, or
+            a cost `"model"` of yours.
         device: The device that the plan is for.
         num_graphs: Number of captured graphs.
         rung: How the step runs: `"whole"` as captured graphs of the forward, `"blocks"` with its

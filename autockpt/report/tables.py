@@ -16,7 +16,7 @@ from rich.text import Text
 from autockpt.budget import format_bytes
 from autockpt.report.module_rows import Line, compress
 from autockpt.report.values import PlanValues
-from autockpt.report.words import cost_warning, minimum_words
+from autockpt.report.words import cost_warning, minimum_words, times_words
 
 WIDTH = 100
 _BAR_WIDTH = 28
@@ -187,10 +187,7 @@ def _add_line(table: Table, name: str, line: Line, *, style: str = "") -> None:
 
 
 def _assumptions(plan: PlanValues) -> Padding:
-    if plan.cost_source == "measured":
-        source = f"Operation times were measured on {plan.device}."
-    else:
-        source = f"Operation times are estimated for {plan.device} (a roofline): nothing was run."
+    source = times_words(plan.cost_source, plan.device)
     grid = _grid("left", "left")
     warning = cost_warning(plan)
     dear = (f"{warning[0].upper()}{warning[1:]}",) if warning else ()

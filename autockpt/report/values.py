@@ -8,7 +8,7 @@ from typing import Self
 from autockpt.report.parts import FixedBytes, ModuleRow, check_not_negative
 from autockpt_solvers import SolveStatus
 
-COST_SOURCES = ("measured", "roofline")
+COST_SOURCES = ("measured", "roofline", "model")
 # The step itself, if its parts are not known.
 WHOLE_STEP = "activations, gradients and workspace"
 RUNGS = ("whole", "blocks", "checkpoint", "eager")

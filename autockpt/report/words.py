@@ -19,6 +19,15 @@ def minimum_words(plan: PlanValues) -> tuple[str, str]:
     return "minimum", f"proven{how and f',{how}'}"
 
 
+def times_words(cost_source: str, device: str) -> str:
+    """Where the times of operations come from, as a sentence."""
+    if cost_source == "measured":
+        return f"Operation times were measured on {device}."
+    if cost_source == "model":
+        return f"Operation times for {device} are those of a cost model."
+    return f"Operation times are estimated for {device} (a roofline): nothing was run."
+
+
 def cost_warning(plan: PlanValues) -> str:
     """What a plan costs that more than doubles the step, and what a little more memory saves."""
     if plan.overhead <= 1:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from autockpt_solvers.attempt import Attempt
 from autockpt_solvers.bounds.peak import least_op_bytes, lower_bound_bytes
@@ -15,6 +15,7 @@ from autockpt_solvers.clock import Clock
 from autockpt_solvers.graph import check_integer
 from autockpt_solvers.methods.registry import METHODS
 from autockpt_solvers.orders.facts import GraphFacts
+from autockpt_solvers.plugins import find_plugin, plugin_names
 from autockpt_solvers.problem import Problem
 from autockpt_solvers.result import MinimumBudget, Result, SolveStatus
 from autockpt_solvers.schedule import Schedule, with_frees
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _LARGEST_SEED = 2**31 - 1  # what CP-SAT takes
+GROUP = "autockpt.methods"  # of entry points
 
 
 class MethodError(RuntimeError):
@@ -39,15 +41,28 @@ class MethodError(RuntimeError):
 
 
 def method_names() -> tuple[str, ...]:
-    """The names that `solve` accepts as `method`, `auto` first."""
+    """The names of the engine's own methods, `auto` first."""
     return tuple(METHODS)
 
 
 def check_method(method: str | Method) -> None:
     """Raise ValueError if `method` is a name that `solve` does not know."""
-    if isinstance(method, str) and method not in METHODS:
-        known = ", ".join(map(repr, METHODS))
+    found_method(method)
+
+
+def found_method(method: str | Method) -> str | Method:
+    """The method, loaded if its name is an entry point of another package.
+
+    Raises:
+        ValueError: There is no such name, or the entry point cannot be loaded.
+    """
+    if not isinstance(method, str) or method in METHODS:
+        return method
+    others = plugin_names(GROUP)
+    if method not in others:
+        known = ", ".join(map(repr, (*METHODS, *others)))
         raise ValueError(f"unknown method {method!r}; use one of {known}, or a callable")
+    return cast("Method", find_plugin(GROUP, method))
 
 
 def baseline_schedule(graph: ComputeGraph) -> Schedule:
@@ -70,7 +85,8 @@ def solve(
 
     Args:
         problem: The problem.
-        method: One of `method_names()`, or a callable with the signature of `Method`.
+        method: One of `method_names()`, the name of an entry point of `autockpt.methods`, or a
+            callable with the signature of `Method`.
         time_limit_s: Ends the search and the proofs. The best schedule so far is returned. The time
             in which numba compiles, once per installation, is not included.
         seed: From 0 to 2**31 - 1. Equal problems with equal seeds give equal schedules.
@@ -87,7 +103,7 @@ def solve(
         MethodError: A callable raised, or did not return a schedule.
         ScheduleError: A callable returned a schedule that cannot run.
     """
-    check_method(method)
+    method = found_method(method)
     check_limits(time_limit_s, seed)
     with clock_of(time_limit_s, watch, problem.available_bytes) as clock:
         return _solved(problem, method, Session(graph=problem.graph, seed=seed, clock=clock))
@@ -182,7 +198,7 @@ def minimum_budget(
     Raises:
         As `solve`.
     """
-    check_method(method)
+    method = found_method(method)
     check_limits(time_limit_s, seed)
     with clock_of(time_limit_s, watch, 0) as clock:
         return _minimum(method, Session(graph=graph, seed=seed, clock=clock))

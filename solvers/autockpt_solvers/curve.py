@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from autockpt_solvers.api import (
     ask_callable,
     check_limits,
-    check_method,
     clock_of,
+    found_method,
     judged,
     minimum_of,
     name_of,
@@ -133,8 +133,11 @@ def budget_curve(
         MethodError: As `solve`.
         ScheduleError: As `solve`.
     """
-    for name in (method, *simple):
-        check_method(name)
+    method = found_method(method)
+    for name in simple:
+        if name not in METHODS:
+            known = ", ".join(map(repr, METHODS))
+            raise ValueError(f"unknown method {name!r} in simple; use {known}")
     check_limits(time_limit_s, seed)
     wanted = _checked_budgets(graph, budgets, fixed_bytes)
     with clock_of((1 + _TIMES_FOR_LEAST) * time_limit_s, watch, 0) as clock:

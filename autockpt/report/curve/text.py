@@ -12,6 +12,7 @@ from rich.text import Text
 
 from autockpt.budget import format_bytes
 from autockpt.report.tables import WIDTH
+from autockpt.report.words import times_words
 
 if TYPE_CHECKING:
     from autockpt.report.curve.points import CurvePoint
@@ -127,10 +128,10 @@ def _here(curve: Curve, budget_bytes: int) -> str:
 
 
 def _notes(curve: Curve) -> list[RenderableType]:
-    how = "measured on" if curve.cost_source == "measured" else "a roofline estimate for"
     notes = (
         "# is the part of the overhead that no plan of the class can avoid (proven).",
-        f"Operation times are {how} {curve.device}. The search took {curve.solve_time_s:.1f} s.",
+        f"{times_words(curve.cost_source, curve.device)} The search took "
+        f"{curve.solve_time_s:.1f} s.",
         *curve.notes,
     )
     grid = _grid("left", "left")

@@ -31,7 +31,8 @@ class Curve:
         baseline_step_ns: Time of all operations of a step, each counted once.
         simple: What simple methods of the engine reach.
         device: The device that the curve is for.
-        cost_source: Source of the times: `"measured"` on the device, or a `"roofline"` estimate.
+        cost_source: Source of the times: `"measured"` on the device, a `"roofline"` estimate, or
+            a cost `"model"` of yours.
         rung: As in :class:`Plan`.
         solve_time_s: Time that the search took, for all points together.
         notes: Anything else that you should know, one sentence each.
