@@ -12,10 +12,24 @@ import pytest
 from typer.testing import CliRunner
 
 from autockpt.command.cli import _app
+from autockpt.experiments.spec import read_experiment
 
 _PAGE = (Path(__file__).parents[1] / "docs" / "research.md").read_text()
 _FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", _PAGE, re.DOTALL))
 _COMMANDS = re.findall(r"^\$ (.+)$", _PAGE, re.MULTILINE)
+
+
+def test_the_experiment_of_the_docs_can_be_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    ((name, text),) = re.findall(r"```toml\n# (\w+\.toml)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / name).write_text(text)
+    experiment = read_experiment(tmp_path / name)
+    assert len(experiment.models) == 2
+    assert f"$ autockpt bench {name}" in page
+    for key in type(experiment).__struct_fields__:
+        assert f"`{key}`" in page
+    for key in type(experiment.models[0]).__struct_fields__:
+        assert f"`{key}`" in page
 
 
 def test_everything_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +39,6 @@ def test_everything_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
     output = {}
     for command in _COMMANDS:
         program, *args = command.split()

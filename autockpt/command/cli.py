@@ -15,6 +15,7 @@ import typer
 
 import autockpt
 from autockpt.command import (
+    bench,
     cache,
     demo,
     exits,
@@ -56,6 +57,7 @@ _add(_PLAN, fit.fit, fit.EXAMPLES)
 _add(_PLAN, max_batch.max_batch, max_batch.EXAMPLES)
 _add(_PLAN, pareto.pareto, pareto.EXAMPLES)
 _add(_RUN, demo.demo, demo.EXAMPLES)
+_add(_FILES, bench.bench, bench.EXAMPLES)
 _add(_FILES, graph.graph, graph.EXAMPLES)
 _add(_FILES, solve.solve, solve.EXAMPLES)
 _app.add_typer(cache.app, name="cache", rich_help_panel=_FILES)

@@ -1,0 +1,1 @@
+"""Experiments: models, budgets, methods and devices from a TOML file, solved cell by cell."""
