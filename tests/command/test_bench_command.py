@@ -161,7 +161,7 @@ def test_a_method_that_fails_leaves_the_other_cells(folder: Path) -> None:
     ("change", "message"),
     [
         (("bench_models.py:mlp", "bench_models.py:nlp"), "has no 'nlp'"),
-        (("bench_models.py:mlp", "zoo:nlp"), "unknown model 'zoo:nlp'; the zoo has gpt2"),
+        (("bench_models.py:mlp", "zoo:nlp"), "unknown model 'nlp'; the zoo has gpt2"),
         (('"greedy"', '"greedier"'), "unknown method 'greedier'"),
         (('loss = "sum"', 'loss = "max"'), "'max' is no target"),
         (("title =", 'devices = ["h1000"]\ntitle ='), "h1000"),
