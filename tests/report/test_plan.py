@@ -130,7 +130,9 @@ def test_shares_are_of_the_baseline_step() -> None:
 def test_plans_refuse_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="predicted_peak_bytes must not be negative, got -1"):
         _plan(predicted_peak_bytes=-1)
-    with pytest.raises(ValueError, match="cost_source must be 'measured' or 'roofline' or 'model', got 'air'"):
+    with pytest.raises(
+        ValueError, match="cost_source must be 'measured' or 'roofline' or 'model', got 'air'"
+    ):
         _plan(cost_source="air")
     with pytest.raises(ValueError, match="peak_parts must not be more"):
         _plan(peak_parts=(("gradients", 37 * _MIB),))
