@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
@@ -16,7 +17,7 @@ from autockpt.command.options import (
     Shown,
     Size,
 )
-from autockpt.command.running import console, told
+from autockpt.command.running import told, width
 from autockpt.zoo.catalogue import NAMES
 
 EXAMPLES = ("autockpt demo", "autockpt demo --model resnet50 --budget 70%")
@@ -64,6 +65,6 @@ def demo(
             time_limit_s=_TIME_LIMIT_S if search.time_limit is None else search.time_limit,
             num_steps=steps,
             progress=not shown.quiet,
-        ).run(console())
+        ).run(Console(width=width()))
         if not same:
             raise typer.Exit(exits.BUG)

@@ -12,7 +12,7 @@ import typer
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.options import BatchedModelOptions, Json, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, console, told, write
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, told, write
 from autockpt.command.usage_error import TargetError
 from autockpt.devices.lookup import device_names, find_device
 
@@ -146,11 +146,14 @@ def _show(answers: list[Fit], json: Path | None) -> None:
         if json == STANDARD_OUTPUT:
             return
     if len(answers) == 1:
-        console().print(render(answers[0]))
+        show(render(answers[0]))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("device", "room", "how it fits", "peak", "step", "per second"):
-        table.add_column(name, justify="left" if name in ("device", "how it fits") else "right")
+        is_text = name in ("device", "how it fits")
+        table.add_column(
+            name, justify="left" if is_text else "right", no_wrap=name != "how it fits"
+        )
     for answer in answers:
         table.add_row(*row_of(answer))
-    console().print(table)
+    show(table)

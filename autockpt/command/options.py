@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -259,6 +261,15 @@ class ModelOptions:
             checks.check_function(self.loss)
         if self.cost is not None and ":" in self.cost:
             checks.check_function(self.cost)
+
+    def typed(self, target: str) -> str:
+        """Returns the target and the options that differ from their defaults, to paste."""
+        words = [target]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                words += [f"--{field.name}", str(value)]
+        return shlex.join(words)
 
     @property
     def given(self) -> dict[str, Any]:

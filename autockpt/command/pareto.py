@@ -13,9 +13,10 @@ from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, S
 from autockpt.command.running import (
     STANDARD_OUTPUT,
     check_writable,
-    console,
     say_if_stopped,
+    show,
     told,
+    width,
     write,
 )
 from autockpt.command.usage_error import TargetError
@@ -111,7 +112,7 @@ def pareto(
             if file is not None:
                 write(file, content())
         if STANDARD_OUTPUT not in (json, csv):
-            console().print(text.render(curve))
+            show(text.render(curve, width=width()))
 
 
 def _check_plot(file: Path) -> None:

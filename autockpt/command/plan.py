@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +21,16 @@ from autockpt.command.options import (
 from autockpt.command.running import (
     STANDARD_OUTPUT,
     check_writable,
-    console,
     say_if_stopped,
+    show,
     told,
+    width,
     write,
 )
+
+if TYPE_CHECKING:
+    from autockpt.report.plan import Plan
+    from autockpt.report.tables import Surroundings
 
 EXAMPLES = (
     "autockpt plan zoo:gpt2 --budget 40%",
@@ -33,6 +38,11 @@ EXAMPLES = (
     "autockpt plan hf:llama-7b/config.json --device h100 --dtype bf16 --budget 70GB",
     "autockpt plan zoo:bert-large --size full --device meta --budget 8GB --json plan.json",
 )
+
+# The search for other budgets takes a second or two on a graph of this size.
+_FEW_OPS = 400
+_NEARBY_S = 1.0
+_NEARBY = (0.85, 1.15, 1.4)
 
 
 def plan(
@@ -80,4 +90,47 @@ def plan(
         if json is not None:
             write(json, made.to_json())
         if json != STANDARD_OUTPUT:
-            console().print(tables.render(made))
+            show(tables.render(made, around(made, model.typed(target)), width=width()))
+
+
+def around(plan: Plan, command: str) -> Surroundings:
+    """Returns what a report shows beside a plan.
+
+    Args:
+        plan: The plan.
+        command: Target and options, as they are typed.
+    """
+    from autockpt.report.tables import Surroundings
+
+    return Surroundings(
+        timelines=None if plan.schedule is None else plan.timeline(),
+        nearby=_nearby(plan),
+        command=command,
+    )
+
+
+def _nearby(plan: Plan) -> tuple[tuple[int, int], ...]:
+    """Other budgets and what they cost, if that is known or quickly found."""
+    is_quick = plan.graph is not None and len(plan.graph.ops) <= _FEW_OPS
+    if (
+        plan.cheaper_budgets
+        or not is_quick
+        or not plan.recompute_ns
+        or not plan.minimum_bound_bytes
+    ):
+        return plan.cheaper_budgets
+    wanted = [
+        budget_bytes
+        for budget_bytes in (int(share * plan.budget_bytes) for share in _NEARBY)
+        if plan.minimum_peak_bytes <= budget_bytes < plan.baseline_peak_bytes
+    ]
+    if not wanted or plan.fixed.other_calls_bytes:
+        return ()
+    found = plan.curve(wanted, time_limit_s=_NEARBY_S).points
+    return tuple(
+        (point.budget_bytes, point.recompute_ns)
+        for point in found
+        if point.recompute_ns is not None
+        # A short search may miss what this plan's found.
+        if (point.budget_bytes > plan.budget_bytes) == (point.recompute_ns < plan.recompute_ns)
+    )

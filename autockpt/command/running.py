@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from autockpt.command import exits
 from autockpt.command.failures import failure_of
@@ -20,7 +20,7 @@ from autockpt.command.options import Shown
 from autockpt.command.usage_error import TargetError
 
 STANDARD_OUTPUT = Path("-")
-_NARROWEST, _WIDEST = 100, 200
+_NARROWEST, _WIDEST = 60, 200
 
 
 def check_writable(*files: Path | None) -> None:
@@ -71,11 +71,20 @@ def read(file: Path) -> str:
         raise TargetError(f"cannot read {file}: {error.strerror}") from error
 
 
-def console() -> Console:
-    """Returns a console as wide as the terminal, within what reports can use."""
-    shown = Console()
-    width = min(max(shown.width, _NARROWEST), _WIDEST)
-    return shown if width == shown.width else Console(width=width)
+def width() -> int:
+    """Returns how wide a report may be: as the terminal, within what reports can use."""
+    return min(max(Console().width, _NARROWEST), _WIDEST)
+
+
+def show(report: RenderableType) -> None:
+    """Prints a report as wide as the terminal; in a pipe or a file without blanks at line ends."""
+    console = Console(width=width())
+    if console.is_terminal:
+        console.print(report)
+        return
+    with console.capture() as capture:
+        console.print(report)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 @contextlib.contextmanager

@@ -74,7 +74,9 @@ class Demo:
         with console.status("timing ..."):
             times = time_in_turns(eager, optimized, num_pairs=5)
         console.print()
-        console.print(report.render(plan))
+        timelines = None if plan.schedule is None else plan.timeline()
+        around = report.Surroundings(timelines=timelines)
+        console.print(report.render(plan, around, width=console.width))
         console.print()
         console.print(_table(plan, peaks, times))
         console.print()

@@ -82,7 +82,8 @@ class Plan(PlanValues):
         self.places.check(self.graph)
 
     def __str__(self) -> str:
-        return tables.text(self)
+        timelines = None if self.schedule is None else self.timeline()
+        return tables.text(self, tables.Surroundings(timelines=timelines))
 
     def __repr__(self) -> str:
         return f"<Plan: {described(self)}>"

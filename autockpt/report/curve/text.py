@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autockpt.report.curve.value import Curve
 
 _BAR_WIDTH = 40
+_NUMBERS_WIDTH = 48
 _WHY_NONE = {
     "infeasible": "no plan fits (proven)",
     "not_found": "no plan found",
@@ -36,20 +37,26 @@ def plain(curve: Curve) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def render(curve: Curve) -> Group:
-    """Returns the curve for a rich console."""
+def render(curve: Curve, *, width: int = WIDTH) -> Group:
+    """Returns the curve for a rich console of a width, from 60 letters on."""
     num = len(curve.points)
     title = Text.assemble(
         ("autockpt curve", "bold"), f"  {num} budget{'s' * (num > 1)}, {curve.device}"
     )
-    parts: list[RenderableType] = [title, Text(""), _plot(curve), Text(""), _ends(curve)]
+    parts: list[RenderableType] = [
+        title,
+        Text(""),
+        _plot(curve, min(_BAR_WIDTH, width - _NUMBERS_WIDTH)),
+        Text(""),
+        _ends(curve),
+    ]
     if curve.simple:
         parts += [Text(""), _simple(curve)]
     parts += [Text(""), *_notes(curve)]
     return Group(*parts)
 
 
-def _plot(curve: Curve) -> Padding:
+def _plot(curve: Curve, bar_width: int) -> Padding:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("budget", "peak", "overhead", "bound"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -67,18 +74,18 @@ def _plot(curve: Curve) -> Padding:
             format_bytes(point.predicted_peak_bytes),
             f"+{point.overhead:.1%}",
             f"+{point.lower_bound:.1%}",
-            _bar(point, most, is_knee=point == knee),
+            _bar(point, most, bar_width, is_knee=point == knee),
         )
     return Padding(table, (0, 0, 0, 2))
 
 
-def _bar(point: CurvePoint, most: float, *, is_knee: bool) -> Text:
+def _bar(point: CurvePoint, most: float, width: int, *, is_knee: bool) -> Text:
     """A bar as long as the overhead; the part that the bound proves is drawn with #."""
     assert point.overhead is not None
     assert point.lower_bound is not None
-    length = round(_BAR_WIDTH * point.overhead / most) if most else 0
-    proven = min(length, round(_BAR_WIDTH * point.lower_bound / most)) if most else 0
-    mark = "  <- knee" if is_knee else ""
+    length = round(width * point.overhead / most) if most else 0
+    proven = min(length, round(width * point.lower_bound / most)) if most else 0
+    mark = " <- knee" if is_knee else ""
     return Text.assemble(
         "|", ("#" * proven, "cyan"), ("=" * (length - proven), "green"), (mark, "bold")
     )
