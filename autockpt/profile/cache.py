@@ -20,7 +20,7 @@ import torch
 
 from autockpt.user_warnings import warn_user
 
-PROFILE_VERSION = 2
+PROFILE_VERSION = 3
 # Ten minutes and a terabyte. Rows above that are ignored: the engine could not add up a graph of
 # such operations.
 MAX_RUNTIME_NS = 600 * 10**9

@@ -1,7 +1,7 @@
 """Measures or estimates the run time and workspace of every node.
 
 Each operator is measured once per input layout, on made-up inputs with the right shapes and
-strides, so a measurement needs no more memory than that operator. Results are stored on disk by
+strides, so a measurement needs no more memory than a few operators. Results are stored on disk by
 device and torch version. If nothing can run (the device is missing, or the model is on fake or meta
 tensors), the cost is a roofline estimate: the larger of the time for the FLOPs and the time for the
 bytes moved.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from autockpt.capture.nodes import tensors_of
 from autockpt.devices.device import Device
 from autockpt.profile.cache import NodeCost, ProfileCache
 from autockpt.profile.roofline import device_of, roofline
+from autockpt.profile.turns import times_ns
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.peak import memory_profile
@@ -31,11 +31,7 @@ from autockpt.verify.random_state import kept_random_states
 # By signature: bytes beyond inputs and outputs, and the size of each output's storage.
 Workspaces = dict[str, tuple[int, tuple[int, ...]]]
 
-# An operator runs at least and at most so often, and no longer than this once it ran the least.
-_MIN_REPEATS = 5
-_MAX_REPEATS = 30
-_REPEAT_SECONDS = 0.02
-_SLOW_SECONDS = 0.5  # all runs of an operator take about this long at most, or one run
+_MIN_IN_TURNS = 16  # operators
 _SPAN = "autockpt workspace "
 
 
@@ -96,23 +92,24 @@ def _measured(
     if not missing:
         return known
     measured: dict[str, NodeCost] = {}
-    estimated: dict[str, NodeCost] = {}
     # Graphs contain their casts; the caller's autocast must not add others.
     progress.stage("profiling the memory of operators", num_all=len(missing))
     with kept_random_states(device), torch.autocast(device.type, enabled=False):
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
         progress.stage("profiling the time of operators", num_all=len(missing))
-        for position, (key, node) in enumerate(missing.items()):
-            progress.advance(position)
-            if key in workspace:
-                workspace_bytes, output_bytes = workspace[key]
-                measured[key] = NodeCost(
-                    runtime_ns=_runtime_ns(node, device),
-                    workspace_bytes=workspace_bytes,
-                    output_bytes=output_bytes,
-                )
-            else:
-                estimated[key] = roofline(node, device_of(device))
+        runs = {key: node for key, node in missing.items() if key in workspace}
+        for key, runtime_ns in zip(runs, _runtimes_ns(by_signature, runs, device), strict=True):
+            workspace_bytes, output_bytes = workspace[key]
+            measured[key] = NodeCost(
+                runtime_ns=runtime_ns,
+                workspace_bytes=workspace_bytes,
+                output_bytes=output_bytes,
+            )
+    estimated = {
+        key: roofline(node, device_of(device))
+        for key, node in missing.items()
+        if key not in workspace
+    }
     cache.store(measured)
     return known | measured | estimated
 
@@ -152,23 +149,17 @@ def _made_up(value: Any) -> Any:
     return torch.as_strided(base, value.shape, value.stride(), value.storage_offset())
 
 
-def _runtime_ns(node: fx.Node, device: torch.device) -> int:
-    call = _call(node)
-    with torch.no_grad():
-        if device.type != "cpu":
-            return _runtime_ns_device(call, device)
-        call()
-        best_ns = 2**62
-        started_ns = time.perf_counter_ns()
-        for repeat in range(_MAX_REPEATS):
-            before_ns = time.perf_counter_ns()
-            result = call()
-            best_ns = min(best_ns, time.perf_counter_ns() - before_ns)
-            del result
-            spent_s = (time.perf_counter_ns() - started_ns) / 1e9
-            if spent_s > (_REPEAT_SECONDS if repeat + 1 >= _MIN_REPEATS else _SLOW_SECONDS):
-                break
-    return best_ns
+def _runtimes_ns(
+    by_signature: dict[str, fx.Node], missing: dict[str, fx.Node], device: torch.device
+) -> list[int]:
+    """Returns the times of the missing nodes' operators, in their order."""
+    if device.type != "cpu":
+        with torch.no_grad():
+            return [_runtime_ns_device(_call(node), device) for node in missing.values()]
+    # A few operators alone would find the caches as they left them: known ones run between them.
+    beside = [node for key, node in by_signature.items() if key not in missing]
+    beside = beside[: max(0, _MIN_IN_TURNS - len(missing))]
+    return times_ns([*missing.values(), *beside], _call)[: len(missing)]
 
 
 def _runtime_ns_device(call: Callable[[], Any], device: torch.device) -> int:
