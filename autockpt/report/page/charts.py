@@ -149,7 +149,7 @@ def panel(key: str, title: str, timeline: Timeline, axes: Axes) -> Panel:
     )
 
 
-def what_happens(timeline: Timeline, index: int) -> str:
+def what_happens(timeline: Timeline, index: int, *, with_line: bool = True) -> str:
     """What runs at a moment, in words."""
     while index > 0 and timeline.moments[index].op is None:
         index -= 1
@@ -161,7 +161,7 @@ def what_happens(timeline: Timeline, index: int) -> str:
     again = " again" if moment.run > 1 else ""
     inside = f" of {inert(op.segment)}" if op.segment else ""
     line = timeline.places.line_of(moment.op)
-    where = f", {inert(str(line))}" if line is not None else ""
+    where = f", {inert(str(line))}" if line is not None and with_line else ""
     return f"{phase}{inside} ({inert(op.name)}{again}{where})"
 
 
@@ -173,9 +173,10 @@ def _table(timeline: Timeline) -> list[tuple[str, str, list[str]]]:
     return [
         (
             format_time(moments[at].start_ns),
-            what_happens(timeline, at) + (" — the peak" if at == timeline.peak else ""),
+            what_happens(timeline, at, with_line=False)
+            + (" — the peak" if at == timeline.peak else ""),
             [
-                format_bytes(size)
+                format_bytes(size) if size else "\N{EN DASH}"
                 for size in (*by_group(timeline.bytes_by_kind(at)), moments[at].total_bytes)
             ],
         )

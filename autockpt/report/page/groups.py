@@ -30,8 +30,8 @@ GROUPS = (
     Group(
         key="parameters",
         label="parameters",
-        meaning="with buffers and inputs, there all the time",
-        kinds=("parameters", "buffers", "inputs"),
+        meaning="with buffers, inputs and what libraries keep, there all the time",
+        kinds=("parameters", "buffers", "inputs", "buckets", "workspace of cuBLAS"),
     ),
     Group(
         key="optimizer",
@@ -43,7 +43,7 @@ GROUPS = (
         key="gradients",
         label="gradients",
         meaning="of parameters, made by the backward",
-        kinds=("gradients", OLDER_GRADIENTS, "cleared gradients", "buckets"),
+        kinds=("gradients", OLDER_GRADIENTS, "cleared gradients"),
     ),
     Group(
         key="saved",

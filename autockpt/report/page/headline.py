@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autockpt.report.page.formats import format_bytes, format_share
+from autockpt.report.terminal.headline import as_asked, verdict
 from autockpt.report.values import PlanValues
 from autockpt.report.words import cost_warning
 
@@ -17,18 +18,20 @@ class Headline:
         title: Whether it fits, in a few words.
         answer: Its peak and its cost.
         standing: How good that is.
+        verdict: Whether it is worth it, and otherwise what else to do.
         warning: What is dear about it; empty if nothing is.
     """
 
     title: str
     answer: str
     standing: str
+    verdict: str
     warning: str
 
 
 def headline(plan: PlanValues) -> Headline:
     """Returns the answer of a plan."""
-    budget = format_bytes(plan.budget_bytes)
+    budget = as_asked(plan.budget_bytes)
     peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
     fits = peak_bytes <= plan.budget_bytes
     title = f"Fits {budget}" if fits else f"Needs {format_bytes(peak_bytes)}, over {budget}"
@@ -43,11 +46,13 @@ def headline(plan: PlanValues) -> Headline:
         )
     else:
         answer = f"{peak}, with nothing recomputed"
+    judged = verdict(plan)
     warning = cost_warning(plan)
     return Headline(
         title=title,
         answer=answer,
         standing=_standing(plan),
+        verdict=f"{judged.word.capitalize()}: {judged.reason} {judged.advice}".rstrip(),
         warning=warning[:1].upper() + warning[1:],
     )
 

@@ -30,7 +30,7 @@ class Verdict:
 
 def headline(plan: PlanValues) -> str:
     """Returns whether a plan fits, its peak, its cost and how good that is, on one line."""
-    budget = _as_asked(plan.budget_bytes)
+    budget = as_asked(plan.budget_bytes)
     peak_bytes = _peak_bytes(plan)
     peak = format_bytes(peak_bytes)
     if peak_bytes > plan.budget_bytes:
@@ -93,7 +93,7 @@ def _peak_bytes(plan: PlanValues) -> int:
     return plan.measured_peak_bytes or plan.predicted_peak_bytes
 
 
-def _as_asked(budget_bytes: int) -> str:
+def as_asked(budget_bytes: int) -> str:
     """A budget in the unit that somebody typed: `8 GB (7.45 GiB)` if it is round in that."""
     for size, unit in _ROUND_BYTES:
         if budget_bytes >= size:

@@ -100,6 +100,7 @@ def test_pointing_tells_what_runs(opened: Any, html: str) -> None:
     plot.hover(position={"x": box["width"] * 0.9, "y": 50})
     text = tip.inner_text()
     assert "backward: " in text
+    assert ", makes " in text
     assert "layer.0.mlp" in text
     assert ".py:1" in text
     assert "x = self.part_" in text

@@ -100,6 +100,12 @@
       found.push({ bytes: line.alone[1], kind: line.alone[0], name: data.kinds[line.alone[0]][0], op: -1 });
     return found.sort((a, b) => b.bytes - a.bytes);
   }
+  function madeBy(line, at) {
+    let made = 0;
+    for (let k = 0; k < line.lives.length; k += 4)
+      if (line.lives[k + 1] === at) made += line.graph.storages[line.lives[k]][1];
+    return made;
+  }
   function words(line, at) {
     const where = running(line, at);
     if (where < 0) return { phase: "before the forward", name: "", module: "", source: null, again: false };
@@ -181,7 +187,8 @@
     const tip = one(".tip", panel), cross = one(".cross", panel);
     const { phase, name, module, source, again } = words(line, at);
     tip.replaceChildren(element("b", `${size(line.total[at])} after ${time(line.start[at])}`));
-    tip.append(element("div", `${phase}: ${name}${again ? ", again" : ""}`));
+    const made = madeBy(line, running(line, at));
+    tip.append(element("div", `${phase}: ${name}${again ? ", again" : ""}${made ? `, makes ${size(made)}` : ""}`));
     if (module) tip.append(element("div", module));
     if (source) {
       tip.append(element("div", source[0]));
