@@ -18,6 +18,7 @@ from autockpt.command import (
     bench,
     cache,
     demo,
+    diff,
     exits,
     fit,
     graph,
@@ -58,6 +59,7 @@ _add(_PLAN, max_batch.max_batch, max_batch.EXAMPLES)
 _add(_PLAN, pareto.pareto, pareto.EXAMPLES)
 _add(_RUN, demo.demo, demo.EXAMPLES)
 _add(_FILES, bench.bench, bench.EXAMPLES)
+_add(_FILES, diff.diff, diff.EXAMPLES)
 _add(_FILES, graph.graph, graph.EXAMPLES)
 _add(_FILES, solve.solve, solve.EXAMPLES)
 _app.add_typer(cache.app, name="cache", rich_help_panel=_FILES)

@@ -78,6 +78,16 @@ Json = Annotated[
     ),
 ]
 
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a page to this file: one file of HTML that loads and sends nothing.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:

@@ -13,6 +13,7 @@ from autockpt.command.methods import load_method
 from autockpt.command.options import (
     BatchedModelOptions,
     Budget,
+    Html,
     Json,
     SearchOptions,
     Shown,
@@ -52,6 +53,7 @@ def plan(
     search: SearchOptions,
     shown: Shown,
     json: Json = None,
+    html: Html = None,
     accumulate: Annotated[
         bool, typer.Option("--accumulate", help="Gradients add to those of an earlier backward.")
     ] = False,
@@ -61,12 +63,13 @@ def plan(
 ) -> None:
     """Plan a training step for a budget, without running a step."""
     with told(shown) as interrupted:
-        check_writable(json)
+        check_writable(json, html)
         wanted = checked_budget(budget)
         search.check()
         model.check(target)
 
         import autockpt
+        from autockpt import progress
         from autockpt.command.target import load_step
         from autockpt.dispatch.kept import none_kept
         from autockpt.report import tables
@@ -89,6 +92,9 @@ def plan(
         say_if_stopped(interrupted)
         if json is not None:
             write(json, made.to_json())
+        if html is not None:
+            with progress.planning("the page", is_shown=not shown.quiet):
+                write(html, made.to_html())
         if json != STANDARD_OUTPUT:
             show(tables.render(made, around(made, model.typed(target)), width=width()))
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -79,6 +80,10 @@ class Comparison:
     summary: str
     figures: tuple[Figure, ...]
     modules: tuple[ModuleChange, ...]
+
+    def to_json(self) -> str:
+        """Returns the comparison as JSON text, with the rows of both plans for each module."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
 
     def __str__(self) -> str:
         buffer = io.StringIO()
