@@ -8,7 +8,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # Tests share the machine with torch's own threads: a few workers, one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test matrix versions lint format docs install clean help
+.PHONY: demo test matrix versions lint format docs install clean help dev-start dev-stop dev-shell \
+  dev-settings dist release
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,9 @@ help:
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make format   ruff's fixes and formatting"
+	@echo "make dev-start, dev-stop, dev-shell"
+	@echo "              Jupyter Lab with autockpt: in Docker if there is an engine, else from .venv"
+	@echo "make release  all that a release needs, checked: packages, versions, changelog, tests"
 
 install: $(INSTALLED)
 
@@ -48,6 +52,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -56,5 +61,24 @@ format: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+# Docker needs no .venv; without it, Jupyter Lab runs from there.
+dev-start: $(INSTALLED)
+	@.devcontainer/dev.sh start
+
+dev-stop:
+	@.devcontainer/dev.sh stop
+
+dev-shell: $(INSTALLED)
+	@.devcontainer/dev.sh shell
+
+dev-settings:
+	@.devcontainer/dev.sh settings
+
+dist: $(INSTALLED)
+	.ci/dist
+
+release: $(INSTALLED)
+	.ci/release
+
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
