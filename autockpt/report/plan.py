@@ -92,7 +92,8 @@ class Plan(PlanValues):
         """What a notebook shows: the answer, the ledger and the memory over the step."""
         from autockpt.report.page.rendering import notebook_html
 
-        return notebook_html(self, None if self.schedule is None else self.timeline())
+        planned = self.schedule is not None and bool(self.schedule.steps)
+        return notebook_html(self, self.timeline() if planned else None)
 
     def timeline(self) -> StepTimelines:
         """Returns the memory of the step over time, in eager PyTorch and under this plan.
@@ -148,7 +149,7 @@ class Plan(PlanValues):
         """
         from autockpt.report.page.rendering import plan_html
 
-        planned = self.schedule is not None
+        planned = self.schedule is not None and bool(self.schedule.steps)
         shown = curve if isinstance(curve, Curve) else None
         # Several calls that share a backward have none.
         if curve is True and planned and not self.fixed.other_calls_bytes:

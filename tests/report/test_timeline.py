@@ -17,6 +17,7 @@ from autockpt.report.timeline.making import timelines
 from autockpt.report.timeline.places import Places
 from autockpt_solvers import Compute, ComputeGraph, Problem, baseline_schedule, simulate, solve
 from tests.plans import PLAN
+from tests.small_plans import MIB, planned
 from tests.solvers.graphs import graphs
 
 
@@ -126,6 +127,24 @@ def test_the_timelines_of_a_step_have_its_peaks_and_its_ledger() -> None:
     largest = both.plan.alive(both.plan.peak)[0]
     assert largest.line is not None or largest.op is None
     assert isinstance(both.plan.schedule.steps[both.plan.forward_end], Compute)
+
+
+def test_several_calls_before_one_backward_are_there_all_the_time() -> None:
+    """What the other calls keep differs between eager and the plan."""
+    plan = planned()
+    fixed = dataclasses.replace(plan.fixed, other_calls_bytes=3 * MIB)
+    several = dataclasses.replace(
+        plan,
+        fixed=fixed,
+        predicted_peak_bytes=plan.predicted_peak_bytes + 3 * MIB,
+        baseline_peak_bytes=plan.baseline_peak_bytes + 5 * MIB,
+    )
+    both = several.timeline()
+    assert both.plan.peak_bytes == several.predicted_peak_bytes
+    assert both.eager.peak_bytes == several.baseline_peak_bytes
+    assert both.plan.bytes_by_kind(0)["other calls"] == 3 * MIB
+    assert both.eager.bytes_by_kind(0)["other calls"] == 5 * MIB
+    assert "What other budgets cost" not in several.to_html()  # a curve is for one call
 
 
 def test_a_plan_without_a_capture_has_no_timeline() -> None:

@@ -69,7 +69,7 @@ COLORS = {
     "parameters": "#74839a",
     "optimizer": "#a9b5c4",
     "gradients": "#9a76bd",
-    "saved": "#3b82c4",
+    "saved": "#3477b6",
     "recomputed": "#ee8b3a",
     "transient": "#dcbf5a",
     "budget": "#d6404b",

@@ -69,7 +69,7 @@ class Timeline:
         fixed: What is in memory all the time, in bytes by kind.
     """
 
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = field(repr=False)
     moments: tuple[Moment, ...] = field(repr=False)
     peak: int
     forward_end: int
@@ -77,7 +77,7 @@ class Timeline:
     schedule: Schedule = field(repr=False)
     saved: frozenset[int] = field(repr=False)
     places: Places = field(repr=False)
-    fixed: dict[str, int]
+    fixed: dict[str, int] = field(repr=False)
 
     @property
     def peak_bytes(self) -> int:
