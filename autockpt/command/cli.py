@@ -15,17 +15,22 @@ import typer
 
 import autockpt
 from autockpt.command import (
+    apply,
     bench,
     cache,
     demo,
     diff,
+    doctor,
     exits,
+    explain,
     fit,
     graph,
     max_batch,
+    monitor,
     pareto,
     plan,
     solve,
+    verify,
 )
 from autockpt.command.grammar import spread
 
@@ -46,22 +51,35 @@ _app = typer.Typer(
 )
 
 
-def _add(panel: str, command: Callable[..., None], examples: tuple[str, ...]) -> None:
+def _add(
+    panel: str,
+    command: Callable[..., None],
+    examples: tuple[str, ...],
+    context: dict[str, bool] | None = None,
+) -> None:
     text = "Examples:\n\n" + "\n\n".join(examples).replace("[", "\\[")
     name = command.__name__.replace("_", "-")
-    _app.command(name, epilog=text, rich_help_panel=panel)(spread(command))
+    _app.command(name, epilog=text, rich_help_panel=panel, context_settings=context)(
+        spread(command)
+    )
 
 
-_PLAN, _RUN, _FILES = "Before you train", "Runs training steps", "Files and the engine"
+_PLAN, _RUN, _READ = "Before you train", "Runs training steps", "Understands a plan"
+_FILES = "Files and the engine"
 _add(_PLAN, plan.plan, plan.EXAMPLES)
 _add(_PLAN, fit.fit, fit.EXAMPLES)
 _add(_PLAN, max_batch.max_batch, max_batch.EXAMPLES)
 _add(_PLAN, pareto.pareto, pareto.EXAMPLES)
+_add(_READ, explain.explain, explain.EXAMPLES)
+_add(_READ, apply.apply, apply.EXAMPLES)
+_add(_READ, diff.diff, diff.EXAMPLES)
+_add(_RUN, verify.verify, verify.EXAMPLES)
+_add(_RUN, monitor.monitor, monitor.EXAMPLES, monitor.CONTEXT)
 _add(_RUN, demo.demo, demo.EXAMPLES)
 _add(_FILES, bench.bench, bench.EXAMPLES)
-_add(_FILES, diff.diff, diff.EXAMPLES)
 _add(_FILES, graph.graph, graph.EXAMPLES)
 _add(_FILES, solve.solve, solve.EXAMPLES)
+_add(_FILES, doctor.doctor, doctor.EXAMPLES)
 _app.add_typer(cache.app, name="cache", rich_help_panel=_FILES)
 
 

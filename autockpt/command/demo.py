@@ -1,23 +1,30 @@
-"""`autockpt demo`: trains a model eagerly and optimized, and compares."""
+"""`autockpt demo`: trains a model of the zoo eagerly and optimized, and compares."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.methods import load_method
 from autockpt.command.options import (
     Budget,
+    Json,
     ModelOptions,
     SearchOptions,
     Shown,
     Size,
 )
-from autockpt.command.running import told, width
+from autockpt.command.running import (
+    STANDARD_OUTPUT,
+    check_writable,
+    show,
+    status,
+    told,
+    width,
+    write,
+)
 from autockpt.zoo.catalogue import NAMES
 
 EXAMPLES = ("autockpt demo", "autockpt demo --model resnet50 --budget 70%")
@@ -34,37 +41,50 @@ def demo(
     shown: Shown,
     model: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help=_MODEL_HELP,
-            autocompletion=_models,
-        ),
+        typer.Option(metavar="NAME", help=_MODEL_HELP, autocompletion=_models),
     ] = "gpt2",
     budget: Budget = "40%",
     size: Annotated[Size, typer.Option(help="Size of the model.")] = Size.SMALL,
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="cpu or cuda.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(metavar="N", help="Training steps.", min=1)] = 3,
+    json: Json = None,
 ) -> None:
     """Train a model of the zoo eagerly and optimized, and compare memory, time and bits."""
     with told(shown):
+        check_writable(json)
         wanted = checked_budget(budget)
         search.check()
-        options = ModelOptions(size=size, device=device)
-        options.check(f"zoo:{model}")
+        target, options = f"zoo:{model}", ModelOptions(size=size, device=device)
+        options.check(target)
 
-        from autockpt.command.target import load_step
-        from autockpt.command.training_demo import Demo
+        from autockpt.command.plan import around
+        from autockpt.command.target import load_step, runnable
+        from autockpt.command.verification import described, verify
+        from autockpt.report import tables
 
-        same = Demo(
-            example=load_step(f"zoo:{model}", options, budget=wanted).to_run(),
-            name=f"{model} ({size.value})",
-            budget=budget,
-            method=load_method(search.method),
-            time_limit_s=_TIME_LIMIT_S if search.time_limit is None else search.time_limit,
-            num_steps=steps,
-            progress=not shown.quiet,
-        ).run(Console(width=width()))
-        if not same:
-            raise typer.Exit(exits.BUG)
+        example = runnable(load_step(target, options, budget=wanted), target)
+        is_told = json != STANDARD_OUTPUT
+        if is_told:
+            show(described(example, f"{model} ({size.value})", None))
+        with status(is_shown=is_told) as stage:
+            verified = verify(
+                example,
+                wanted,
+                optimizer=None,
+                num_steps=steps,
+                stage=stage,
+                method=load_method(search.method),
+                time_limit_s=_TIME_LIMIT_S if search.time_limit is None else search.time_limit,
+                progress=not shown.quiet,
+            )
+        if json is not None:
+            write(json, verified.to_json())
+        if is_told:
+            report = around(verified.plan, options.typed(target))
+            for part in (tables.render(verified.plan, report, width=width()), verified.render()):
+                typer.echo()
+                show(part)
+        if verified.code:
+            raise typer.Exit(verified.code)

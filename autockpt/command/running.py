@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
@@ -80,11 +80,31 @@ def show(report: RenderableType) -> None:
     """Prints a report as wide as the terminal; in a pipe or a file without blanks at line ends."""
     console = Console(width=width())
     if console.is_terminal:
-        console.print(report)
+        console.print(report, crop=False)
         return
     with console.capture() as capture:
-        console.print(report)
+        console.print(report, crop=False)
     typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+@contextlib.contextmanager
+def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal what is done; yields what to call with each stage."""
+    console = Console(stderr=True)
+    if not is_shown or not console.is_terminal:
+        yield lambda _: None
+        return
+    # Started with the first stage: planning has a display of its own.
+    display = console.status("")
+
+    def stage(text: str) -> None:
+        display.update(text)
+        display.start()
+
+    try:
+        yield stage
+    finally:
+        display.stop()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from autockpt.profile.optimizer import make_optimizer
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import storage_key
 from autockpt.verify.bits import same_bits
@@ -16,18 +17,19 @@ from autockpt.zoo import Example
 
 
 class Trainer:
-    """Trains an example's model on its batch with AdamW, in place.
+    """Trains an example's model on its batch, in place.
 
     Args:
         example: Model and batch.
-        learning_rate: The learning rate of AdamW.
+        optimizer: The optimizer's name.
     """
 
-    def __init__(self, example: Example, *, learning_rate: float = 1e-3) -> None:
+    def __init__(self, example: Example, *, optimizer: str = "adamw") -> None:
         self.example = example
         self.model = example.model
         self.device = next(example.model.parameters()).device
-        self.optimizer = torch.optim.AdamW(example.model.parameters(), lr=learning_rate)
+        trained = [each for each in example.model.parameters() if each.requires_grad]
+        self.optimizer = make_optimizer(optimizer, trained)
 
     def step(self) -> torch.Tensor:
         """Trains one step and returns its loss; gradients stay until the next step."""

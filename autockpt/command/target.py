@@ -75,6 +75,21 @@ class Loaded:
         return dataclasses.replace(self.example, loss_fn=self.loss_fn)
 
 
+def runnable(loaded: Loaded, target: str) -> Example:
+    """Returns the model and its inputs with the chosen loss, for real steps.
+
+    Raises:
+        TargetError: The model has no data, so it can only be planned.
+    """
+    tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise TargetError(
+            f"{target} has no weights, so no step of it can run; give one that has, and --device "
+            "cpu or cuda if it is elsewhere"
+        )
+    return loaded.to_run()
+
+
 def load_step(
     target: str, options: ModelOptions, *, budget: Budget | None = None, batch: int | None = None
 ) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from autockpt_solvers import ComputeGraph, Schedule, baseline_schedule
 from autockpt_solvers.schedule import with_frees
@@ -14,12 +15,23 @@ _ITEM = re.compile(r"(.*?(?:^|\.)\d+)(?:\.|$)")
 def checkpointed_layers(graph: ComputeGraph) -> Schedule | None:
     """Returns the schedule of ``torch.utils.checkpoint`` around every layer; None without layers.
 
-    A layer is an item of an outermost list of modules. Its forward runs again before its backward,
-    up to the last value that the backward reads.
+    A layer is an item of an outermost list of modules.
     """
-    layers = [_layer_of(op.segment) for op in graph.ops]
-    if not any(layers):
-        return None
+    layers = {layer for layer in (layer_of(op.segment) for op in graph.ops) if layer}
+    return checkpointed(graph, {layer: layer for layer in layers}) if layers else None
+
+
+def checkpointed(graph: ComputeGraph, groups: Mapping[str, str]) -> Schedule:
+    """Returns the schedule of ``torch.utils.checkpoint`` around groups of layers.
+
+    The forward of a group runs again before its backward, up to the last value that the backward
+    reads.
+
+    Args:
+        graph: The graph.
+        groups: The group of each layer that is checkpointed.
+    """
+    layers = [groups.get(layer_of(op.segment), "") for op in graph.ops]
     writers = {storage: at for at, op in enumerate(graph.ops) for storage in op.writes}
     read_later = {
         writers[storage]
@@ -47,6 +59,7 @@ def checkpointed_layers(graph: ComputeGraph) -> Schedule | None:
     return with_frees(graph, order)
 
 
-def _layer_of(segment: str) -> str:
+def layer_of(segment: str) -> str:
+    """Returns the layer that a module is in, or is; empty if it is in none."""
     found = _ITEM.match(segment)
     return found[1] if found else ""

@@ -81,6 +81,16 @@ def check_optimizer_name(name: str) -> None:
         )
 
 
+def make_optimizer(name: str, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes the optimizer that a name stands for, as it is counted.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    check_optimizer_name(name)
+    return _MAKERS[name.lower()](parameters)
+
+
 def optimizer_memory(
     optimizer: torch.optim.Optimizer | str | None,
     parameters: Iterable[torch.nn.Parameter],

@@ -20,10 +20,10 @@ from autockpt.report.module_rows import Line, compress
 from autockpt.report.terminal.at_peak import Standing, peak_place, standing_at_peak
 from autockpt.report.terminal.chart import Chart
 from autockpt.report.terminal.headline import headline, tries, verdict
-from autockpt.report.terminal.names import shortened
+from autockpt.report.terminal.names import shortened, without_folders
 from autockpt.report.timeline.value import StepTimelines, Timeline
 from autockpt.report.values import PlanValues
-from autockpt.report.words import cost_warning, minimum_words, times_words
+from autockpt.report.words import cost_warning, format_time, minimum_words, times_words
 
 WIDTH = 100
 NARROWEST = 60
@@ -62,7 +62,7 @@ def text(plan: PlanValues, around: Surroundings | None = None, *, width: int = W
     console = Console(
         file=buffer, width=width, color_system=None, legacy_windows=False, force_jupyter=False
     )
-    console.print(render(plan, around, width=width))
+    console.print(render(plan, around, width=width), crop=False)
     buffer.seek(0)
     return "\n".join(line.rstrip() for line in buffer.read().splitlines())
 
@@ -139,7 +139,7 @@ def _cost(plan: PlanValues) -> Padding:
         grid.add_row(
             "recomputed",
             f"+{plan.overhead:.1%} of the step's operation time "
-            f"({_time(plan.recompute_ns)} on {_time(plan.baseline_step_ns)})",
+            f"({format_time(plan.recompute_ns)} on {format_time(plan.baseline_step_ns)})",
         )
         holds_for = " (of checkpointing these calls)" if plan.rung == "checkpoint" else ""
         grid.add_row("lower bound", f"+{plan.lower_bound:.1%}{holds_for}{_standing(plan)}")
@@ -191,7 +191,7 @@ def _at_peak(timeline: Timeline, width: int) -> list[RenderableType]:
             Text(shortened(each.module or "(outside any module)", module_width)),
         ]
         if has_lines:
-            cells.append(Text(_short_line(each.line, lines_width), "dim"))
+            cells.append(Text(without_folders(each.line, lines_width), "dim"))
         table.add_row(*cells)
     if rest:
         count = sum(each.count for each in rest)
@@ -207,13 +207,6 @@ def _what(each: Standing) -> str:
 
 def _cropped(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 2]}.."
-
-
-def _short_line(line: str, width: int) -> str:
-    """A file and its line, with the folders left out that do not fit."""
-    while len(line) > width and "/" in line:
-        line = line.split("/", 1)[1]
-    return line if len(line) <= width else line[-width:]
 
 
 def _budgets(plan: PlanValues, nearby: tuple[tuple[int, int], ...]) -> Padding:
@@ -234,13 +227,13 @@ def _budgets(plan: PlanValues, nearby: tuple[tuple[int, int], ...]) -> Padding:
     return _section("Other budgets", table)
 
 
-def _tries(plan: PlanValues, around: Surroundings) -> Padding:
-    lines: list[RenderableType] = []
+def _tries(plan: PlanValues, around: Surroundings) -> Group:
+    lines = [Text("Try", "bold")]
     for line, purpose in tries(plan, around.nearby, around.command):
+        lines.append(Text(f"  # {purpose}", "dim"))
         # Not broken by us, so that it can be pasted.
-        lines.append(Text(f"# {purpose}", "dim"))
-        lines.append(Text(inert(line), no_wrap=True, overflow="ignore"))
-    return _section("Try", Group(*lines))
+        lines.append(Text(f"  {inert(line)}", no_wrap=True, overflow="ignore"))
+    return Group(*lines)
 
 
 def _memory(plan: PlanValues) -> Padding:
@@ -316,7 +309,7 @@ def _add_line(table: Table, name: str, line: Line, *, has_number: bool, style: s
         str(line.num_modules),
         format_bytes(line.saved_bytes) if line.saved_bytes else "-",
         format_bytes(line.recomputed_bytes) if line.recomputed_bytes else "-",
-        _time(line.recompute_ns) if line.recompute_ns else "-",
+        format_time(line.recompute_ns) if line.recompute_ns else "-",
     ]
     table.add_row(Text(name), *cells[not has_number :], style=style)
 
@@ -340,10 +333,3 @@ def _grid(*justify: str) -> Table:
     for side in justify:
         grid.add_column(justify=side, overflow="fold")  # type: ignore[arg-type]
     return grid
-
-
-def _time(time_ns: int) -> str:
-    for unit, size_ns in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
-        if time_ns >= size_ns:
-            return f"{time_ns / size_ns:.2f} {unit}"
-    return f"{time_ns} ns"

@@ -66,3 +66,11 @@ def leanest_warning(reason: str, error: BudgetError, peak_bytes: int) -> str:
         f"{format_bytes(peak_bytes)}: {format_bytes(peak_bytes - error.budget_bytes)} over the "
         "budget."
     )
+
+
+def format_time(time_ns: int) -> str:
+    """Returns a time in the largest unit that keeps the number at one or more."""
+    for unit, size_ns in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if time_ns >= size_ns:
+            return f"{time_ns / size_ns:.2f} {unit}"
+    return f"{time_ns} ns"

@@ -23,3 +23,10 @@ def shortened(name: str, width: int) -> str:
         if len(rest) <= width:
             return rest
     return _LEFT_OUT + parts[-1][-max(1, width - len(_LEFT_OUT)) :]
+
+
+def without_folders(line: str, width: int) -> str:
+    """Returns a file and its line, without the folders that do not fit a width."""
+    while len(line) > width and "/" in line:
+        line = line.split("/", 1)[1]
+    return line if len(line) <= width else _LEFT_OUT + line[-max(1, width - len(_LEFT_OUT)) :]

@@ -1,0 +1,127 @@
+"""`autockpt apply`: the lines to paste, and the nearest that torch does alone."""
+
+from __future__ import annotations
+
+import json as json_module
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown
+from autockpt.command.running import (
+    STANDARD_OUTPUT,
+    check_writable,
+    say_if_stopped,
+    show,
+    told,
+    width,
+    write,
+)
+from autockpt.command.source import Source, SourceBudget, check_source, is_file, load_plan
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from autockpt.choices.plain import Plain
+    from autockpt.report.plan import Plan
+
+EXAMPLES = (
+    "autockpt apply zoo:gpt2 --budget 40%",
+    "autockpt apply plan.json",
+)
+
+
+def apply(
+    source: Source,
+    model: BatchedModelOptions,
+    search: SearchOptions,
+    shown: Shown,
+    budget: SourceBudget = None,
+    json: Json = None,
+) -> None:
+    """Print the lines to paste: the one call, or the nearest that torch.utils.checkpoint does.
+
+    What plain checkpointing costs is simulated on the plan's graph.
+    """
+    with told(shown) as interrupted:
+        check_writable(json)
+        search.check()
+        check_source(source, budget, model)
+
+        from autockpt.choices.plain import nearest_plain
+
+        plan = load_plan(source, budget, model, search, shown)
+        say_if_stopped(interrupted)
+        ways = () if plan.graph is None else nearest_plain(plan)
+        lines = _call(plan, source)
+        if json is not None:
+            write(json, json_module.dumps(_values(plan, lines, ways), indent=1) + "\n")
+        if json != STANDARD_OUTPUT:
+            show(_render(plan, lines, ways))
+
+
+def _call(plan: Plan, source: str) -> list[str]:
+    from autockpt.budget import sufficient_budget
+
+    given = f'budget="{sufficient_budget(plan.budget_bytes)}"'
+    if is_file(source):
+        given = f'plan="{Path(source).as_posix()}"'
+    return ["import autockpt", "", f"model = autockpt.optimize(model, {given})"]
+
+
+def _values(plan: Plan, lines: list[str], ways: tuple[Plain, ...]) -> dict[str, Any]:
+    return {
+        "code": lines,
+        "budget_bytes": plan.budget_bytes,
+        "predicted_peak_bytes": plan.predicted_peak_bytes,
+        "overhead": plan.overhead,
+        "plain": [
+            {
+                "name": way.name,
+                "code": list(way.code),
+                "peak_bytes": way.peak_bytes,
+                "overhead": way.recompute_ns / max(1, plan.baseline_step_ns),
+                "fits": way.fits,
+            }
+            for way in ways
+        ],
+    }
+
+
+def _render(plan: Plan, lines: list[str], ways: tuple[Plain, ...]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from autockpt.budget import format_bytes
+    from autockpt.report.inert import inert
+    from autockpt.report.terminal.headline import headline
+
+    def code(lines: list[str] | tuple[str, ...]) -> list[RenderableType]:
+        return [Text(inert(line), "cyan", no_wrap=True, overflow="ignore") for line in lines]
+
+    def comment(text: str) -> list[RenderableType]:
+        wrapped = textwrap.wrap(inert(text), width() - 2)
+        return [Text(f"# {line}", "dim") for line in wrapped]
+
+    parts: list[RenderableType] = [*comment(headline(plan)), *code(lines)]
+    if not plan.recompute_ns:
+        return Group(*parts)
+    for way in ways:
+        share = way.recompute_ns / max(1, plan.baseline_step_ns)
+        stand = "" if way.fits else f", over the budget of {format_bytes(plan.budget_bytes)}"
+        extra = share - plan.overhead
+        more = f"{abs(extra):.1%} of a step {'more' if extra >= 0 else 'less'} than this plan"
+        parts += [
+            Text(""),
+            *comment("The nearest with torch alone:" if way.fits else "With torch alone:"),
+            *comment(
+                f"{way.name}: peak {format_bytes(way.peak_bytes)}{stand}, +{share:.1%} time, {more}"
+            ),
+            *code(way.code),
+        ]
+    if not ways:
+        parts += [
+            Text(""),
+            *comment("With torch alone: the model has no list of layers to checkpoint."),
+        ]
+    return Group(*parts)
