@@ -26,7 +26,10 @@ context.set_forkserver_preload(
         "autockpt.command.cli",
         "autockpt.command.graph_file",
         "autockpt.command.target",
-        "autockpt.command.training_demo",
+        "autockpt.choices.plain",
+        "autockpt.command.examination",
+        "autockpt.command.verification",
+        "autockpt.command.watching",
         "torch.distributed.fsdp",
         "pytest",
     ]
