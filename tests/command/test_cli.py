@@ -141,7 +141,7 @@ def test_demo_shows_both_sides_and_that_they_are_equal() -> None:
     )
     assert result.exit_code == 0, result.output
     assert "bit-equal: yes" in result.output
-    assert "within the budget" in result.output
+    assert "verified: peak " in result.output
     assert "Peak memory of a training step" in result.output
 
 
