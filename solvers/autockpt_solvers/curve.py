@@ -68,7 +68,7 @@ class SimplePlan:
     recompute_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class BudgetCurve:
     """What each of many budgets costs.
 
@@ -85,6 +85,13 @@ class BudgetCurve:
     results: tuple[Result, ...]
     minimum: MinimumBudget
     simple: tuple[SimplePlan, ...]
+
+    def __repr__(self) -> str:
+        first, last = self.budgets[0], self.budgets[-1]
+        return (
+            f"<BudgetCurve: {len(self.budgets)} budgets from {first:,} to {last:,} bytes, smallest "
+            f"{self.minimum.peak_bytes:,} beside fixed bytes, {len(self.simple)} simple plans>"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def test_the_timelines_of_a_step_have_its_peaks_and_its_ledger() -> None:
     assert both.plan.duration_ns == plan.baseline_step_ns + plan.recompute_ns
     again = Plan.from_json(plan.to_json())
     assert again == plan
+    assert repr(both.plan).startswith(f"<Timeline: {len(both.plan.moments)} moments in ")
     assert again.timeline().plan.alive(3) == both.plan.alive(3)
     runs = [m.run for m in both.plan.moments if m.run]
     assert sum(run > 1 for run in runs) == plan.num_recomputed_ops

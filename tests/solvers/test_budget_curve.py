@@ -131,3 +131,9 @@ def test_wrong_arguments_are_refused_before_any_search():
         budget_curve(graph, 3, simple=("magic",))
     with pytest.raises(ValueError, match="time_limit_s is 0"):
         budget_curve(graph, 3, time_limit_s=0)
+
+
+def test_the_repr_of_a_curve_is_a_line() -> None:
+    curve = budget_curve(chain(6), 3)
+    assert repr(curve).startswith("<BudgetCurve: 3 budgets from ")
+    assert len(repr(curve)) < 160

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from autockpt.budget import format_bytes
 from autockpt.report.timeline.kinds import EAGER_ALONE
 from autockpt.report.timeline.places import Places, SourceLine
 from autockpt.report.timeline.replay import Replay
@@ -53,7 +54,7 @@ class Alive:
     line: SourceLine | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Timeline:
     """What a step has in memory at each of its moments.
 
@@ -69,15 +70,21 @@ class Timeline:
         fixed: What is in memory all the time, in bytes by kind.
     """
 
-    kinds: tuple[str, ...] = field(repr=False)
-    moments: tuple[Moment, ...] = field(repr=False)
+    kinds: tuple[str, ...]
+    moments: tuple[Moment, ...]
     peak: int
     forward_end: int
-    graph: ComputeGraph = field(repr=False)
-    schedule: Schedule = field(repr=False)
-    saved: frozenset[int] = field(repr=False)
-    places: Places = field(repr=False)
-    fixed: dict[str, int] = field(repr=False)
+    graph: ComputeGraph
+    schedule: Schedule
+    saved: frozenset[int]
+    places: Places
+    fixed: dict[str, int]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Timeline: {len(self.moments):,} moments in {self.duration_ns / 1e6:,.2f} ms, peak "
+            f"{format_bytes(self.peak_bytes)} at moment {self.peak:,}>"
+        )
 
     @property
     def peak_bytes(self) -> int:
