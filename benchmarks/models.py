@@ -20,8 +20,8 @@ import torch
 import autockpt
 from autockpt import zoo
 from autockpt.budget import Budget
-from autockpt.command.side_by_side import Trainer, compare, time_in_turns
 from autockpt.dispatch.forward import OptimizedForward
+from autockpt.experiments.side_by_side import Trainer, compare, time_in_turns
 from autockpt.verify.live_bytes import distinct_bytes
 
 MIB = 2**20

@@ -9,7 +9,7 @@ import torch
 
 import autockpt
 from autockpt import zoo
-from autockpt.command.side_by_side import Trainer
+from autockpt.experiments.side_by_side import Trainer
 
 
 def check_auto(

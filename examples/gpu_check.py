@@ -38,7 +38,7 @@ from gpu_seed import check_seed, estimated_device, fresh
 
 import autockpt
 from autockpt import zoo
-from autockpt.command.side_by_side import Trainer, compare, time_in_turns
+from autockpt.experiments.side_by_side import Trainer, compare, time_in_turns
 
 _MODELS = {"full": ("gpt2", "bert-large", "resnet50", "llama"), "small": ("gpt2", "resnet50")}
 _PARTS = ("seed", "models", "auto")

@@ -17,7 +17,7 @@ import torch
 
 import autockpt
 from autockpt import zoo
-from autockpt.command.side_by_side import Trainer
+from autockpt.experiments.side_by_side import Trainer
 
 # An allocator that is held to a limit loses some of it to fragments; the least of these factors
 # at which the optimized model trains is written down.

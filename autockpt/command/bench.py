@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "autockpt bench experiment.toml",
     "autockpt bench experiment.toml --output results",
+    "autockpt bench peers --models opt,bert",
 )
+_PEERS = "peers"
 _LOGGER = logging.getLogger("autockpt")
 
 
@@ -28,8 +30,9 @@ def bench(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.toml",
-            help="Models, budgets, methods and devices.",
+            metavar="FILE.toml|peers",
+            help="Models, budgets, methods and devices; or peers, to compare with other ways to "
+            "train in less memory.",
             show_default=False,
         ),
     ],
@@ -45,12 +48,30 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="For peers: the models, separated by commas.", show_default=False
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", help="For peers: rounds of each race.", min=1)
+    ] = 11,
 ) -> None:
     """Run an experiment: every method at every budget for every model and device.
 
     Results that are in the folder already are not computed again.
     """
     with told(shown):
+        if str(file) == _PEERS:
+            from autockpt.command.peers import run_peers
+            from autockpt.experiments.peers.measure import Rules
+
+            run_peers(output or Path("peers-results"), models, Rules(num_rounds=rounds))
+            return
+        if models is not None:
+            raise TargetError("--models is for autockpt bench peers; an experiment names its own")
+
         from autockpt.experiments.spec import read_experiment
 
         experiment = read_experiment(file)

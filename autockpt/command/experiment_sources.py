@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from autockpt.command import checks
+from autockpt.command.experiment_environment import environment
 from autockpt.command.methods import load_method
 from autockpt.command.options import BatchedModelOptions, Size
 from autockpt.command.target import elsewhere, load_cost, load_function, load_step
@@ -36,6 +34,8 @@ class Names:
             TargetError: A name leads to no model, function or file.
             ValueError: A method, a cost model or a device is unknown, or an option of a model.
         """
+        # Once, since a file that changes meanwhile is not what runs.
+        hash_of = functools.cache(self.version_of)
         devices = {name: elsewhere(name) for name in experiment.devices}
         for model in experiment.models:
             target = self.place(model.target)
@@ -54,8 +54,8 @@ class Names:
             methods=methods,
             cost=cost,
             device=devices.__getitem__,
-            version_of=self.version_of,
-            environment=_environment(),
+            version_of=hash_of,
+            environment=environment(),
         )
 
     def place(self, name: str) -> str:
@@ -92,14 +92,3 @@ class Names:
             return options
         # Configurations are built without data, and functions make their own models.
         return dataclasses.replace(options, device=None)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "autockpt": version("autockpt"),
-        "torch": str(torch.__version__),
-        "OR-Tools": version("ortools"),
-        "Python": platform.python_version(),
-        "threads": str(torch.get_num_threads()),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import msgspec
 
@@ -91,8 +91,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
         return self.peak_bytes > 0
 
 
-_Line = Captured | Cell
-_Kind = TypeVar("_Kind", Captured, Cell)
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 def key_of(**parts: Any) -> str:
@@ -104,21 +103,26 @@ def key_of(**parts: Any) -> str:
 class Results:
     """The results of an experiment in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *kinds: type[msgspec.Struct]) -> None:
         """Read what is there.
+
+        Args:
+            folder: The folder; it is made if it is not there.
+            kinds: The kinds of lines, each with a tag and a ``key``; by default those of an
+                experiment.
 
         Raises:
             ExperimentError: The folder cannot be used, or contains something else.
         """
         self.folder = folder
         self._file = folder / "results.jsonl"
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Any] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             data = self._file.read_bytes() if self._file.exists() else b""
         except OSError as error:
             raise ExperimentError(f"cannot use the folder {folder}: {error.strerror}") from error
-        decoder = msgspec.json.Decoder(_Line)
+        decoder: Any = msgspec.json.Decoder(Union[kinds or (Captured, Cell)])  # noqa: UP007
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):
             try:
@@ -141,8 +145,11 @@ class Results:
         found = self._lines.get(key)
         return found if isinstance(found, kind) else None
 
-    def add(self, line: _Line) -> None:
+    def add(self, line: Any) -> None:
         """Keep a result, on disk before this returns.
+
+        Args:
+            line: A result of one of the kinds, with its key.
 
         Raises:
             ExperimentError: It cannot be written.

@@ -104,6 +104,14 @@ def compile_joint(
     return compiled
 
 
+def activation_memory_budget(share: float) -> contextlib.AbstractContextManager[None]:
+    """Let torch's own partitioner keep this share of the activations, of all that compiles here."""
+    patched: contextlib.AbstractContextManager[None] = functorch_config.patch(
+        activation_memory_budget=share
+    )
+    return patched
+
+
 def _backend(
     graph: fx.Graph,
     partition: Callable[..., tuple[fx.GraphModule, fx.GraphModule]],

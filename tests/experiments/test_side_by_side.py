@@ -6,7 +6,7 @@ import dataclasses
 import torch
 
 from autockpt import zoo
-from autockpt.command.side_by_side import Trainer, compare, time_in_turns
+from autockpt.experiments.side_by_side import Trainer, compare, time_in_turns
 
 
 def _pair() -> tuple[Trainer, Trainer]:
