@@ -85,6 +85,9 @@ def bench(
         run = Run(experiment, sources, Results(folder))
         try:
             _run(run, quiet=shown.quiet)
+        except KeyboardInterrupt:
+            typer.echo("what is solved is kept: the same command goes on from there", err=True)
+            raise
         finally:
             _write(experiment, run, sources.environment, file, folder)
         outcome = run.outcome
