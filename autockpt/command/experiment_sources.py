@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from pathlib import Path
 
@@ -34,8 +33,6 @@ class Names:
             TargetError: A name leads to no model, function or file.
             ValueError: A method, a cost model or a device is unknown, or an option of a model.
         """
-        # Once, since a file that changes meanwhile is not what runs.
-        hash_of = functools.cache(self.version_of)
         devices = {name: elsewhere(name) for name in experiment.devices}
         for model in experiment.models:
             target = self.place(model.target)
@@ -49,12 +46,16 @@ class Names:
             checks.check_method(self.place(name))
             methods[name] = load_method(self.place(name))
         cost = None if experiment.cost is None else load_cost(self.place(experiment.cost))
+        # Now, since a file that changes while the experiment runs is not what runs.
+        names = [*experiment.methods, *filter(None, [experiment.cost])]
+        for model in experiment.models:
+            names += filter(None, [model.target, model.loss])
         return Sources(
             build=self.build,
             methods=methods,
             cost=cost,
             device=devices.__getitem__,
-            version_of=hash_of,
+            version_of={name: self.version_of(name) for name in names}.__getitem__,
             environment=environment(),
         )
 

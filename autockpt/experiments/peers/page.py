@@ -138,5 +138,7 @@ def _how() -> list[str]:
         "- *`checkpoint_sequential`*: the layers as a chain, with the number of segments that has",
         "  the lowest peak of 2, 3, 4, half as many as layers and as many as layers.",
         '- *`activation_memory_budget`*: `torch.compile(backend="aot_eager")` with that share in',
-        "  `torch._functorch.config`.",
+        "  `torch._functorch.config`. Its graphs run the kernels of eager PyTorch, one by one. Its",
+        "  usual backend, Inductor, fuses them, and is not measured here.",
+        "- *autockpt*: `optimize` with the peer's measured peak as the budget, verified as usual.",
     ]
