@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,19 @@ def test_gpu_check_in_small(tmp_path: Path) -> None:
     table = (tmp_path / "results.md").read_text()
     assert output.strip() == table.strip()
     assert "| sequential | 0.5 |" in table
+
+
+def test_checkpointing_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reports come true with the checkpointing that they are about, and not with autockpt."""
+    monkeypatch.syspath_prepend(str(_EXAMPLES))
+    lies = importlib.import_module("checkpointing_lies")
+    monkeypatch.setattr(lies, "_BUDGETS", (1.0, 0.5, 0.0))
+    with warnings.catch_warnings():
+        rows = [lies.redrawn_dropout(), lies.batch_norm_twice()]
+        warnings.simplefilter("ignore")  # of torch.utils.checkpoint, and of torch.compile
+        rows += [lies.frozen_embeddings(), lies.peaks_by_budget()]
+    assert "gradients differ" in rows[0].theirs
+    assert rows[1].theirs.endswith("buffers differ")
+    assert "missing gradients" in rows[2].theirs
+    assert "rises at 0.5 -> 0" in rows[3].theirs
+    assert all(row.ours == "every bit as in eager" for row in rows[:3])
