@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import autockpt
+from autockpt.report.page.listing import listing
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.making import timelines
 from autockpt.report.timeline.places import Places
 from autockpt_solvers import Compute, ComputeGraph, Problem, baseline_schedule, simulate, solve
 from tests.plans import PLAN
 from tests.small_plans import MIB, planned
-from tests.solvers.graphs import graphs
+from tests.solvers.graphs import Builder, graphs
 
 
 @given(graphs(), st.floats(0.3, 1.0))
@@ -128,6 +129,22 @@ def test_the_timelines_of_a_step_have_its_peaks_and_its_ledger() -> None:
     largest = both.plan.alive(both.plan.peak)[0]
     assert largest.line is not None or largest.op is None
     assert isinstance(both.plan.schedule.steps[both.plan.forward_end], Compute)
+
+
+def test_markers_beside_several_tensors_have_a_name() -> None:
+    """An operation with two results and a marker without a byte had no timeline."""
+    b = Builder()
+    first = b.add("split", sizes=(8, 8, 0), time=5)
+    b.add("use", [first, first + 1, first + 2], (4,), 5, True)
+    b.add("grad", [first], (4,), 5, True, is_backward=True)
+    graph = b.graph()
+    schedule = baseline_schedule(graph)
+    line = timelines(PLAN, graph, schedule, Places()).plan
+    assert [line.name_of(storage) for storage in range(3)] == ["split[0]", "split[1]", "split"]
+    names = [alive.name for alive in line.alive(0)]
+    assert names == ["split[0]", "split[1]", "parameters"]
+    assert "del split[1]" in listing(line)
+    assert "del split," not in listing(line)
 
 
 def test_several_calls_before_one_backward_are_there_all_the_time() -> None:

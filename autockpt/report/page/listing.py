@@ -22,7 +22,8 @@ def listing(timeline: Timeline) -> str:
     in_backward = False
     for at, step in enumerate(timeline.schedule.steps):
         if not isinstance(step, Compute):
-            freed.append(_name(timeline, step.storage))
+            if timeline.graph.size(step.storage):
+                freed.append(_name(timeline, step.storage))
             continue
         if freed:
             lines.append(f"    del {', '.join(freed)}")

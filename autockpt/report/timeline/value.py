@@ -115,7 +115,9 @@ class Timeline:
         """What to call a storage: the operation that makes it, numbered if it makes several."""
         op = self.graph.ops[self.graph.producer[storage]]
         sized = [made for made in op.writes if self.graph.size(made)]
-        return f"{op.name}[{sized.index(storage)}]" if len(sized) > 1 else op.name
+        # A storage without a byte is a marker, which nobody sees.
+        is_one_of = len(sized) > 1 and storage in sized
+        return f"{op.name}[{sized.index(storage)}]" if is_one_of else op.name
 
     def alive(self, index: int) -> tuple[Alive, ...]:
         """What is in memory at a moment, largest first; the sizes add up to its `total_bytes`.
