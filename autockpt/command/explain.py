@@ -23,7 +23,7 @@ from autockpt.command.usage_error import TargetError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from autockpt.choices.explain import Explanation, OtherChoice
+    from autockpt.choices.explain import Explanation, OpChoice, OtherChoice
     from autockpt.report.plan import Plan
 
 EXAMPLES = (
@@ -120,7 +120,6 @@ def _render(plan: Plan, name: str, explanation: Explanation) -> RenderableType:
         parts += [_other(plan, other), Text("")]
     if not explanation.others:
         parts += [Text("No other choice: nothing of it can be saved or recomputed."), Text("")]
-    room = max(16, width() - 86)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("operation", no_wrap=True)
     for header in ("bytes", "runs", "time of one"):
@@ -131,20 +130,28 @@ def _render(plan: Plan, name: str, explanation: Explanation) -> RenderableType:
     needed = [each for each in explanation.choices if each.choice in ("saved", "recomputed")]
     listed = needed or list(explanation.choices)
     largest = sorted(listed, key=lambda each: -each.size_bytes)[:_MOST_OPS]
+    names = [shortened(plan.graph.ops[each.op].name, 28) for each in largest]
+    wide = max((len(_word(each)) for each in largest), default=0)
+    # What other columns leave for the source line.
+    room = max(16, width() - max(map(len, names), default=0) - wide - 37)
     for each in (each for each in listed if each in largest):
-        once = "" if each.can_run_again or each.choice != "saved" else ", cannot run again"
         line = plan.places.line_of(each.op)
         table.add_row(
             Text(shortened(plan.graph.ops[each.op].name, 28)),
             format_bytes(each.size_bytes),
             str(each.num_runs),
             format_time(each.runtime_ns),
-            Text(each.choice.removesuffix(" by the backward") + once),
+            Text(_word(each)),
             Text("" if line is None else without_folders(inert(str(line)), room), "dim"),
         )
     if len(listed) > _MOST_OPS:
         table.add_row(f"... {len(listed) - _MOST_OPS} smaller", "", "", "", "", "")
     return Group(*parts, table)
+
+
+def _word(choice: OpChoice) -> str:
+    once = choice.choice == "saved" and not choice.can_run_again
+    return choice.choice.removesuffix(" by the backward") + (", cannot run again" if once else "")
 
 
 def _other(plan: Plan, other: OtherChoice) -> RenderableType:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def told(shown: Shown) -> Iterator[Interrupts]:
         typer.Exit: With the code of `exits` that says what ended the command.
     """
     errors = Console(stderr=True, soft_wrap=True)
-    with _logged(quiet=shown.quiet), interrupts() as interrupted:
+    with _logged(quiet=shown.quiet), _warned(errors), interrupts() as interrupted:
         try:
             yield interrupted
             return
@@ -137,6 +138,19 @@ def told(shown: Shown) -> Iterator[Interrupts]:
         for line in lines:
             errors.print(line, markup=False, highlight=False)
         raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _warned(errors: Console) -> Iterator[None]:
+    """Prints warnings as one line each, without the place in autockpt that raised them."""
+
+    def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        errors.print(f"warning: {text}", markup=False, highlight=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        yield
 
 
 @contextlib.contextmanager
