@@ -147,6 +147,20 @@ def test_markers_beside_several_tensors_have_a_name() -> None:
     assert "del split," not in listing(line)
 
 
+def test_eager_is_never_above_its_measured_peak() -> None:
+    """Calls measured alone need more than a step that was measured as a whole."""
+    b = Builder()
+    first = b.add("call", sizes=(8,), time=5, workspace_bytes=100)
+    b.add("grad", [first], (4,), 5, True, is_backward=True, workspace_bytes=40)
+    graph = b.graph()
+    values = dataclasses.replace(PLAN, baseline_peak_bytes=PLAN.fixed.total_bytes + 58)
+    both = timelines(values, graph, baseline_schedule(graph), Places())
+    assert both.plan.peak_bytes == PLAN.fixed.total_bytes + 108
+    totals = [moment.total_bytes - PLAN.fixed.total_bytes for moment in both.eager.moments]
+    assert totals == [58, 52, 4]
+    assert sum(alive.size_bytes for alive in both.eager.alive(0)) == values.baseline_peak_bytes
+
+
 def test_several_calls_before_one_backward_are_there_all_the_time() -> None:
     """What the other calls keep differs between eager and the plan."""
     plan = planned()

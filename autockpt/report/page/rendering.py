@@ -182,8 +182,12 @@ def _data(plan: PlanValues, timelines: StepTimelines | None) -> dict[str, Any]:
     if timelines is None:
         return {}
     kinds = {WORKSPACE: 0, OPTIMIZER_WORKSPACE: 1}
+    graphs = [graph_data(timelines.plan)]
+    eager_graph = graph_data(timelines.eager)
+    if eager_graph != graphs[0]:
+        graphs.append(eager_graph)
     lines = {
-        "eager": timeline_data(timelines.eager, kinds),
+        "eager": timeline_data(timelines.eager, kinds, len(graphs) - 1),
         "plan": timeline_data(timelines.plan, kinds),
     }
     return {
@@ -191,7 +195,7 @@ def _data(plan: PlanValues, timelines: StepTimelines | None) -> dict[str, Any]:
         "kinds": kinds_data(kinds),
         "groups": groups_data(),
         "code": listing(timelines.plan),
-        "graphs": [graph_data(timelines.plan)],
+        "graphs": graphs,
     }
 
 

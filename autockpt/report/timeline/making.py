@@ -44,10 +44,26 @@ def _eager(
     if rest_bytes < 0:
         # Where eager adds up in place, as the graph does.
         bare, schedule = graph, baseline_schedule(graph)
-        rest_bytes = max(0, room_bytes - simulate(bare, schedule).peak_bytes)
+        rest_bytes = room_bytes - simulate(bare, schedule).peak_bytes
+    if rest_bytes < 0:
+        # On the rung without a capture eager is measured, and may need less than its calls alone.
+        bare, rest_bytes = _with_less_workspace(bare, schedule, room_bytes), 0
     if values.fixed.other_calls_bytes:
         return _timeline(bare, schedule, places, fixed | {OTHER_CALLS: rest_bytes}, alone_bytes=0)
     return _timeline(bare, schedule, places, fixed, alone_bytes=rest_bytes)
+
+
+def _with_less_workspace(graph: ComputeGraph, schedule: Schedule, most_bytes: int) -> ComputeGraph:
+    """A graph of which a schedule needs no more than this, as far as workspace can tell."""
+    less = dict.fromkeys(range(len(graph.ops)), 0)
+    for step, live_bytes in zip(schedule.steps, simulate(graph, schedule).live_bytes, strict=True):
+        if isinstance(step, Compute):
+            less[step.op] = max(less[step.op], live_bytes - most_bytes)
+    ops = tuple(
+        dataclasses.replace(op, workspace_bytes=max(0, op.workspace_bytes - less[at]))
+        for at, op in enumerate(graph.ops)
+    )
+    return dataclasses.replace(graph, ops=ops)
 
 
 def _timeline(
