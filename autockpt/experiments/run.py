@@ -121,10 +121,13 @@ class Run:
                 key = self._captured_key(model, device)
                 captured = self._results.find(Captured, key)
                 if captured is None:
-                    yield Step(
-                        what=f"{model.label} on {device}: capturing", num_done=done, num_all=num_all
-                    )
-                    captured = self._capture(model, device, key)
+                    where = f"{model.label} on {device}"
+                    yield Step(what=f"{where}: capturing", num_done=done, num_all=num_all)
+                    made = self._captured_plan(model, device)
+                    if made is not None:
+                        what = f"{where}: searching for the smallest budget"
+                        yield Step(what=what, num_done=done, num_all=num_all)
+                        captured = self._described(made, model, device, key)
                 budgets = model.budgets or self._experiment.budgets
                 if captured is None:
                     done += _count(budgets) * len(self._experiment.methods)
@@ -185,15 +188,21 @@ class Run:
                 progress=False,
             )
 
-    def _capture(self, model: Model, device: str, key: str) -> Captured | None:
+    def _captured_plan(self, model: Model, device: str) -> Plan | None:
+        """The plan that recomputes nothing; None, and a problem more, if there is none."""
         try:
             made = self._planned(model, device)
         except (AutockptError, ModuleNotFoundError) as error:
             self._problems.append(f"{model.label} on {device}: {error}")
             return None
-        if made.graph is None or made.schedule is None:
+        if made.graph is None:
             self._problems.append(f"{model.label} on {device}: nothing of it could be captured")
             return None
+        return made
+
+    def _described(self, made: Plan, model: Model, device: str, key: str) -> Captured:
+        """What is kept of a captured model, on disk too."""
+        assert made.graph is not None
         self._graph = made.graph
         fixed_bytes = made.fixed.total_bytes + made.older_gradients_bytes
         least = engine.minimum_budget(made.graph, time_limit_s=self._experiment.time_limit_s)
