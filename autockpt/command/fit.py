@@ -12,7 +12,7 @@ import typer
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.options import BatchedModelOptions, Json, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, told, write
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, told, width, write
 from autockpt.command.usage_error import TargetError
 from autockpt.devices.lookup import device_names, find_device
 
@@ -146,7 +146,7 @@ def _show(answers: list[Fit], json: Path | None) -> None:
         if json == STANDARD_OUTPUT:
             return
     if len(answers) == 1:
-        show(render(answers[0]))
+        show(render(answers[0], width=width()))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("device", "room", "how it fits", "peak", "step", "per second"):

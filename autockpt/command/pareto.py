@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.methods import load_method
 from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
@@ -113,6 +114,8 @@ def pareto(
                 write(file, content())
         if STANDARD_OUTPUT not in (json, csv):
             show(text.render(curve, width=width()))
+        if not any(point.fits for point in curve.points):
+            raise typer.Exit(exits.DOES_NOT_FIT)
 
 
 def _check_plot(file: Path) -> None:

@@ -14,6 +14,12 @@ from autockpt.fitting.value import Change, FitValues, Way
 
 _WIDTH = 100
 _MOST_CHANGES = 8
+# The columns of the table of ways, by the least width that has room for them.
+_COLUMNS = {
+    96: ("peak", " ", "step", "more time", "per second", "largest batch"),
+    76: ("peak", " ", "more time", "largest batch"),
+    0: ("peak", " ", "more time"),
+}
 
 
 def text(fit: FitValues) -> str:
@@ -26,9 +32,9 @@ def text(fit: FitValues) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def render(fit: FitValues) -> Group:
-    """Returns the report for a rich console."""
-    parts: list[RenderableType] = [_verdict(fit), _ways(fit), _parts(fit)]
+def render(fit: FitValues, *, width: int = _WIDTH) -> Group:
+    """Returns the report for a rich console of a width, from 60 letters on."""
+    parts: list[RenderableType] = [_verdict(fit), _ways(fit, width), _parts(fit)]
     if fit.changes:
         parts.append(_changes(fit))
     parts.append(Padding(Group(*(Text(f"- {note}", "dim") for note in fit.notes)), (0, 0, 0, 2)))
@@ -59,22 +65,22 @@ def _verdict(fit: FitValues) -> Text:
     return Text.assemble(("does not fit", "bold red"), f" {budget}: {how} {bound}{place}")
 
 
-def _ways(fit: FitValues) -> Padding:
+def _ways(fit: FitValues, width: int) -> Padding:
+    headers = _COLUMNS[next(least for least in _COLUMNS if width >= least)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    for name in ("peak", "", "step", "more time", "per second", "largest batch"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in headers:
+        table.add_column(name.strip(), justify="right", no_wrap=True)
     for way in fit.ways:
-        largest = "-" if way.largest_batch is None else str(way.largest_batch)
-        table.add_row(
-            way.name,
-            format_bytes(way.peak_bytes),
-            Text("fits", "green") if way.fits else Text("too large", "red"),
-            _time(way.step_ns),
-            f"+{way.overhead:.1%}" if way.overhead else "-",
-            _rate(fit, fit.batch, way.step_ns) if way.fits else "-",
-            largest,
-        )
+        cells: dict[str, RenderableType] = {
+            "peak": format_bytes(way.peak_bytes),
+            " ": Text("fits", "green") if way.fits else Text("too large", "red"),
+            "step": _time(way.step_ns),
+            "more time": f"+{way.overhead:.1%}" if way.overhead else "-",
+            "per second": _rate(fit, fit.batch, way.step_ns) if way.fits else "-",
+            "largest batch": "-" if way.largest_batch is None else str(way.largest_batch),
+        }
+        table.add_row(way.name, *(cells[name] for name in headers))
     rows: list[RenderableType] = [table]
     if fit.best_batch is not None and fit.best_batch_step_ns is not None:
         rate = _rate(fit, fit.best_batch, fit.best_batch_step_ns)

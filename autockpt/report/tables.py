@@ -181,14 +181,15 @@ def _at_peak(timeline: Timeline, width: int) -> list[RenderableType]:
         table.add_column("line", no_wrap=True)
     shown, rest = found[:_MAX_AT_PEAK], found[_MAX_AT_PEAK:]
     room = width - 2 - 10 - 2 * (2 + has_lines)
-    what_width = min(24, max(len(_what(each)) for each in shown), room * 2 // 5)
-    lines_width = min(30, max(len(each.line) for each in shown), room // 3) if has_lines else 0
+    what_width = min(max(len(_what(each)) for each in shown), 24, max(16, room // 4))
+    longest = max(len(each.line) for each in shown)
+    lines_width = min(longest, 30, max(16, room * 3 // 8)) if has_lines else 0
     module_width = room - what_width - lines_width
     for each in shown:
         cells = [
             Text(format_bytes(each.size_bytes)),
             Text(_cropped(_what(each), what_width)),
-            Text(shortened(each.module or "(outside any module)", module_width)),
+            Text(shortened(each.module or "(no module)", module_width)),
         ]
         if has_lines:
             cells.append(Text(without_folders(each.line, lines_width), "dim"))
