@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autockpt.api import get_plan
 from autockpt.budget import format_bytes
+from autockpt.command import exits
 from autockpt.command.usage_error import UserCodeError
 from autockpt.dispatch.lookup import optimized_methods
 from autockpt.report.plan import Plan
@@ -159,6 +160,8 @@ def run_watched(
             summary.exit_code = end.code if isinstance(end.code, int) else int(bool(end.code))
             if isinstance(end.code, str):
                 sys.stderr.write(f"{end.code}\n")
+        except KeyboardInterrupt:
+            summary.exit_code = exits.INTERRUPTED
         except Exception as error:  # noqa: BLE001 - whatever the script does
             summary.error = UserCodeError(error, str(script))
             summary.error.__cause__ = error

@@ -189,6 +189,16 @@ class TestMonitor:
         assert len(lines) >= 2
         assert autockpt("monitor", "-q", str(file)).stderr.count("autockpt: ") == 2
 
+    def test_an_interrupt_ends_the_script_and_leaves_its_summary(self, tmp_path: Path) -> None:
+        file = tmp_path / "interrupted.py"
+        file.write_text(
+            "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        )
+        run = autockpt("monitor", str(file))
+        assert run.returncode == exits.INTERRUPTED
+        assert "autockpt: ran " in run.stderr
+        assert "Traceback" not in run.stderr
+
     def test_errors(self, script: Path) -> None:
         told = error_of(autockpt("monitor", "nowhere.py"), exits.USAGE)
         assert "there is no file nowhere.py" in told

@@ -146,3 +146,19 @@ def test_nothing_typed_shows_the_commands() -> None:
     run = autockpt()
     assert run.returncode == 0
     assert "Exit codes: 0 fits" in " ".join(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "word", "found"),
+    [
+        ("autockpt plan zoo:g", 2, ["zoo:gpt2"]),
+        ("autockpt ver", 1, ["verify"]),
+        ("autockpt plan x --device h", 4, ["h100", "h200"]),
+        ("autockpt plan x --method gre", 4, ["greedy"]),
+        ("autockpt demo --model conv", 3, ["convnext"]),
+        ("autockpt plan x --att", 3, ["--attention"]),
+    ],
+)
+def test_completion(typed: str, word: int, found: list[str]) -> None:
+    run = autockpt(_AUTOCKPT_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(word))
+    assert run.stdout.split() == found
