@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 
 from autockpt.experiments.peers.measure import Measured, Race
-from autockpt.experiments.peers.models import PEER_MODELS
 
 _MIB = 2**20
 _NOISE = 0.02  # ratios closer than this are equal here
@@ -53,7 +52,7 @@ def _summary(races: Sequence[Race]) -> list[str]:
             f"is {statistics.median(ratios):.2f} of the peer's, from {min(ratios):.2f} to "
             f"{max(ratios):.2f} ({len(ratios)} races)."
         )
-    inexact = {race.way.partition(",")[0] for race in races if not race.peer.is_same}
+    inexact = {_family(race.way) for race in races if not race.peer.is_same}
     ours = sum(race.ours is not None and race.ours.is_same for race in races)
     lines.append(
         f"- Our steps match eager's bits in {ours} of {len(races)} races; steps of peers in "
@@ -65,6 +64,11 @@ def _summary(races: Sequence[Race]) -> list[str]:
     lines += ["", "## Where we are not ahead", ""]
     lines += [f"- {line}" for line in behind] or ["In no race of this page."]
     return [*lines, ""]
+
+
+def _family(way: str) -> str:
+    """A way without its setting: ``Hugging Face``, or the name of a function of torch."""
+    return way[: way.index("`", 1) + 1] if way.startswith("`") else way.partition(",")[0]
 
 
 def _behind(race: Race) -> str:
@@ -127,12 +131,11 @@ def _middle_half(times: tuple[float, ...]) -> tuple[float, float]:
 
 
 def _how() -> list[str]:
-    names = ", ".join(model.title for model in PEER_MODELS.values())
     return [
         "## How the peers are set up",
         "",
-        f"- The models are small configurations of transformers: {names}. A way that a model does",
-        "  not support is left out.",
+        "- The models are small configurations of transformers. A way that a model does not",
+        "  support is left out.",
         "- *Hugging Face*: `gradient_checkpointing_enable` with `use_reentrant=False`, for every,",
         "  every second and every fourth layer of each stack.",
         "- *`checkpoint_sequential`*: the layers as a chain, with the number of segments that has",
