@@ -88,6 +88,7 @@ class StepRecorder(TorchDispatchMode):
 
     def leave_the_model(self) -> None:
         """What follows in the forward is code outside of the model."""
+        self._note_place()
         self._is_outside = True
 
     def end_forward(self, output: list[Any], loss: list[Any]) -> None:
@@ -213,9 +214,14 @@ class StepRecorder(TorchDispatchMode):
         if self._is_backward:
             running = running_sequence_number()
             return _NOWHERE if running is None else self._places.get(running, _NOWHERE)
+        return self._note_place()
+
+    def _note_place(self) -> _Place:
+        """Note where the forward is for the backward of its latest operator."""
         module = self._stack[-1] if self._stack else ""
         place = (module, self._is_outside, running_line())
-        self._places[next_sequence_number() - 1] = place
+        # Not for an operator without a backward: the latest one that has one ran elsewhere.
+        self._places.setdefault(next_sequence_number() - 1, place)
         return place
 
     def _node_of(self, tensor: torch.Tensor, storage: int) -> fx.Node:

@@ -28,7 +28,7 @@ class Failure:
 def failure_of(error: Exception) -> Failure:
     """Returns what an error means for you: each is one line, and a line for each of its notes."""
     from autockpt import errors
-    from autockpt_solvers import MethodError
+    from autockpt_solvers import MethodError, ScheduleError
 
     notes = tuple(_on_one_line(note) for note in getattr(error, "__notes__", ()))
     own = f"error: {_on_one_line(str(error))}"
@@ -43,6 +43,8 @@ def failure_of(error: Exception) -> Failure:
             return Failure(code=exits.BUG, lines=(own, *notes))
         case MethodError():
             return Failure(code=exits.USAGE, lines=(own, *notes))
+        case ScheduleError():  # no schedule comes from you
+            return _bug(error, notes)
     if _is_out_of_memory(error):
         reason = _on_one_line(str(error)).partition(". ")[0] or type(error).__name__
         told = f"error: this machine ran out of memory: {reason}; use a smaller batch or --device"
@@ -52,6 +54,10 @@ def failure_of(error: Exception) -> Failure:
     if place_of(error) is not None:
         told = f"error: {UserCodeError(error, 'your code')}"
         return Failure(code=exits.USAGE, lines=(told, *notes))
+    return _bug(error, notes)
+
+
+def _bug(error: Exception, notes: tuple[str, ...]) -> Failure:
     what = f"{type(error).__name__}: {_on_one_line(str(error))}".rstrip(": ")
     return Failure(code=exits.BUG, lines=(f"error: a bug in autockpt: {what}; {_REPORT}", *notes))
 

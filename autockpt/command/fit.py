@@ -11,10 +11,12 @@ import typer
 
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
-from autockpt.command.options import BatchedModelOptions, Json, Shown, Target
+from autockpt.command.options import HERE, BatchedModelOptions, Json, Shown, Target
 from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, told, width, write
 from autockpt.command.usage_error import TargetError
+from autockpt.devices.device import Device
 from autockpt.devices.lookup import device_names, find_device
+from autockpt.devices.usable import budget_of
 
 if TYPE_CHECKING:
     from autockpt.fitting.answer import Fit
@@ -48,23 +50,23 @@ def fit(
         str | None,
         typer.Option(
             metavar="BUDGET",
-            help="What a step may use; by default the device's memory but its context.",
+            help='What a step may use: "60GB", "auto", "80% of device"; by default the device\'s '
+            "memory but its context.",
             show_default=False,
         ),
     ] = None,
     json: Json = None,
 ) -> None:
     """Say whether a training step fits a device, what it costs there and what would help."""
-    with told(shown):
+    with told(shown, target):
         names = _names(model.device, devices)
         check_writable(json)
-        if budget is not None:
-            checked_budget(budget)
+        wanted = _budgets(budget, names)
         of_device = dataclasses.replace(model, device=names[0])
         of_device.check(target)
 
         import autockpt
-        from autockpt.command.target import load_step, takes_batch
+        from autockpt.command.target import load_step, noted, takes_batch
 
         loaded = load_step(target, of_device)
         is_alone = len(names) == 1
@@ -74,16 +76,19 @@ def fit(
             return made.args, dict(made.kwargs)
 
         answers = [
-            autockpt.fit(
-                loaded.model,
-                name,
-                budget=budget,
-                **loaded.step,
-                make_inputs=make_inputs if is_alone and takes_batch(target) else None,
-                variants=_variants(target, of_device) if is_alone else None,
-                progress=not shown.quiet,
+            noted(
+                autockpt.fit(
+                    loaded.model,
+                    name,
+                    budget=of_it,
+                    **loaded.step,
+                    make_inputs=make_inputs if is_alone and takes_batch(target) else None,
+                    variants=_variants(target, of_device, find_device(name)) if is_alone else None,
+                    progress=not shown.quiet,
+                ),
+                loaded,
             )
-            for name in names
+            for name, of_it in zip(names, wanted, strict=True)
         ]
         _show(answers, json)
         if not any(answer.fits for answer in answers):
@@ -101,24 +106,57 @@ def _names(device: str | None, devices: str | None) -> list[str]:
     else:
         names = [name.strip() for name in devices.split(",")]
     for name in names:
+        if name.partition(":")[0] in HERE:
+            raise TargetError(
+                f"{name} is no device to fit: name one with a memory of its own that need not be "
+                f"here, such as {', '.join(device_names()[:5])}, or a .toml file that describes one"
+            )
         find_device(name)
     return names
 
 
-def _variants(target: str, options: BatchedModelOptions) -> dict[str, Callable[[], Variant]] | None:
+def _budgets(budget: str | None, names: list[str]) -> list[int | None]:
+    """The budget on each device; in a table, a device that has less counts with all that it has.
+
+    Raises:
+        ValueError: It is no budget, a share of the eager peak, or more than the one device has.
+    """
+    if budget is None:
+        return [None] * len(names)
+    asked = checked_budget(budget)
+    found: list[int | None] = []
+    for device in map(find_device, names):
+        most = device.usable_bytes
+        is_too_much = len(names) > 1 and asked.bytes is not None and asked.bytes > most
+        found.append(most if is_too_much else budget_of(asked, device))
+    return found
+
+
+def _variants(
+    target: str, options: BatchedModelOptions, device: Device
+) -> dict[str, Callable[[], Variant]] | None:
     """The same model in other precisions, or with adapters."""
     if not target.startswith("hf:"):
         return None
     from autockpt.command.target import load_step
+    from autockpt.hub.config import HubError
 
     def of(**changes: Any) -> Callable[[], Variant]:
         changed = dataclasses.replace(options, **changes)
-        return lambda: _variant(load_step(target, changed).example)
+
+        def make() -> Variant:
+            try:
+                return _variant(load_step(target, changed).example)
+            except HubError as error:
+                raise HubError(str(error).removeprefix(f"{target}: ")) from error
+
+        return make
 
     found = {}
-    if options.dtype == "fp32" and options.autocast is None:
-        found["autocast to bf16"] = of(autocast="bf16")
-        found["bf16 throughout"] = of(dtype="bf16")
+    if options.hub.dtype == "fp32" and options.autocast is None:
+        half = "fp16" if device.rates.bf16 is None else "bf16"
+        found[f"autocast to {half}"] = of(autocast=half)
+        found[f"{half} throughout"] = of(dtype=half)
     if options.attention == "eager":
         found["scaled_dot_product_attention"] = of(attention="sdpa")
     if options.lora is None:

@@ -33,7 +33,7 @@ def graph(
     shown: Shown,
 ) -> None:
     """Write the graph of a model's training step as JSON."""
-    with told(shown):
+    with told(shown, target):
         check_writable(output)
         model.check(target)
 

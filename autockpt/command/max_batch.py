@@ -52,7 +52,7 @@ def max_batch(
 
     A function is called with batch=N, for several N.
     """
-    with told(shown) as interrupted:
+    with told(shown, target) as interrupted:
         check_writable(json)
         wanted = checked_budget(budget)
         if wanted.bytes is None:
@@ -61,7 +61,7 @@ def max_batch(
         model.check(target)
 
         import autockpt
-        from autockpt.command.target import load_step, takes_batch
+        from autockpt.command.target import load_step, noted, takes_batch
 
         if not takes_batch(target):
             raise TargetError(
@@ -89,6 +89,7 @@ def max_batch(
             device=first.device,
             **options,
         )
+        answer = noted(answer, first)
         say_if_stopped(interrupted)
         if json is not None:
             write(json, answer.to_json())

@@ -19,7 +19,7 @@ from autockpt.hub.options import HubOptions
 from autockpt.zoo.catalogue import NAMES
 
 _MODEL, _SEARCH, _HUB, _OUTPUT = "Model", "Search", "Models of hf:", "Output"
-_HERE = ("cpu", "cuda", "meta", "mps", "xpu")
+HERE = ("cpu", "cuda", "meta", "mps", "xpu")
 
 
 class Size(StrEnum):
@@ -38,7 +38,7 @@ def _targets(incomplete: str) -> list[str]:
 
 
 def _devices(incomplete: str) -> list[str]:
-    return _beginning((*_HERE, *device_names()), incomplete)
+    return _beginning((*HERE, *device_names()), incomplete)
 
 
 def _methods(incomplete: str) -> list[str]:
@@ -202,8 +202,14 @@ class ModelOptions:
         ),
     ] = None
     attention: Annotated[
-        str, typer.Option(metavar="KIND", help="sdpa or eager.", rich_help_panel=_HUB)
-    ] = "sdpa"
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="sdpa or eager; by default sdpa if the model has it.",
+            rich_help_panel=_HUB,
+            show_default=False,
+        ),
+    ] = None
     lora: Annotated[
         int | None,
         typer.Option(
@@ -232,7 +238,7 @@ class ModelOptions:
     @property
     def is_elsewhere(self) -> bool:
         """Whether the device is one that need not be here."""
-        return self.device is not None and self.device.partition(":")[0] not in _HERE
+        return self.device is not None and self.device.partition(":")[0] not in HERE
 
     def check(self, target: str) -> None:
         """Fails before anything is imported or built if the model cannot be.

@@ -74,7 +74,7 @@ def pareto(
 
     The search ends after 8 s, or --time-limit, for all budgets together.
     """
-    with told(shown) as interrupted:
+    with told(shown, target) as interrupted:
         if points is not None and budgets is not None:
             raise TargetError("--points and --budgets exclude each other; give one of them")
         if json == csv == STANDARD_OUTPUT:
@@ -89,7 +89,7 @@ def pareto(
             _check_plot(plot)
 
         import autockpt
-        from autockpt.command.target import load_step
+        from autockpt.command.target import load_step, noted
         from autockpt.report.curve import text
         from autockpt.report.curve.search import checked_budgets
 
@@ -106,6 +106,7 @@ def pareto(
             progress=not shown.quiet,
             device=loaded.device,
         )
+        curve = noted(curve, loaded)
         say_if_stopped(interrupted)
         if plot is not None:
             _draw(curve, plot)

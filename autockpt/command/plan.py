@@ -62,7 +62,7 @@ def plan(
     ] = False,
 ) -> None:
     """Plan a training step for a budget, without running a step."""
-    with told(shown) as interrupted:
+    with told(shown, target) as interrupted:
         check_writable(json, html)
         wanted = checked_budget(budget)
         search.check()
@@ -70,7 +70,7 @@ def plan(
 
         import autockpt
         from autockpt import progress
-        from autockpt.command.target import load_step
+        from autockpt.command.target import load_step, noted
         from autockpt.dispatch.kept import none_kept
         from autockpt.report import tables
 
@@ -89,6 +89,7 @@ def plan(
                 device=loaded.device,
                 accumulates=accumulate,
             )
+        made = noted(made, loaded)
         say_if_stopped(interrupted)
         if json is not None:
             write(json, made.to_json())

@@ -109,11 +109,12 @@ def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def told(shown: Shown) -> Iterator[Interrupts]:
+def told(shown: Shown, target: str = "") -> Iterator[Interrupts]:
     """Shows progress, lets Ctrl-C end a search, and prints what ends the command as one line.
 
     Args:
         shown: What to show.
+        target: What the command plans, if it plans a model.
 
     Raises:
         typer.Exit: With the code of `exits` that says what ended the command.
@@ -130,7 +131,7 @@ def told(shown: Shown) -> Iterator[Interrupts]:
             lines: tuple[str, ...] = ("interrupted",)
         except Exception as error:  # noqa: BLE001 - whatever it is, you get a line and a code
             failure = failure_of(error)
-            code, lines = failure.code, failure.lines
+            code, lines = failure.code, (*failure.lines, *_of_made_batch(target, failure.code))
             if interrupted.has_stopped and code == exits.DOES_NOT_FIT:
                 code, lines = exits.INTERRUPTED, ("search stopped before a plan was found",)
             if shown.show_traceback:
@@ -138,6 +139,16 @@ def told(shown: Shown) -> Iterator[Interrupts]:
         for line in lines:
             errors.print(line, markup=False, highlight=False)
         raise typer.Exit(code)
+
+
+def _of_made_batch(target: str, code: int) -> tuple[str, ...]:
+    """What else may be the reason that a model cannot be captured, if autockpt made its batch."""
+    if code != exits.NOT_CAPTURED or not target.startswith("hf:"):
+        return ()
+    return (
+        f"autockpt made the batch for {target}: if that does not fit the model, write a function "
+        "that returns the model and its inputs, and give file.py:function",
+    )
 
 
 @contextlib.contextmanager

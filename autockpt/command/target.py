@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -28,7 +28,18 @@ from autockpt.profile.optimizer import check_optimizer_name
 from autockpt.verify.device_memory import is_any_here
 from autockpt.zoo import Example, Size
 
-__all__ = ["Loaded", "TargetError", "load", "load_cost", "load_function", "load_loss", "load_step"]
+__all__ = [
+    "Loaded",
+    "TargetError",
+    "load",
+    "load_cost",
+    "load_function",
+    "load_loss",
+    "load_step",
+    "noted",
+]
+
+Noted = TypeVar("Noted")
 
 _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
     "sum": lambda output: output.sum(),
@@ -122,6 +133,13 @@ def load_step(
         device=device,
         cost=cost,
     )
+
+
+def noted(answer: Noted, loaded: Loaded) -> Noted:
+    """Returns an answer with what you should know of how its model was built."""
+    values = cast("Any", answer)
+    noted: Noted = dataclasses.replace(values, notes=(*loaded.example.notes, *values.notes))
+    return noted
 
 
 def elsewhere(device: str | None) -> Device | None:

@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from autockpt.devices.device import Device
+
 Kernel = Literal["cudnn", "flash", "efficient", "math"]
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -76,6 +78,24 @@ def attention_kernel(call: AttentionCall, capability: tuple[int, int] | None) ->
     return "math"
 
 
+def has_kernels_of(device: Device, other: Device) -> bool:
+    """Returns whether two devices run the same kernels for every call."""
+    return device.is_accelerator == other.is_accelerator and _generation(
+        device.capability
+    ) == _generation(other.capability)
+
+
+def _generation(capability: tuple[int, int] | None) -> str:
+    """What decides between kernels."""
+    if capability is None:
+        return "other makers"
+    if capability < (8, 0):
+        return "before Ampere"
+    if capability[0] in (9, 10):
+        return "prefers cuDNN"
+    return "small chip" if _is_small_chip(capability) else "Ampere"
+
+
 def _is_plain(call: AttentionCall) -> bool:
     """What all fused kernels ask for."""
     same_dtype = len({t.dtype for t in call.tensors}) == 1
@@ -101,8 +121,8 @@ def _fits_flash(call: AttentionCall, capability: tuple[int, int] | None) -> bool
     is_square = call.query.size(2) == call.key.size(2)
     if capability is not None:
         trains = any(t.requires_grad for t in call.tensors)
-        is_small_chip = (8, 6) <= capability <= (8, 9) or capability[0] == 12
-        if trains and is_small_chip and not _fits_small_chips(features, call.dropout_p):
+        is_small = _is_small_chip(capability)
+        if trains and is_small and not _fits_small_chips(features, call.dropout_p):
             return False
         if capability < (8, 0):
             return False
@@ -113,6 +133,10 @@ def _fits_flash(call: AttentionCall, capability: tuple[int, int] | None) -> bool
         and len({t.size(-1) for t in call.tensors}) == 1
         and (is_square or not call.is_causal)
     )
+
+
+def _is_small_chip(capability: tuple[int, int]) -> bool:
+    return (8, 6) <= capability <= (8, 9) or capability[0] == 12
 
 
 def _fits_small_chips(features: int, dropout_p: float) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from autockpt.batch.affine import AffineStep, SizedProblem
 from autockpt.batch.predicted import largest_eager, largest_of_schedules, largest_planned
 from autockpt.fitting.step import SizedStep
-from autockpt_solvers import Schedule, baseline_schedule
 
 _MOST = 2**20
 _SEARCH_S = 2.0
@@ -50,24 +49,12 @@ class Batches:
 
     def step(self, size: int) -> SizedStep:
         """The step of a size."""
-        graph = self.affine.graph(size)
-        problem = self.known.problem
-        inputs_bytes = problem.fixed.inputs_bytes * size // self.size
-        fixed = dataclasses.replace(problem.fixed, inputs_bytes=inputs_bytes)
-        off_bytes = self.known.peak_bytes - self._graph_peak_bytes(self.size)
-        return dataclasses.replace(
-            self.known,
-            problem=dataclasses.replace(
-                problem,
-                graph=graph,
-                fixed=fixed,
-                baseline_peak_bytes=self._graph_peak_bytes(size) + off_bytes * size // self.size,
-            ),
-            num_tokens=self.known.num_tokens * size // self.size,
+        inputs_bytes = self.known.problem.fixed.inputs_bytes * size // self.size
+        return self.known.changed(
+            graph=self.affine.graph(size),
+            fixed=dataclasses.replace(self.known.problem.fixed, inputs_bytes=inputs_bytes),
+            share=size / self.size,
         )
-
-    def _graph_peak_bytes(self, size: int) -> int:
-        return self.affine.peaks_of(baseline_schedule(self.known.problem.graph)).peak_bytes(size)
 
     def largest_as_it_is(self, budget_bytes: int) -> int:
         """The largest batch that fits with nothing recomputed; 0 if none does."""
@@ -75,13 +62,19 @@ class Batches:
             self.affine, (self.affine.first, self.affine.second), budget_bytes, _MOST
         )
 
-    def largest_of(self, schedule: Schedule, budget_bytes: int) -> int:
-        """The largest batch that fits by a schedule; 0 if none does."""
+    def largest_layered(self, budget_bytes: int) -> int | None:
+        """The largest batch that fits with every layer checkpointed; None without layers."""
+        schedule = self.known.layered()
+        if schedule is None:
+            return None
         return largest_of_schedules(self.affine, budget_bytes, (schedule,), most=_MOST)
 
     def largest_planned(self, budget_bytes: int) -> int:
-        """The largest batch that a plan is found for; 0 if none is."""
-        return largest_planned(
+        """The largest batch that a plan is found for; 0 if none is.
+
+        Checkpointing every layer is a plan too.
+        """
+        found = largest_planned(
             self.affine,
             budget_bytes,
             most=_MOST,
@@ -89,6 +82,7 @@ class Batches:
             time_limit_s=_SEARCH_S,
             most_rounds=_ROUNDS,
         )
+        return max(found, self.largest_layered(budget_bytes) or 0)
 
     def best(self, budget_bytes: int, *, most: int) -> tuple[int, int] | None:
         """The batch with the highest predicted throughput, and the time of its step.

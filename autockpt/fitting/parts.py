@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from autockpt.devices.device import Device
-from autockpt.lower.problem import StepProblem
+from autockpt.fitting.step import SizedStep
 from autockpt.report.breakdown import peak_parts
-from autockpt_solvers import Schedule, simulate
+from autockpt.report.plan import Plan
+from autockpt.report.timeline.kinds import EAGER_ALONE, OLDER_GRADIENTS
+from autockpt_solvers import baseline_schedule, simulate
 
 
-def parts_of(
-    problem: StepProblem, schedule: Schedule, device: Device
-) -> tuple[tuple[str, int], ...]:
-    """Returns the bytes by kind at the peak of a schedule, largest kinds as they are met."""
+def parts_of(step: SizedStep, plan: Plan | None) -> tuple[tuple[str, int], ...]:
+    """Returns the bytes by kind at the peak of a step; they add up to it.
+
+    Args:
+        step: The step.
+        plan: The plan that it follows; None for the step as it is.
+    """
+    problem = step.problem
+    schedule = None if plan is None else plan.schedule
+    peak_bytes = step.peak_bytes if plan is None else plan.predicted_peak_bytes
+    schedule = schedule or baseline_schedule(problem.graph)
     timeline = simulate(problem.graph, schedule)
     parts = {
         **problem.fixed.by_kind,
+        OLDER_GRADIENTS: problem.older_gradients_bytes,
         **peak_parts(problem.graph, schedule, timeline, problem.outside),
     }
-    found = [(kind, size_bytes) for kind, size_bytes in parts.items() if size_bytes]
-    return (*found, ("context of the driver (assumed)", device.context_bytes))
+    # Eager's own peak, while the graph's backward overwrites some values.
+    parts[EAGER_ALONE] = peak_bytes - sum(parts.values())
+    return tuple((kind, size_bytes) for kind, size_bytes in parts.items() if size_bytes)

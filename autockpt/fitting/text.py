@@ -43,7 +43,8 @@ def render(fit: FitValues, *, width: int = _WIDTH) -> Group:
 
 
 def _verdict(fit: FitValues) -> Text:
-    size = "" if fit.batch is None else f", {fit.batch} {fit.samples}"
+    samples = fit.samples.removesuffix("s") if fit.batch == 1 else fit.samples
+    size = "" if fit.batch is None else f", {fit.batch} {samples}"
     tokens = "" if fit.tokens is None else f" of {fit.tokens} tokens"
     place = f"\n{fit.title}{size}{tokens}"
     budget = format_bytes(fit.budget_bytes)
@@ -105,6 +106,8 @@ def _parts(fit: FitValues) -> Padding:
     grid.add_column(justify="right")
     for kind, size_bytes in fit.parts:
         grid.add_row(kind, format_bytes(size_bytes))
+    grid.add_row("peak", format_bytes(sum(size_bytes for _, size_bytes in fit.parts)), style="bold")
+    grid.add_row("beside it, the driver's context (assumed)", format_bytes(fit.context_bytes))
     what = "as it is" if fit.fits_as_it_is or fit.plan is None else "with the plan"
     title = Text(f"Where the peak comes from, {what}", "bold")
     return Padding(Group(title, Padding(grid, (0, 0, 0, 2))), 0)

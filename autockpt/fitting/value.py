@@ -67,7 +67,8 @@ class Change:
         peak_bytes: Peak of a step as it is then.
         planned_bytes: Peak with a plan for the budget; None if no plan fits.
         overhead: Recomputation of that plan; None if no plan fits.
-        step_ns: Time of a step, as it is if that fits, else with the plan; None if neither fits.
+        step_ns: Time of a step, as it is if that fits, otherwise with the plan; None if neither
+            fits.
     """
 
     what: str
@@ -85,13 +86,15 @@ class FitValues:
         device: Name of the device.
         title: Its name in the vendor's sheet.
         memory_bytes: Its memory.
+        context_bytes: What the driver takes of it, beside all budgets; an assumption.
         budget_bytes: What a step may use of it.
         batch: Number of samples in a step; None if it is not known.
         samples: What the batch counts: ``"sequences"``, ``"images"`` or ``"samples"``.
         tokens: Tokens of a sample, if it is a sequence.
         ways: As it is, with every layer checkpointed if there are layers, and with a plan if one
             fits.
-        parts: Bytes by kind of the step that fits, or of the leanest if none does.
+        parts: Bytes by kind at the peak: with the plan if the step fits with it alone, otherwise as
+            it is. They add up to that peak.
         minimum_bytes: The smallest budget that a plan is known for.
         minimum_bound_bytes: No plan of its class needs less.
         best_batch: The batch with the highest predicted throughput that fits; None if not asked.
@@ -104,6 +107,7 @@ class FitValues:
     device: str
     title: str
     memory_bytes: int
+    context_bytes: int
     budget_bytes: int
     batch: int | None
     samples: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,11 @@ def build_from_hub(place: str, options: HubOptions) -> Example:
         HubError: The configuration cannot be read or built.
         ModuleNotFoundError: The library that the model comes from is not installed.
     """
-    return build_from_config(read_config(place), options)
+    config = read_config(place)
+    try:
+        return build_from_config(config, options)
+    except HubError as error:
+        raise HubError(f"hf:{place}: {error}") from error
 
 
 def build_from_config(config: dict[str, Any], options: HubOptions) -> Example:
@@ -60,9 +65,12 @@ def _add_lora(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> None:
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with torch.device("meta"):
         try:
-            peft.inject_adapter_in_model(config, model)
-        except ValueError as error:
-            raise HubError(f"lora: {error}") from error
+            with warnings.catch_warnings():
+                # Of patterns for layers that this model does not have.
+                warnings.filterwarnings("ignore", category=RuntimeWarning, module="peft")
+                peft.inject_adapter_in_model(config, model)
+        except Exception as error:
+            raise HubError(f"lora: PEFT cannot adapt it: {error}") from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         # Adapters in another type than the model's would keep a cast copy of every input.

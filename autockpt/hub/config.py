@@ -13,6 +13,13 @@ class HubError(ValueError):
     """A configuration cannot be read, or does not describe a model that can be built."""
 
 
+def reason_of(error: Exception) -> str:
+    """Returns what a library says of a configuration, on one line."""
+    reason = " ".join(str(error).split())
+    tells = isinstance(error, ValueError) or len(reason.split()) > 2
+    return reason if tells else f"{type(error).__name__}: {reason}"
+
+
 def read_config(place: str) -> dict[str, Any]:
     """Returns the configuration at a place.
 
@@ -23,6 +30,8 @@ def read_config(place: str) -> dict[str, Any]:
     Raises:
         HubError: There is none, or it is not JSON.
     """
+    if not place.strip():
+        raise HubError("write hf:PLACE with a config.json, a folder with one, or a name on the hub")
     path = Path(place).expanduser()
     if path.is_dir():
         path = path / _FILE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from autockpt.hub.config import HubError
+from autockpt.hub.config import HubError, reason_of
 from autockpt.hub.options import HubOptions
 from autockpt.zoo import Example
 from autockpt.zoo.example import library
@@ -28,17 +29,36 @@ def build_diffusers(config: dict[str, Any], options: HubOptions) -> Example:
     """
     diffusers = library("diffusers")
     name = config["_class_name"]
-    make = _INPUTS.get(name)
+    make = _INPUTS.get(name) if isinstance(name, str) else None
     if make is None or not hasattr(diffusers, name):
         raise HubError(
             f"the inputs of diffusers' {name} are not known; known are {', '.join(_INPUTS)}, and a "
             "function of your own may build any model: file.py:function"
         )
-    with torch.device("meta"):
-        model = getattr(diffusers, name).from_config(config).to(options.torch_dtype)
-        inputs = make(model.config, options)
+    if options.seq is not None and name not in _READING:
+        raise HubError(f"seq is {options.seq}, and {name} reads no tokens")
+    with torch.device("meta"), _quiet(diffusers):
+        try:
+            model = getattr(diffusers, name).from_config(config).to(options.torch_dtype)
+            inputs = make(model.config, options)
+        except HubError:
+            raise
+        except Exception as error:
+            raise HubError(f"diffusers cannot build it: {reason_of(error)}") from error
     model.train()
     return Example(model=model, kwargs=inputs, loss_fn=_loss)
+
+
+@contextlib.contextmanager
+def _quiet(diffusers: Any) -> Iterator[None]:
+    """Lets diffusers report nothing but errors."""
+    logging = diffusers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _loss(output: Any) -> torch.Tensor:
@@ -65,12 +85,30 @@ def _vectors(features: int, options: HubOptions) -> torch.Tensor:
 
 
 def _unconditional(config: Any, options: HubOptions) -> dict[str, Any]:
-    return {"sample": _sample(config, options), "timestep": _times(options)}
+    inputs = {"sample": _sample(config, options), "timestep": _times(options)}
+    kind = config.class_embed_type
+    if kind == "timestep" or (kind is None and config.num_class_embeds):
+        inputs["class_labels"] = _times(options)
+    elif kind in ("projection", "simple_projection"):
+        features = config.projection_class_embeddings_input_dim
+        inputs["class_labels"] = _vectors(features, options)
+    elif kind is not None:
+        raise HubError(
+            f"class_embed_type is {kind!r}, and autockpt makes no batch for it: write a function "
+            "that returns the model and its inputs, and give file.py:function"
+        )
+    return inputs
 
 
 def _conditional(config: Any, options: HubOptions) -> dict[str, Any]:
-    features = config.cross_attention_dim
+    features = config.encoder_hid_dim or config.cross_attention_dim
     features = max(features) if isinstance(features, (list, tuple)) else features
+    projection, addition = config.encoder_hid_dim_type, config.addition_embed_type
+    if projection not in (None, "text_proj") or addition not in (None, "text", "text_time"):
+        raise HubError(
+            f"it is conditioned on {projection or addition}, and autockpt makes no batch for that: "
+            "write a function that returns the model and its inputs, and give file.py:function"
+        )
     inputs = {
         **_unconditional(config, options),
         "encoder_hidden_states": _prompt(features, options),
@@ -124,6 +162,8 @@ def _classes(config: Any, options: HubOptions) -> dict[str, Any]:
     }
 
 
+# The models that read a prompt.
+_READING = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
 _INPUTS: dict[str, Callable[[Any, HubOptions], dict[str, Any]]] = {
     "UNet2DModel": _unconditional,
     "UNet2DConditionModel": _conditional,

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = {
-    "fp32": "float32",
-    "float32": "float32",
-    "bf16": "bfloat16",
-    "bfloat16": "bfloat16",
-    "fp16": "float16",
-    "float16": "float16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp16": "fp16",
+    "float16": "fp16",
 }
+_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _ATTENTIONS = ("sdpa", "eager")
 
 
@@ -28,7 +29,8 @@ class HubOptions:
         seq: Tokens of a sequence; None for the model's usual number, at most 2,048.
         dtype: Type of the parameters: `"fp32"`, `"bf16"` or `"fp16"`.
         autocast: Type that autocast computes in, or None for no autocast.
-        attention: `"sdpa"` for `scaled_dot_product_attention`, `"eager"` for matrix products.
+        attention: `"sdpa"` for `scaled_dot_product_attention`, `"eager"` for matrix products; None
+            for the first if the model has it.
         lora: Rank of the adapters, if only those are trained; None trains all parameters.
     """
 
@@ -36,7 +38,7 @@ class HubOptions:
     seq: int | None = None
     dtype: str = "fp32"
     autocast: str | None = None
-    attention: str = "sdpa"
+    attention: str | None = None
     lora: int | None = None
 
     def __post_init__(self) -> None:
@@ -46,11 +48,14 @@ class HubOptions:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
         for name in ("dtype", "autocast"):
             value = getattr(self, name)
-            if value is not None and value not in _DTYPES:
+            if value is None:
+                continue
+            if value.lower() not in _DTYPES:
                 raise ValueError(f"{name} is {value!r}; it must be fp32, bf16 or fp16")
-        if self.autocast in ("fp32", "float32"):
+            object.__setattr__(self, name, _DTYPES[value.lower()])
+        if self.autocast == "fp32":
             raise ValueError("autocast is 'fp32'; it must be bf16 or fp16, or be left out")
-        if self.attention not in _ATTENTIONS:
+        if self.attention not in (None, *_ATTENTIONS):
             raise ValueError(f"attention is {self.attention!r}; it must be sdpa or eager")
 
     @property
@@ -67,6 +72,6 @@ class HubOptions:
 def _torch_dtype(name: str) -> torch.dtype:
     import torch
 
-    dtype = getattr(torch, _DTYPES[name])
+    dtype = getattr(torch, _NAMES[name])
     assert isinstance(dtype, torch.dtype)
     return dtype

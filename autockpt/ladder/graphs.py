@@ -18,6 +18,7 @@ from autockpt.capture.captured import (
 )
 from autockpt.capture.pieces import Pieces
 from autockpt.capture.step import capture
+from autockpt.devices.device import Device
 from autockpt.errors import CaptureError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, solver_errors
@@ -81,6 +82,23 @@ class GraphPlanner:
                 reason="a graph would add up the gradients of a tensor's several uses before it "
                 "adds them to those of another graph or call, in another order than eager",
             )
+        return cls._of(step, captured, pieces=pieces, blocks=blocks)
+
+    def on(self, device: Device) -> GraphPlanner:
+        """The same step on another device, which runs the same kernels at other rates."""
+        request = dataclasses.replace(self.step.request, device=device)
+        return self._of(
+            dataclasses.replace(self.step, request=request),
+            dataclasses.replace(self.captured, target=device),
+            pieces=self.pieces,
+            blocks=self.blocks,
+        )
+
+    @classmethod
+    def _of(
+        cls, step: StepToPlan, captured: Capture, *, pieces: Pieces, blocks: tuple[str, ...]
+    ) -> GraphPlanner:
+        """Profile and lower what was captured."""
         with internal_errors("profile"):
             nodes = [op.node for graph in captured.graphs for op in graph.joint.ops]
             target = step.request.device
@@ -163,6 +181,14 @@ class GraphPlanner:
             for key, storage in gradients_of_parameters(self.captured, region):
                 sizes[key] = graph.joint.storage_bytes[storage]
         return sum(sizes.values())
+
+    @property
+    def running_bytes(self) -> int:
+        """What eager's forward and backward need at their peak, beyond what the whole step needs.
+
+        The optimizer's step may need more.
+        """
+        return _running_bytes(self.captured, self.lowered)
 
     @property
     def is_hopeless_as_one_graph(self) -> bool:
@@ -315,18 +341,26 @@ def _baseline_peak_bytes(
 ) -> int:
     """The peak of the eager step: its tensors, and the workspace that its operators add."""
     graph = lowered.graph
-    none = baseline_schedule(graph)
-    bare = dataclasses.replace(
-        graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in graph.ops)
-    )
-    workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
     kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
     new_gradients_bytes = 0 if step.accumulates else captured.gradient_bytes
     after_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
     fixed_bytes = lowered.fixed_bytes + step.older_gradients_bytes + step.buckets_bytes
     if step.request.device is not None:
         fixed_bytes += step.request.device.workspace_bytes
-    return fixed_bytes + max(captured.eager_peak_bytes + workspace_bytes, after_bytes)
+    return fixed_bytes + max(_running_bytes(captured, lowered), after_bytes)
+
+
+def _running_bytes(captured: Capture, lowered: Lowered) -> int:
+    """What eager's forward and backward need at their peak, with the workspace of operators."""
+    *ops, optimizer_step = lowered.graph.ops
+    ops = [*ops, dataclasses.replace(optimizer_step, workspace_bytes=0)]
+    graph = dataclasses.replace(lowered.graph, ops=tuple(ops))
+    none = baseline_schedule(graph)
+    bare = dataclasses.replace(
+        graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in ops)
+    )
+    workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
+    return captured.eager_peak_bytes + workspace_bytes
 
 
 def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:

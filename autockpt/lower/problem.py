@@ -188,13 +188,7 @@ class StepProblem:
         difference = first_difference(given.graph, self.graph)
         if difference:
             raise PlanMismatchError(difference)
-        problem = Problem(
-            graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
-        )
-        limit_s = min(_QUICK_S, solving.for_a_solve(time_limit_s))
-        watch = self._watch("judging the given plan", limit_s)
-        result = judge(problem, given.schedule, time_limit_s=limit_s, watch=watch)
-        solving.spend(result.solve_time_s)
+        result = self._judged(given.schedule, time_limit_s, solving)
         if result.schedule is None:
             error = BudgetError(
                 budget_bytes=self.budget_bytes, minimum_peak_bytes=result.peak_bytes
@@ -208,6 +202,29 @@ class StepProblem:
         named = dataclasses.replace(result, method=given.method)
         cheaper = self._cheaper_budgets(named, given.schedule, time_limit_s, solving)
         return self._described(named, given.schedule, cheaper)
+
+    def following(self, schedule: Schedule, *, time_limit_s: float, solving: SolvingTime) -> Plan:
+        """The plan of a schedule that fits.
+
+        Args:
+            schedule: The schedule.
+            time_limit_s: As for `plan`.
+            solving: As for `plan`.
+        """
+        result = self._judged(schedule, time_limit_s, solving)
+        assert result.schedule is not None
+        return self._described(dataclasses.replace(result, method="auto"), schedule)
+
+    def _judged(self, schedule: Schedule, time_limit_s: float, solving: SolvingTime) -> Result:
+        """What a schedule costs, with a bound on it."""
+        problem = Problem(
+            graph=self.graph, budget_bytes=self.budget_bytes, fixed_bytes=self.fixed_bytes
+        )
+        limit_s = min(_QUICK_S, solving.for_a_solve(time_limit_s))
+        watch = self._watch("judging the given plan", limit_s)
+        result = judge(problem, schedule, time_limit_s=limit_s, watch=watch)
+        solving.spend(result.solve_time_s)
+        return result
 
     @property
     def is_refused_at_once(self) -> bool:

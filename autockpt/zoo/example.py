@@ -24,12 +24,14 @@ class Example:
         kwargs: Keyword arguments of its forward.
         loss_fn: Computes a scalar from the forward's output. None if the forward returns a scalar
             or an output with a `loss`.
+        notes: What you should know of how it was made, one sentence each.
     """
 
     model: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     loss_fn: Callable[[Any], torch.Tensor] | None = None
+    notes: tuple[str, ...] = ()
 
     def loss(self) -> torch.Tensor:
         """Runs the forward on the batch and returns the scalar to differentiate."""

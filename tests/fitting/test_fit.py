@@ -11,7 +11,7 @@ from torch import nn
 
 import autockpt
 from autockpt.fitting.layers import checkpointed_layers
-from autockpt_solvers import baseline_schedule, simulate
+from autockpt_solvers import Problem, Result, baseline_schedule, simulate, solve
 
 _WIDTH = 256
 
@@ -98,10 +98,58 @@ def test_changes_are_computed(tight: autockpt.Fit) -> None:
 
 def test_the_parts_add_up_to_the_peak_of_the_plan(tight: autockpt.Fit) -> None:
     assert tight.plan is not None
-    parts = dict(tight.parts)
-    context = parts.pop("context of the driver (assumed)")
-    assert sum(parts.values()) == tight.plan.predicted_peak_bytes
-    assert context == 512 * 2**20
+    assert sum(dict(tight.parts).values()) == tight.plan.predicted_peak_bytes
+    assert tight.context_bytes == 512 * 2**20
+
+
+def test_the_parts_add_up_to_the_peak_of_the_step_as_it_is() -> None:
+    answer = _fit()
+    assert sum(size for _, size in answer.parts) == answer.ways[0].peak_bytes
+    lines = str(answer).splitlines()
+    at = next(at for at, line in enumerate(lines) if line.split()[:1] == ["peak"][:1] and at > 5)
+    assert lines[at].split("peak")[1].strip() in lines[0]
+    assert "beside it, the driver's context (assumed)  512.00 MiB" in lines[at + 1]
+
+
+def test_an_optimizer_that_allocates_less_has_the_peak_of_its_own_step() -> None:
+    """AdamW's transients stayed in the peak of optimizers that have none."""
+    answer = _fit()
+    changes = {change.what: change for change in answer.changes}
+    with torch.device("meta"):
+        model = _Model()
+    plan = autockpt.plan(
+        model,
+        "100%",
+        sample_kwargs=_inputs(64),
+        optimizer="sgd",
+        method="none",
+        device="h100",
+    )
+    assert changes["SGD without momentum"].peak_bytes == plan.baseline_peak_bytes
+
+
+def test_no_plan_is_worse_than_checkpointing_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that had found a worse plan showed that one, and fewer samples for a batch."""
+
+    def poor(problem: Problem, **how: Any) -> Result:
+        return solve(problem, **{**how, "method": "full"})
+
+    monkeypatch.setattr("autockpt.lower.problem.solve", poor)
+    monkeypatch.setattr("autockpt.fitting.step.solve", poor)
+    monkeypatch.setattr("autockpt.fitting.batches.largest_planned", lambda *_, **__: 0)
+    answer = _fit("240MiB", make_inputs=_inputs)
+    as_it_is, layered, planned = answer.ways
+    assert layered.fits
+    assert planned.overhead <= layered.overhead
+    assert answer.plan is not None
+    assert answer.plan.overhead == planned.overhead
+    assert planned.largest_batch is not None
+    assert layered.largest_batch is not None
+    assert planned.largest_batch >= layered.largest_batch > as_it_is.largest_batch
+    # The plan that is found for another optimizer, in a little more room, serves this one too.
+    for change in answer.changes:
+        assert change.overhead is not None
+        assert change.overhead <= planned.overhead
 
 
 def test_the_answer_is_a_value(tight: autockpt.Fit) -> None:
@@ -144,6 +192,33 @@ def test_bad_arguments_are_refused() -> None:
         autockpt.fit(nn.Linear(1, 1), "h1000")
     with pytest.raises(ValueError, match="give an amount of memory"):
         autockpt.fit(nn.Linear(1, 1), "h100", budget="60%")
+    with pytest.raises(
+        ValueError,
+        match=r"budget is 186\.26 GiB, more than the 78\.61 GiB that a step can have on h100: "
+        r"79\.11 GiB less 512\.00 MiB",
+    ):
+        autockpt.fit(nn.Linear(1, 1), "h100", budget="200GB")
+
+
+@pytest.mark.parametrize(
+    ("budget", "budget_bytes"),
+    [
+        ("80% of device", 0.8 * 79.11 * 2**30),
+        ("80% of free", 0.8 * (79.11 - 0.5) * 2**30),
+        ("auto", (0.95 * 79.11 - 0.5) * 2**30),
+    ],
+)
+def test_budgets_of_the_device_are_those_of_its_table(budget: str, budget_bytes: float) -> None:
+    answer = _fit(budget)
+    assert 0 <= budget_bytes - answer.budget_bytes <= 64 * 2**20
+
+
+def test_a_variant_that_the_model_cannot_be_is_a_note() -> None:
+    def refused() -> autockpt.Variant:
+        raise ValueError("no adapters for convolutions\nat all")
+
+    answer = _fit(variants={"adapters": refused})
+    assert "adapters: not for this model: no adapters for convolutions" in answer.notes
 
 
 def test_checkpointed_layers_save_what_passes_between_them() -> None:
