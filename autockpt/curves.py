@@ -13,6 +13,7 @@ from autockpt import progress as progress_shown
 from autockpt.arguments import check_bool, check_module, checked_request
 from autockpt.budget import Budget
 from autockpt.devices.device import Device
+from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.ladder.ladder import Ladder
 from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import rungs_of
@@ -78,6 +79,12 @@ def pareto(
         )
         # The step is captured as it is; the search for the curve uses the method.
         method, request = request.method, dataclasses.replace(request, method="none")
+        if not isinstance(wanted, int):
+            inputs = (sample_args, sample_kwargs or {})
+            wanted = tuple(
+                budget_on_device(dataclasses.replace(request, budget=each), model, inputs)
+                for each in wanted
+            )
         ladder = Ladder()
         with sample_step(model, request, sample_args, sample_kwargs) as step:
             made = ladder.explained(ladder.descend(rungs_of(step, _unplanned)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from autockpt.batch.search import BatchSearch
 from autockpt.budget import Budget, parse_budget
 from autockpt.capture.fakes import holds_no_data
 from autockpt.devices.device import Device
+from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.dispatch.lookup import optimized_forward
 from autockpt.errors import BudgetError, VerificationError
 from autockpt.ladder.step import StepToPlan
@@ -58,7 +60,8 @@ def max_batch_size(
             positional ones, ``(args, kwargs)``, or a tensor. The size may be any count that the
             inputs grow with, such as packed tokens.
         model: See :func:`optimize`, for all arguments that are not described here.
-        budget: The memory for a training step: bytes or ``"8GB"``, not a share of the eager peak.
+        budget: The memory for a training step: bytes, ``"8GB"``, ``"auto"`` or a share of the
+            device, not a share of the eager peak.
         loss_fn: Maps the output to a loss.
         optimizer: The optimizer or its name.
         method: The solver's method.
@@ -82,7 +85,7 @@ def max_batch_size(
     check_bool("progress", progress)
     check_bool("verify", verify)
     check_module(model)
-    budget_bytes = _checked_bytes(budget)
+    asked = _checked_budget(budget)
     if not callable(make_inputs):
         raise TypeError(
             f"make_inputs is a {type(make_inputs).__name__}; it must be a function of a batch size"
@@ -92,8 +95,11 @@ def max_batch_size(
         raise ValueError(f"at_most is {at_most}; it must be 1 or more")
     with progress_shown.planning(type(model).__name__, is_shown=progress):
         request = checked_request(
-            model, budget_bytes, loss_fn, optimizer, method, time_limit_s, progress, device, cost
+            model, asked, loss_fn, optimizer, method, time_limit_s, progress, device, cost
         )
+        asked = budget_on_device(request, model, ((), {}))
+        request = dataclasses.replace(request, budget=asked)
+        budget_bytes = asked.resolve(0)
         search = BatchSearch(
             budget_bytes,
             lambda size: _step(model, request, make_inputs, size),
@@ -142,13 +148,13 @@ def max_batch_size(
     return answer
 
 
-def _checked_bytes(budget: int | str | Budget) -> int:
+def _checked_budget(budget: int | str | Budget) -> Budget:
     asked = parse_budget(budget)
-    if asked.bytes is None:
+    if asked.bytes is None and not asked.is_of_device:
         raise ValueError(
             f'budget is {asked}, which depends on the batch size; give bytes, such as "8GB"'
         )
-    return asked.bytes
+    return asked
 
 
 @contextlib.contextmanager

@@ -116,7 +116,9 @@ class StepRecorder(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         results = [t for t in tree_leaves(result) if _is_strided(t)]
-        if writes_in_place(func):
+        if func is aten.set_.source_Tensor:
+            pass  # the tensor is on another storage from now on, and nothing is written
+        elif writes_in_place(func):
             self._note_write(func, args, kwargs, results)
         elif any(self._key_of(t) not in self._numbers for t in results):
             self._note(func, args, kwargs, result, results)

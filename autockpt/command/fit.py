@@ -173,9 +173,7 @@ def _variant(example: Example) -> Variant:
 
 
 def _show(answers: list[Fit], json: Path | None) -> None:
-    from rich.table import Table
-
-    from autockpt.fitting.text import render, row_of
+    from autockpt.fitting.text import render, render_table
 
     if json is not None:
         parts = [answer.to_json().rstrip() for answer in answers]
@@ -183,15 +181,5 @@ def _show(answers: list[Fit], json: Path | None) -> None:
         write(json, content + "\n")
         if json == STANDARD_OUTPUT:
             return
-    if len(answers) == 1:
-        show(render(answers[0], width=width()))
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("device", "room", "how it fits", "peak", "step", "per second"):
-        is_text = name in ("device", "how it fits")
-        table.add_column(
-            name, justify="left" if is_text else "right", no_wrap=name != "how it fits"
-        )
-    for answer in answers:
-        table.add_row(*row_of(answer))
-    show(table)
+    is_alone = len(answers) == 1
+    show(render(answers[0], width=width()) if is_alone else render_table(answers))

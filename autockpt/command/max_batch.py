@@ -30,7 +30,8 @@ def max_batch(
         str,
         typer.Option(
             metavar="BUDGET",
-            help='Memory of a training step: "8GB", "8GiB".',
+            help='Memory of a training step: "8GB", "8GiB", or on a device "auto", "80% of free" '
+            'or "80% of device".',
             show_default=False,
         ),
     ],
@@ -55,7 +56,7 @@ def max_batch(
     with told(shown, target) as interrupted:
         check_writable(json)
         wanted = checked_budget(budget)
-        if wanted.bytes is None:
+        if wanted.bytes is None and not wanted.is_of_device:
             raise TargetError(f"--budget {budget} depends on the batch size; give bytes or 8GB")
         search.check()
         model.check(target)
@@ -68,7 +69,7 @@ def max_batch(
                 f"{target} has no parameter batch; add one, and make inputs of that size"
             )
         method = load_method(search.method)
-        first = load_step(target, model, batch=1)
+        first = load_step(target, model, budget=wanted, batch=1)
 
         def inputs(batch: int) -> Any:
             example = load_step(target, model, batch=batch).example

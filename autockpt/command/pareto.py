@@ -39,7 +39,10 @@ def pareto(
     points: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="How many budgets to choose; 20 by default.", show_default=False
+            metavar="N",
+            help="How many budgets to choose; 20 by default.",
+            min=1,
+            show_default=False,
         ),
     ] = None,
     budgets: Annotated[
@@ -80,8 +83,8 @@ def pareto(
         if json == csv == STANDARD_OUTPUT:
             raise TargetError("--json - and --csv - both take standard output; name a file")
         parts = None if budgets is None else [part.strip() for part in budgets.split(",")]
-        for part in parts or ():
-            checked_budget(part, "--budgets")
+        asked = [checked_budget(part, "--budgets") for part in parts or ()]
+        of_device = next((budget for budget in asked if budget.is_of_device), None)
         check_writable(json, csv, plot)
         search.check()
         model.check(target)
@@ -96,7 +99,7 @@ def pareto(
         wanted = points if parts is None else parts
         checked_budgets(wanted)
         method = load_method(search.method)
-        loaded = load_step(target, model)
+        loaded = load_step(target, model, budget=of_device)
         curve = autockpt.pareto(
             loaded.model,
             wanted,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from autockpt.budget import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +48,10 @@ class PeakRates:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             rate = getattr(self, field.name)
-            if rate is not None and not rate > 0:
-                raise ValueError(f"{field.name} must be more than 0 operations per second")
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(
+                    f"{field.name} is {rate}; it must be a number of operations per second above 0"
+                )
 
     def of(self, dtype: torch.dtype, *, is_convolution: bool = False) -> float:
         """Operations per second of a matrix product or a convolution of this dtype."""
@@ -74,8 +79,11 @@ class Efficiency:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not 0 < getattr(self, field.name) <= 1:
-                raise ValueError(f"the efficiency of {field.name} must be more than 0, at most 1")
+            share = getattr(self, field.name)
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"the efficiency of {field.name} is {share}; it must be above 0, and at most 1"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +120,18 @@ class Device:
 
     def __post_init__(self) -> None:
         for name in ("memory_bytes", "bytes_per_s", "host_bytes_per_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("launch_ns", "context_bytes"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.memory_bytes <= self.context_bytes:
+            raise ValueError(
+                f"its memory of {format_bytes(self.memory_bytes)} is less than the "
+                f"{format_bytes(self.context_bytes)} of the driver's context; give context too"
+            )
+        if self.capability is not None and min(self.capability) < 0:
+            raise ValueError(f"capability is {list(self.capability)}; it must be such as [8, 9]")
 
     @property
     def workspace_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -136,20 +137,26 @@ def _time(time_ns: int) -> str:
     return f"{time_ns / 1e9:.2f} s" if time_ns >= 1e9 else f"{time_ns / 1e6:.1f} ms"
 
 
-def row_of(fit: FitValues) -> tuple[str, ...]:
-    """Returns a device's row in a table of several, with what the best way that fits costs."""
+def render_table(fits: Sequence[FitValues]) -> Table:
+    """Returns the answers for several devices, with what the best way that fits costs on each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("device")
+    table.add_column("room", justify="right", no_wrap=True)
+    table.add_column("how it fits")
+    for name in ("peak", "step", "per second"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for fit in fits:
+        table.add_row(fit.device, format_bytes(fit.budget_bytes), *_best_of(fit))
+    return table
+
+
+def _best_of(fit: FitValues) -> tuple[str, ...]:
     best: Way | None = next((way for way in fit.ways if way.fits and way.name != _LAYERS), None)
     if best is None:
-        return fit.title, format_bytes(fit.budget_bytes), "does not fit", "-", "-", "-"
+        return "does not fit", "-", "-", "-"
     how = best.name if not best.overhead else f"{best.name}, +{best.overhead:.1%}"
-    return (
-        fit.title,
-        format_bytes(fit.budget_bytes),
-        how,
-        format_bytes(best.peak_bytes),
-        _time(best.step_ns),
-        _rate(fit, fit.batch, best.step_ns),
-    )
+    rate = _rate(fit, fit.batch, best.step_ns)
+    return how, format_bytes(best.peak_bytes), _time(best.step_ns), rate
 
 
 _LAYERS = "every layer checkpointed"

@@ -36,14 +36,15 @@ def inputs_of(model: Any, config: Any, options: HubOptions) -> dict[str, Any]:
     takes = inspect.signature(model.forward).parameters
     inputs = _senses(takes, config, options)
     batch = options.batch
-    if "input_ids" not in takes:
+    if not {"input_ids", "decoder_input_ids"} & takes.keys():
         if options.seq is not None:
             raise HubError(f"seq is {options.seq}, and {type(model).__name__} reads no tokens")
         return {**inputs, **_labels(model, takes, inputs, (batch,), options)}
     tokens = _num_tokens(model, config, options, hears="input_features" in inputs)
     chooses = type(model).__name__.endswith("MultipleChoice")
     shape = (batch, _USUAL_CHOICES, tokens) if chooses else (batch, tokens)
-    inputs["input_ids"] = _ids(shape)
+    if "input_ids" in takes:
+        inputs["input_ids"] = _ids(shape)
     return {**inputs, **_labels(model, takes, inputs, shape, options)}
 
 

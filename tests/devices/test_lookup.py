@@ -22,6 +22,8 @@ from autockpt.devices.table import DEVICES
         ("RTX 4090", "rtx-4090"),
         ("rtx3090", "rtx-3090"),
         ("mi300x", "mi300x"),
+        ("A100 80GB", "a100-80"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
     ],
 )
 def test_names_as_they_are_typed(typed: str, name: str) -> None:
@@ -46,6 +48,12 @@ def test_all_devices_that_are_promised_are_there() -> None:
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA TITAN X", None),
+        ("NVIDIA A100 80GB PCIe", "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
 def test_names_as_drivers_report_them(title: str, name: str | None) -> None:
@@ -77,6 +85,8 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
     device = find_device(file)
     assert (device.name, device.memory_bytes, device.capability) == ("my-card", 2**34, (8, 9))
     assert device.rates.bf16 is None
+    file.write_text("context = 0" + _FILE)
+    assert find_device(file).usable_bytes == 2**34
 
 
 @pytest.mark.parametrize(
@@ -87,6 +97,20 @@ def test_a_device_of_ones_own(tmp_path: Path) -> None:
         (_FILE.replace("fp32 = 20e12", ""), "does not describe a device"),
         (_FILE.replace("fp32 = 20e12", "fp32 = -1.0"), "does not describe a device"),
         (_FILE.replace("bytes_per_s", "bandwidth"), "unknown entries: bandwidth; it may have"),
+        (_FILE + "bf17 = 1e12", r"unknown entries: \[rates\] bf17; it may have \[rates\] fp64"),
+        (_FILE + "[efficiency]\nmatmull = 0.5", r"unknown entries: \[efficiency\] matmull"),
+        (
+            _FILE + "[efficiency]\nmatmul = 2",
+            r"the efficiency of matmul is 2\.0; it must be above 0",
+        ),
+        (_FILE + "tf32 = inf", "tf32 is inf; it must be a number of operations"),
+        (_FILE.replace("1e12", "nan"), "fp64 is nan; it must be a number of operations"),
+        (_FILE.replace("4e11", "inf"), "bytes_per_s is inf; it must be a number above 0"),
+        (_FILE.replace("[8, 9]", "[-8, 9]"), r"capability is \[-8, 9\]"),
+        ("memory_bytes = 5" + _FILE, "it has both memory and memory_bytes; give one of them"),
+        (_FILE.replace("16GiB", "300MiB"), "less than the 512.00 MiB of the driver's context"),
+        (_FILE.replace("16GiB", "auto"), 'memory is \'auto\'; write bytes, "48GB" or "48GiB"'),
+        ("", "it has no memory"),
     ],
 )
 def test_a_file_that_describes_no_device_is_refused(
@@ -102,5 +126,5 @@ def test_a_file_that_describes_no_device_is_refused(
 
 def test_a_device_checks_its_numbers() -> None:
     values = {name: getattr(DEVICES["t4"], name) for name in Device.__dataclass_fields__}
-    with pytest.raises(ValueError, match="memory_bytes must be more than 0"):
+    with pytest.raises(ValueError, match="memory_bytes is 0; it must be a number above 0"):
         Device(**{**values, "memory_bytes": 0})
