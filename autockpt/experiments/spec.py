@@ -48,7 +48,7 @@ class Model(_Table, frozen=True, kw_only=True):
     seq: Positive | None = None
     dtype: str = "fp32"
     autocast: str | None = None
-    attention: str = "sdpa"
+    attention: str | None = None
     lora: Positive | None = None
 
     @property
