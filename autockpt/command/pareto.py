@@ -41,7 +41,6 @@ def pareto(
         typer.Option(
             metavar="N",
             help="How many budgets to choose; 20 by default.",
-            min=1,
             show_default=False,
         ),
     ] = None,
@@ -78,6 +77,8 @@ def pareto(
     The search ends after 8 s, or --time-limit, for all budgets together.
     """
     with told(shown, target) as interrupted:
+        if points is not None and points < 1:
+            raise TargetError(f"--points is {points}; it must be 1 or more")
         if points is not None and budgets is not None:
             raise TargetError("--points and --budgets exclude each other; give one of them")
         if json == csv == STANDARD_OUTPUT:

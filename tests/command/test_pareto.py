@@ -48,7 +48,7 @@ def test_a_curve_is_printed_written_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--points", "0"), "budgets is 0"),
+        (("--points", "0"), "--points is 0; it must be 1 or more"),
         (("--budgets", "40%,much"), "'much' is not an amount of memory"),
         (("--points", "3", "--budgets", "40%"), "exclude each other"),
         (("--plot", "curve.bmp"), "the suffix '.bmp' names no format"),
