@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import forked
 import pytest
 
 _EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,8 +28,53 @@ def _run(name: str, *args: str) -> str:
     return done.stdout
 
 
+def _run_quickly(name: str, *args: str) -> str:
+    """Runs an example in a process that has torch already."""
+    program = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    done = forked.run(
+        program, str(_EXAMPLES / name), *args, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("plain_loop.py --steps 2 --budget 85%", "step 2  loss"),
+        ("blocks_by_hand.py --blocks 3 --width 32 --steps 1", "autockpt at that peak"),
+        ("resnet_by_stages.py --small --batch 4", "autockpt: 0 of 87 buffers differ"),
+        ("unet.py --steps 2 --size 16 --width 16 --budget 80%", "step 2  loss"),
+        ("bert_large.py --small --budget 85% --steps 2 --batches 4", "batch 4  step 2  loss"),
+        ("accumulation.py --steps 2 --layers 2 --budget 85%", "step 2  loss"),
+        ("lora.py --steps 2 --layers 2 --budget 85%", "trainable params: 7,168"),
+        ("save_and_resume.py", "resumed run equals the other bit for bit: yes"),
+        ("hf_trainer.py --steps 2 --budget 85%", "train_loss"),
+        ("lightning_module.py --budget 85%", "loss 2."),
+        ("own_method.py", "own: peak"),
+        ("pareto_curve.py --points 4 --layers 1", "knee"),
+    ],
+)
+def test_an_example(command: str, expected: str) -> None:
+    assert expected in _run_quickly(*command.split())
+
+
+@pytest.mark.parametrize("how", [(), ("--shard",)])
+def test_the_distributed_example(how: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            str(_EXAMPLES / "distributed.py"), "--steps", "2", *how,
+        ],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step 2  loss" in done.stdout
+    assert "planned" in done.stdout
+
+
 def test_train_gpt2() -> None:
-    output = _run("train_gpt2.py", "--layers", "2", "--steps", "3", "--budget", "80%")
+    output = _run_quickly("train_gpt2.py", "--layers", "2", "--steps", "3", "--budget", "80%")
     assert "planned " in output
     losses = [float(line.split()[-1]) for line in output.splitlines() if line.startswith("step")]
     assert len(losses) == 3
