@@ -75,6 +75,13 @@ class AffineStep:
             outputs=one.outputs,
         )
 
+    def runtime_ns(self, size: int) -> int:
+        """Time of all operations at a size, along the same lines."""
+        one, two = self.first.problem.graph, self.second.problem.graph
+        return sum(
+            self.at(size, a.runtime_ns, b.runtime_ns) for a, b in zip(one.ops, two.ops, strict=True)
+        )
+
     def peaks_of(self, schedule: Schedule) -> PeakLines:
         """The peak of a schedule at every size."""
         return PeakLines(

@@ -21,6 +21,7 @@ from autockpt.capture.captured import Keys
 from autockpt.capture.source_lines import note_line, running_line
 from autockpt.capture.traced_step import TracedStep
 from autockpt.torch_private.autograd import next_sequence_number, running_sequence_number
+from autockpt.torch_private.fakes import device_asked_for
 from autockpt.torch_private.modes import TorchDispatchMode
 from autockpt.torch_private.modules import entered_and_left
 from autockpt.torch_private.operators import (
@@ -113,6 +114,8 @@ class StepRecorder(TorchDispatchMode):
         return (self._number_of(value),) if _is_strided(value) else ()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := device_asked_for(func, args)) is not None:
+            return device
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         results = [t for t in tree_leaves(result) if _is_strided(t)]

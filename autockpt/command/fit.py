@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,7 @@ def fit(
         from autockpt.command.target import load_step, noted, takes_batch
 
         loaded = load_step(target, of_device)
+        gc.freeze()  # what is imported and built stays: collections need not look through it
         is_alone = len(names) == 1
 
         def make_inputs(batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:

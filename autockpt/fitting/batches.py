@@ -30,22 +30,27 @@ class Batches:
     ) -> Batches | None:
         """The step through its own size and another one; None if their graphs differ.
 
-        Tracers and kernels treat a batch of one apart, so that one is predicted from others.
+        Tracers and kernels may treat a batch of one apart; that one is predicted from others then.
         """
-        if size == 1:
-            size, step = 2, captured(2)
-        other = size // 2 if size > 2 else 2 * size
+        other = size // 2 if size > 3 else 2 * size
+        beside = captured(other)
+        found = cls._through(size, step, other, beside)
+        if found is None and size == 1:
+            found = cls._through(2, beside, 4, captured(4))
+        return found if found is not None and found.affine.grows else None
+
+    @classmethod
+    def _through(cls, size: int, step: SizedStep, other: int, beside: SizedStep) -> Batches | None:
+        """The step through two sizes; None if their graphs differ."""
         pair = sorted(
             (
                 SizedProblem(size=size, problem=step.problem),
-                SizedProblem(size=other, problem=captured(other).problem),
+                SizedProblem(size=other, problem=beside.problem),
             ),
             key=lambda sized: sized.size,
         )
         affine = AffineStep.through(pair[0], pair[1])
-        if affine is None or not affine.grows:
-            return None
-        return cls(affine=affine, known=step, size=size)
+        return None if affine is None else cls(affine=affine, known=step, size=size)
 
     def step(self, size: int) -> SizedStep:
         """The step of a size."""
@@ -98,14 +103,12 @@ class Batches:
         sizes |= {2**power for power in range(as_it_is.bit_length())}
         best: tuple[float, int, int] | None = None
         for size in sorted(size for size in sizes if 0 < size <= most):
-            step = self.step(size)
-            recompute_ns = 0
+            step_ns = self.affine.runtime_ns(size) + self.known.optimizer_ns
             if size > as_it_is:
-                cost = step.planned(budget_bytes)
+                cost = self.step(size).planned(budget_bytes)
                 if cost is None:
                     continue
-                recompute_ns = cost.recompute_ns
-            step_ns = step.step_ns(recompute_ns)
+                step_ns += cost.recompute_ns
             throughput = size / step_ns
             if best is None or throughput > _BETTER * best[0]:
                 best = throughput, size, step_ns

@@ -4,45 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from autockpt.devices.attention import has_kernels_of
 from autockpt.devices.device import Device
 from autockpt.devices.table import DEVICES
 from autockpt.fitting.step import SizedStep
+from autockpt.ladder.graphs import GraphPlanner
+from autockpt.torch_private.pytree import tree_leaves
+
+_AMPERE = (8, 0)
 
 
 def on_larger_device(
-    step: SizedStep, recorded_for: Callable[[Device], SizedStep]
+    planner: GraphPlanner,
+    sized: Callable[[GraphPlanner], SizedStep],
+    recorded_for: Callable[[Device], GraphPlanner],
 ) -> SizedStep | None:
-    """Returns the step on the smallest device of the table that holds it as it is.
+    """Returns a step on the smallest device of the table that holds it as it is.
 
     Args:
-        step: The step on its own device.
-        recorded_for: The same step on another device.
+        planner: The step on its own device.
+        sized: A captured step, sized.
+        recorded_for: Captures the same step for another device.
 
     Returns:
         The step there; None if no device of the table holds it.
     """
-    kinds = [step]  # one for each set of kernels that was recorded
+    step = sized(planner)
+    kinds = [(planner, step)]  # one for each set of kernels that was recorded
     larger = [d for d in DEVICES.values() if d.usable_bytes > step.device.usable_bytes]
     for device in sorted(larger, key=lambda d: d.usable_bytes):
         if device.usable_bytes < step.least_bytes:
             continue
-        alike = next((kind for kind in kinds if needs_the_same(kind, device)), None)
+        alike = next((kind for kind in kinds if _needs_the_same(kind[0], device)), None)
         if alike is None:
-            alike = recorded_for(device)
+            there = recorded_for(device)
+            alike = there, sized(there)
             kinds.append(alike)
-        kept_bytes = device.workspace_bytes - alike.device.workspace_bytes
-        if alike.peak_bytes + kept_bytes <= device.usable_bytes:
-            return alike if alike.device is device else recorded_for(device)
+        known, needed = alike
+        kept_bytes = device.workspace_bytes - needed.device.workspace_bytes
+        if needed.peak_bytes + kept_bytes <= device.usable_bytes:
+            return needed if needed.device is device else sized(known.on(device))
     return None
 
 
-def needs_the_same(step: SizedStep, device: Device) -> bool:
-    """Returns whether a step needs the same on another device, but for what libraries keep.
+def _needs_the_same(planner: GraphPlanner, device: Device) -> bool:
+    """Whether a step needs the same on another device, but for what libraries keep.
 
-    Devices differ in the kernels of attention.
+    Devices differ in their kernels for attention; for single precision, all since Ampere have one.
     """
-    return has_kernels_of(device, step.device) or not any(
-        "attention" in op.name or op.name.startswith(("_softmax", "_safe_softmax"))
-        for op in step.problem.graph.ops
-    )
+    own = planner.step.request.device
+    assert own is not None
+    if has_kernels_of(device, own):
+        return True
+    if min(own.capability or (0, 0), device.capability or (0, 0)) >= _AMPERE:
+        return not _attention_dtypes(planner) - {torch.float32}
+    return not _attention_dtypes(planner)
+
+
+def _attention_dtypes(planner: GraphPlanner) -> set[torch.dtype]:
+    """The types that attention computes in, as one operator or as a softmax between products."""
+    return {
+        value.dtype
+        for graph in planner.captured.graphs
+        for op in graph.joint.ops
+        if "attention" in op.node.name or op.node.name.startswith(("_softmax", "_safe_softmax"))
+        for value in tree_leaves(op.node.meta.get("val"))
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from autockpt.fitting.step import SizedStep
 from autockpt.fitting.value import Variant
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.profile.cost_model import CostModel
+from autockpt.request import Request
 from autockpt.sample_step import sample_step
 
 _LIMIT_S = 10.0  # of the search for the plan; those for changes are shorter
@@ -34,6 +36,7 @@ class Recording:
     optimizer: torch.optim.Optimizer | str | None
     progress: bool
     cost: str | CostModel | None = None
+    _latest: list[tuple[torch.nn.Module, Request]] = dataclasses.field(default_factory=list)
 
     def planner(self, variant: Variant) -> GraphPlanner:
         """A step, captured.
@@ -41,7 +44,17 @@ class Recording:
         Raises:
             CaptureError: It cannot be captured as graphs.
         """
-        request = checked_request(
+        request = self._request(variant)
+        with sample_step(variant.model, request, variant.args, variant.kwargs) as step:
+            return GraphPlanner.capture(step)
+
+    def _request(self, variant: Variant) -> Request:
+        # The optimizer is stepped for it, which a batch or a device does not change.
+        if self._latest:
+            model, known = self._latest[0]
+            if model is variant.model and known.loss_fn is variant.loss_fn:
+                return dataclasses.replace(known, device=self.device)
+        made = checked_request(
             variant.model,
             self.budget_bytes,
             variant.loss_fn,
@@ -52,8 +65,8 @@ class Recording:
             self.device,
             self.cost,
         )
-        with sample_step(variant.model, request, variant.args, variant.kwargs) as step:
-            return GraphPlanner.capture(step)
+        self._latest[:] = [(variant.model, made)]
+        return made
 
     def sized(self, variant: Variant, planner: GraphPlanner) -> SizedStep:
         """A captured step with what an estimate needs of its model and inputs."""

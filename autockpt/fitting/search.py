@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from autockpt.devices.usable import budget_of
 from autockpt.errors import CaptureError, NotTrainableError, internal_errors
 from autockpt.fitting.answer import Fit
 from autockpt.fitting.batches import Batches
-from autockpt.fitting.larger import needs_the_same, on_larger_device
+from autockpt.fitting.larger import on_larger_device
 from autockpt.fitting.parts import parts_of
 from autockpt.fitting.planning import change, helpful, planned, ways
 from autockpt.fitting.recording import Recording
@@ -99,7 +98,9 @@ def fit(
         larger = None
         if step.peak_bytes > target.usable_bytes:
             larger = on_larger_device(
-                step, functools.partial(_on_another, own, planner, step, recording)
+                planner,
+                lambda known: recording.sized(own, known),
+                lambda other: dataclasses.replace(recording, device=other).planner(own),
             )
         with internal_errors("prediction"):
             found = planned(planner, step, batches, size, budget_bytes)
@@ -159,15 +160,6 @@ def _recorded(
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _on_another(
-    own: Variant, planner: GraphPlanner, step: SizedStep, recording: Recording, device: Device
-) -> SizedStep:
-    """The step on a device that may run other kernels."""
-    if needs_the_same(step, device):
-        return recording.sized(own, planner.on(device))
-    return dataclasses.replace(recording, device=device).step(own)
 
 
 def _first_dimension(variant: Variant) -> int | None:

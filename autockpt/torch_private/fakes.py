@@ -26,10 +26,29 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "UnsupportedOperatorException",
+    "device_asked_for",
     "fake_like",
     "run_on_fakes",
     "unset_fake_temporarily",
 ]
+
+
+# A fake tensor asks the modes that are on for its device, whenever anybody reads that.
+_DEVICE_OF = torch.ops.prim.device.default
+
+
+def device_asked_for(func: Any, args: Any) -> torch.device | None:
+    """Returns the answer to an operator that asks a fake tensor for its device.
+
+    Most of what reaches a mode is that question: a mode that answers it itself saves the way
+    through all others.
+
+    Returns:
+        The device; None if the operator is another one, or the tensor is inside of a kernel.
+    """
+    if func is not _DEVICE_OF or not isinstance(args[0], FakeTensor):
+        return None
+    return None if args[0].fake_mode.in_kernel_invocation else args[0].fake_device
 
 
 def run_on_fakes(function: Any, args: Any, kwargs: Any) -> Any:

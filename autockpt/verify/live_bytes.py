@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from autockpt.torch_private.fakes import device_asked_for
 from autockpt.torch_private.modes import TorchDispatchMode
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import key_of_storage
@@ -40,6 +41,8 @@ class LiveBytes(TorchDispatchMode):
                 self._see(tensor.untyped_storage())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := device_asked_for(func, args)) is not None:
+            return device
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             # Sparse gradients have no storage of their own; their parts were counted when made.

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 import autockpt
+from autockpt.devices.device import Device
 from autockpt.devices.table import DEVICES
+from autockpt.fitting.larger import on_larger_device
 from autockpt.fitting.logits import logits_of
 from autockpt.fitting.recording import Recording
 from autockpt.fitting.step import SizedStep
 from autockpt.hub.build import build_from_config
 from autockpt.hub.options import HubOptions
+from autockpt.ladder.graphs import GraphPlanner
 from tests.hub.test_build import LLAMA
 
 _DEEP = {**LLAMA, "num_hidden_layers": 2}
@@ -119,3 +122,27 @@ def test_a_loss_that_the_model_computes_is_not_outside_of_it() -> None:
     assert plan.graph is not None
     names = {plan.graph.ops[op].name for op in plan.places.outside}
     assert not any("softmax" in name or "nll" in name for name in names), names
+
+
+def test_in_single_precision_all_cards_since_ampere_run_the_same_attention() -> None:
+    """Recording the step for each of them took longer than all the rest."""
+    planner, step = _recorded(LLAMA, "l4", HubOptions(batch=250_000, seq=64))
+    recorded: list[str] = []
+
+    def recorded_for(device: Device) -> GraphPlanner:
+        recorded.append(device.name)
+        return planner.on(device)
+
+    def sized(known: GraphPlanner) -> SizedStep:
+        return SizedStep.of(
+            known,
+            num_trained=step.num_trained,
+            trained_bytes=step.trained_bytes,
+            num_tokens=step.num_tokens,
+        )
+
+    larger = on_larger_device(planner, sized, recorded_for)
+    assert larger is not None
+    assert larger.device.usable_bytes >= larger.peak_bytes > DEVICES["l4"].usable_bytes
+    assert recorded == []
+    assert larger.step_ns() < step.step_ns()
