@@ -52,21 +52,25 @@ def on_larger_device(
 def _needs_the_same(planner: GraphPlanner, device: Device) -> bool:
     """Whether a step needs the same on another device, but for what libraries keep.
 
-    Devices differ in their kernels for attention; for single precision, all since Ampere have one.
+    Devices differ in their kernels for attention. In single precision NVIDIA's have one, which runs
+    for at least as many shapes before Ampere as since.
     """
     own = planner.step.request.device
     assert own is not None
-    if has_kernels_of(device, own):
+    attention = _attention(planner)
+    if has_kernels_of(device, own) or not attention:
         return True
-    if min(own.capability or (0, 0), device.capability or (0, 0)) >= _AMPERE:
-        return not _attention_dtypes(planner) - {torch.float32}
-    return not _attention_dtypes(planner)
+    if own.capability is None or device.capability is None or own.capability < _AMPERE:
+        return False
+    is_single = {dtype for _, dtype in attention} == {torch.float32}
+    is_fused = all("attention" in name for name, _ in attention)
+    return is_single and (is_fused or device.capability >= _AMPERE)
 
 
-def _attention_dtypes(planner: GraphPlanner) -> set[torch.dtype]:
-    """The types that attention computes in, as one operator or as a softmax between products."""
+def _attention(planner: GraphPlanner) -> set[tuple[str, torch.dtype]]:
+    """The operators of attention, one for all or a softmax between products, with their types."""
     return {
-        value.dtype
+        (op.node.name, value.dtype)
         for graph in planner.captured.graphs
         for op in graph.joint.ops
         if "attention" in op.node.name or op.node.name.startswith(("_softmax", "_safe_softmax"))

@@ -124,7 +124,7 @@ def test_a_loss_that_the_model_computes_is_not_outside_of_it() -> None:
     assert not any("softmax" in name or "nll" in name for name in names), names
 
 
-def test_in_single_precision_all_cards_since_ampere_run_the_same_attention() -> None:
+def test_in_single_precision_all_cards_run_the_same_attention() -> None:
     """Recording the step for each of them took longer than all the rest."""
     planner, step = _recorded(LLAMA, "l4", HubOptions(batch=250_000, seq=64))
     recorded: list[str] = []
