@@ -186,7 +186,7 @@ def searched_together(steps: list[SizedStep], budget_bytes: int) -> tuple[Schedu
         return ()
     graph = without_optimizer(tight[0].problem.graph)
     rooms = sorted({budget_bytes - step.problem.fixed_bytes for step in tight})
-    curve = budget_curve(graph, rooms, simple=(), time_limit_s=_QUICK_S)
+    curve = budget_curve(graph, rooms, simple=(), time_limit_s=2 * _QUICK_S)  # for all of them
     return tuple(result.schedule for result in curve.results if result.schedule is not None)
 
 
