@@ -65,7 +65,8 @@ def max_batch_size(
         loss_fn: Maps the output to a loss.
         optimizer: The optimizer or its name.
         method: The solver's method.
-        time_limit_s: When to end the search for each plan.
+        time_limit_s: When to end each search: for a plan of one size, and for the smallest
+            budgets that the sizes to try are predicted from.
         at_most: The largest batch size to consider.
         verify: Run a real step of the answer and measure its peak, unless the model has no data or
             the device is not here. The model stays as it was.
@@ -105,6 +106,7 @@ def max_batch_size(
             lambda size: _step(model, request, make_inputs, size),
             method=method,
             at_most=at_most,
+            time_limit_s=time_limit_s,
         )
 
         def follow(size: int, **how: Any) -> Plan:

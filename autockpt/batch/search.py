@@ -44,6 +44,7 @@ class BatchSearch:
         *,
         method: str | Method,
         at_most: int,
+        time_limit_s: float | None = None,
         first_sizes: tuple[int, ...] = _FIRST_SIZES,
     ) -> None:
         """Begin a search.
@@ -53,6 +54,7 @@ class BatchSearch:
             step_of: Returns a context manager that yields the step of a size.
             method: The solver's method.
             at_most: The largest size to consider.
+            time_limit_s: When to end each search of a leanest plan, if before 20 seconds.
             first_sizes: The sizes to predict from.
         """
         self.budget_bytes = budget_bytes
@@ -61,6 +63,7 @@ class BatchSearch:
         self.at_most = at_most
         self._step_of = step_of
         self._method = method
+        self._minimum_s = min(_MINIMUM_S, time_limit_s or _MINIMUM_S)
         self._first_sizes = tuple(size for size in first_sizes if size <= at_most)
         self._ladder = Ladder()
         self._planners: dict[int, dict[str, StepPlanner]] = {}  # of the first sizes
@@ -122,7 +125,7 @@ class BatchSearch:
             self.budget_bytes,
             most=self.at_most,
             method=self._method,
-            time_limit_s=_MINIMUM_S,
+            time_limit_s=self._minimum_s,
         )
 
     def _guess(self, low: int, high: int, probe: int) -> int:

@@ -43,7 +43,7 @@ def apply(
 
     What plain checkpointing costs is simulated on the plan's graph.
     """
-    with told(shown) as interrupted:
+    with told(shown, source) as interrupted:
         check_writable(json)
         search.check()
         check_source(source, budget, model)

@@ -53,7 +53,7 @@ def explain(
 
     The other choice is simulated, with everything else as in the plan.
     """
-    with told(shown) as interrupted:
+    with told(shown, source) as interrupted:
         check_writable(json)
         search.check()
         check_source(source, budget, model)

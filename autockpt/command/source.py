@@ -67,7 +67,7 @@ def load_plan(
 ) -> Plan:
     """Returns the plan of a file, or the plan of a target for a budget."""
     import autockpt
-    from autockpt.command.target import load_step
+    from autockpt.command.target import load_step, noted
 
     if is_file(source):
         try:
@@ -77,7 +77,7 @@ def load_plan(
     assert budget is not None
     wanted = checked_budget(budget)
     loaded = load_step(source, model, budget=wanted)
-    return autockpt.plan(
+    plan = autockpt.plan(
         loaded.model,
         wanted,
         **loaded.step,
@@ -86,3 +86,4 @@ def load_plan(
         progress=not shown.quiet,
         device=loaded.device,
     )
+    return noted(plan, loaded)

@@ -17,7 +17,7 @@ from autockpt.devices.table import DEVICES
 # Words that people put around the names of the table.
 _MAKERS = ("nvidia-", "amd-", "geforce-", "tesla-", "instinct-")
 # Other chips, or parts of one, under the name of one that is known: their rates are lower.
-_OTHER_MODELS = {"pcie", "nvl", "laptop", "d", "mig", "max", "q"}
+_OTHER_MODELS = {"nvl", "laptop", "d", "mig", "max", "q"}
 _ALIASES = {"a100": "a100-80", "rtx3090": "rtx-3090", "rtx4090": "rtx-4090", "rtx5090": "rtx-5090"}
 
 
@@ -63,7 +63,9 @@ def device_like(title: str) -> Device | None:
     """Returns the device whose name a driver reports as ``title``; None if it is not known."""
     words = set(title.lower().replace("-", " ").split())
     alike = [d for d in DEVICES.values() if _model(d) <= words]
-    if not alike or (words & _OTHER_MODELS and "a100" not in words):
+    # The A100's data sheet gives the same rates for both of its forms.
+    others = _OTHER_MODELS if "a100" in words else _OTHER_MODELS | {"pcie"}
+    if not alike or words & others:
         return None
     # "A100 80GB": of several sizes, the one that the title names.
     sizes = {word.removesuffix("gb") for word in words if word.endswith("gb")}

@@ -30,6 +30,7 @@ from autockpt.lower.problem import StepProblem
 from autockpt.profile.cost_model import CostModel, Placed, modelled, name_of
 from autockpt.profile.operators import profile
 from autockpt.profile.optimizer import OptimizerMemory
+from autockpt.profile.roofline import is_known
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.rewrite.align import signatures
@@ -144,7 +145,7 @@ class GraphPlanner:
             context_bytes=0 if target is None else target.context_bytes,
             num_graphs=len(captured.graphs),
             rung="blocks" if blocks else "whole",
-            notes=_notes(captured, step.request.cost),
+            notes=_notes(captured, step.request.cost, target),
             places=places_of(captured, lowered.origins),
         )
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
@@ -377,8 +378,13 @@ def _placed(captured: Capture) -> Iterator[Placed]:
             yield Placed(node=op.node, module=module, is_backward=op.is_backward)
 
 
-def _notes(captured: Capture, cost: CostModel | None) -> tuple[str, ...]:
+def _notes(captured: Capture, cost: CostModel | None, target: Device | None) -> tuple[str, ...]:
     notes = [] if cost is None else [f"the cost model is {name_of(cost)}"]
+    if captured.is_fake and target is None and not is_known(captured.device):
+        notes.append(
+            f"no rates of {captured.device} are known, so times are those of an H100; name a "
+            "device that is known with device="
+        )
     if captured.foreign_ops:
         notes.append(
             "outside of the captured graphs, not planned and not counted: "

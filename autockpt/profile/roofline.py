@@ -24,11 +24,19 @@ from autockpt.profile.workspaces import workspace_bytes
 
 
 def device_of(device: torch.device) -> Device:
-    """Returns the numbers of a device that is here: its own if they are known."""
+    """Returns the numbers of a device that is here: its own if they are known, else an H100's."""
+    return _known(device) or DEVICES["h100"]
+
+
+def is_known(device: torch.device) -> bool:
+    """Whether there are numbers of a device that is here."""
+    return _known(device) is not None
+
+
+def _known(device: torch.device) -> Device | None:
     if device.type in ("cpu", "meta"):
         return GENERIC_CPU
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return device_like(name) or DEVICES["h100"]
+    return device_like(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

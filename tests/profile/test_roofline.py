@@ -12,13 +12,18 @@ import autockpt
 from autockpt.devices.device import ALLOCATION_BYTES
 from autockpt.devices.lookup import find_device
 from autockpt.devices.table import DEVICES, GENERIC_CPU
-from autockpt.profile.roofline import device_of, roofline
+from autockpt.profile.roofline import device_of, is_known, roofline
 
 
 def test_meta_tensors_are_planned_for_a_cpu_by_default() -> None:
     assert device_of(torch.device("meta")) is GENERIC_CPU
     assert device_of(torch.device("cpu")) is GENERIC_CPU
+    assert is_known(torch.device("cpu"))
+
+
+def test_an_accelerator_without_known_rates_is_estimated_as_another_and_told() -> None:
     assert device_of(torch.device("mtia")) is DEVICES["h100"]
+    assert not is_known(torch.device("mtia"))
 
 
 def test_a_slower_device_takes_longer() -> None:
