@@ -171,14 +171,14 @@ def _other(plan: Plan, other: OtherChoice) -> RenderableType:
     if other.choice == "saved":
         over_bytes = other.peak_bytes - plan.budget_bytes
         why = (
-            "It fits: the search did not find that this is better."
+            "It fits: the search missed this cheaper choice."
             if fits
             else f"That is {format_bytes(over_bytes)} over the budget, so it is recomputed."
         )
     elif other.more_bytes < 0 and not fits:
         why = "The plan would exceed the budget either way."
     elif other.more_bytes < 0:
-        why = "The plan is within the budget without that, so it is saved."
+        why = "The plan fits without recomputing it, so it is saved."
     else:
         why = "That does not lower the peak, so it is saved."
     return Text.assemble(

@@ -42,14 +42,14 @@ def cost_warning(plan: PlanValues) -> str:
     ]
     if not cheaper:
         return f"{text}. Raise the budget if you can."
-    return f"{text}. With a larger budget it is less ({'; '.join(cheaper)})."
+    return f"{text}. Larger budgets cost less ({'; '.join(cheaper)})."
 
 
 def many_plans_warning(name: str, num_plans: int) -> str:
     """What to tell of a model that was planned for many kinds of input."""
     return (
-        f"autockpt has planned {name} for {num_plans} kinds of input: each value of an argument "
-        "that is no tensor is another. Pass what changes as a tensor."
+        f"autockpt has planned {name} for {num_plans} kinds of input: it plans again for each new "
+        "value of an argument that is no tensor. Pass what changes as a tensor."
     )
 
 

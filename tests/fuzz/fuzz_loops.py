@@ -21,7 +21,7 @@ _WITH_OLDER = ("between", "set to zero", "accumulated", "never")
 # What autockpt says about the first step of a loop that it could not know, about a plan that costs
 # much, and about a number that each call gets anew.
 EXPECTED = (
-    "With a larger budget it is less",
+    "Larger budgets cost less",
     "changes at every call",
     "trains in eval mode",
     "before one backward",

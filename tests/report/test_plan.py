@@ -201,7 +201,7 @@ def test_a_plan_that_more_than_doubles_the_step_says_so_and_what_more_memory_sav
         cheaper_budgets=((101 * _MIB, 310_000_000), (110 * _MIB, 90_000_000)),
     )
     assert cost_warning(dear) == (
-        "the plan for 100.00 MiB recomputes 677% of the step. With a larger budget it is less "
+        "the plan for 100.00 MiB recomputes 677% of the step. Larger budgets cost less "
         "(+1.00 MiB: +31%; +10.00 MiB: +9%)."
     )
     assert "The plan for 100.00 MiB recomputes 677% of the step." in " ".join(str(dear).split())

@@ -101,7 +101,7 @@ def test_a_verdict_says_what_else_to_do() -> None:
     plan = dataclasses.replace(planned(0.5), baseline_step_ns=1000, peak_parts=())
     peak_bytes = plan.predicted_peak_bytes
     dear = dataclasses.replace(plan, baseline_peak_bytes=3 * peak_bytes, recompute_ns=300)
-    assert verdict(dear).word == "dear"
+    assert verdict(dear).word == "expensive"
     assert verdict(dear).reason == "saves 67% of the memory for 30.0% more time."
     assert "smaller batch with gradient accumulation" in verdict(dear).advice
     fixed = dataclasses.replace(plan.fixed, optimizer_bytes=peak_bytes // 2)

@@ -59,7 +59,7 @@ def verdict(plan: PlanValues) -> Verdict:
     saved = 1 - peak_bytes / max(1, plan.baseline_peak_bytes)
     reason = f"saves {saved:.0%} of the memory for {plan.overhead:.1%} more time."
     if plan.overhead >= _WORTH_TIME:
-        return Verdict(word="dear", reason=reason, advice=_advice(plan))
+        return Verdict(word="expensive", reason=reason, advice=_advice(plan))
     if saved > _WORTH_SAVED:
         return Verdict(word="worth it", reason=reason)
     more = "A smaller budget saves more." if _has_room(plan) else _advice(plan)
