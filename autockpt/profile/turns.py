@@ -2,8 +2,7 @@
 
 An operator that is repeated finds its inputs, its code and the branches of its code in the caches,
 where it left them; the same calls in a step took 1.3 to 2 times as long. So operators run in turns,
-in the order of the step. Summed over the step's operators, the shortest times came within 8% of a
-step of the zoo's models (docs/benchmarks/step_time.md).
+in the order of the step. docs/benchmarks/step_time.md holds their sums against what steps take.
 """
 
 from __future__ import annotations
