@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ def _segments(plan: Plan, graph: ComputeGraph, layers: Sequence[str], count: int
     lines = (
         "from torch.utils.checkpoint import checkpoint_sequential",
         "",
-        f"output = checkpoint_sequential(model, {count}, input, use_reentrant=False)",
+        f"output = checkpoint_sequential(model, {count}, x, use_reentrant=False)  # not model(x)",
     )
     return _simulated(plan, graph, groups, f"checkpoint_sequential in {count} segments", lines)
 
@@ -138,8 +140,8 @@ def _expression(path: str) -> str:
     for part in filter(None, path.split(".")):
         if part.isdecimal():
             expression += f"[{part}]"
-        elif re.fullmatch(r"[A-Za-z_]\w*", part):
+        elif re.fullmatch(r"[A-Za-z_]\w*", part) and not keyword.iskeyword(part):
             expression += f".{part}"
         else:
-            return f'model.get_submodule("{path}")'
+            return f"model.get_submodule({json.dumps(path, ensure_ascii=False)})"
     return expression

@@ -53,20 +53,31 @@ def apply(
         plan = load_plan(source, budget, model, search, shown)
         say_if_stopped(interrupted)
         ways = () if plan.graph is None else nearest_plain(plan)
-        lines = _call(plan, source)
+        lines = _call(plan, source, model.loss)
         if json is not None:
             write(json, json_module.dumps(_values(plan, lines, ways), indent=1) + "\n")
         if json != STANDARD_OUTPUT:
             show(_render(plan, lines, ways))
 
 
-def _call(plan: Plan, source: str) -> list[str]:
+def _call(plan: Plan, source: str, loss: str | None) -> list[str]:
+    """The one call, with what else the plan depends on; a file does not say its loss."""
     from autockpt.budget import sufficient_budget
+    from autockpt.report.terminal.headline import optimizer_argument
 
-    given = f'budget="{sufficient_budget(plan.budget_bytes)}"'
+    given = f'"{sufficient_budget(plan.budget_bytes)}"'
     if is_file(source):
-        given = f'plan="{Path(source).as_posix()}"'
-    return ["import autockpt", "", f"model = autockpt.optimize(model, {given})"]
+        given = f"plan={json_module.dumps(Path(source).as_posix(), ensure_ascii=False)}"
+    arguments = f"model, {given}{optimizer_argument(plan)}"
+    lines = ["import autockpt", ""]
+    if loss in ("sum", "mean"):
+        arguments += f", loss_fn=lambda output: output.{loss}()"
+    elif loss is not None:
+        lines += ["# loss_fn is the function that --loss names"]
+        arguments += ", loss_fn=loss_fn"
+    elif is_file(source):
+        lines += ["# if the plan was made with a loss_fn (--loss), add the same one here"]
+    return [*lines, f"model = autockpt.optimize({arguments})"]
 
 
 def _values(plan: Plan, lines: list[str], ways: tuple[Plain, ...]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from autockpt.command import exits
 from autockpt.command.usage_error import UserCodeError, place_of
 
+_OUTPUT_FAILED = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 _REPORT = "please report it with the output of the same command with --traceback"
 
 
@@ -49,6 +52,11 @@ def failure_of(error: Exception) -> Failure:
         reason = _on_one_line(str(error)).partition(". ")[0] or type(error).__name__
         told = f"error: this machine ran out of memory: {reason}; use a smaller batch or --device"
         return Failure(code=exits.DOES_NOT_FIT, lines=(f"{told} meta",))
+    if isinstance(error, OSError) and error.errno in _OUTPUT_FAILED and place_of(error) is None:
+        return Failure(
+            code=exits.USAGE,
+            lines=(f"error: cannot write the output: {os.strerror(error.errno)}",),
+        )
     if isinstance(error, ValueError | TypeError | OSError) and _raised_here(error):
         return Failure(code=exits.USAGE, lines=(own, *notes))
     if place_of(error) is not None:

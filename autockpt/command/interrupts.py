@@ -27,7 +27,9 @@ class Interrupts:
         """Handle the signal: end the search that runs; raise KeyboardInterrupt if none does."""
         # Not imported here: nothing searches before something else has.
         progress = sys.modules.get("autockpt.progress")
-        if progress is None or not progress.stop_search():
+        # While it is being imported, it is there without its functions.
+        stop_search = getattr(progress, "stop_search", None)
+        if stop_search is None or not stop_search():
             raise KeyboardInterrupt
         self.has_stopped = True
 

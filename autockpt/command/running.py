@@ -18,7 +18,8 @@ from autockpt.command import exits
 from autockpt.command.failures import failure_of
 from autockpt.command.interrupts import Interrupts, interrupts
 from autockpt.command.options import Shown
-from autockpt.command.usage_error import TargetError
+from autockpt.command.usage_error import TargetError, place_of
+from autockpt.report.inert import inert
 
 STANDARD_OUTPUT = Path("-")
 _NARROWEST, _WIDEST = 60, 200
@@ -129,6 +130,10 @@ def told(shown: Shown, target: str = "") -> Iterator[Interrupts]:
         except KeyboardInterrupt:
             code = exits.INTERRUPTED
             lines: tuple[str, ...] = ("interrupted",)
+        except SystemExit as error:  # the code of a target, a method or a loss
+            code = exits.USAGE
+            reason = f"it called sys.exit({error.code!r})"
+            lines = (f"error: your code ended at {place_of(error) or 'a place unknown'}: {reason}",)
         except Exception as error:  # noqa: BLE001 - whatever it is, you get a line and a code
             failure = failure_of(error)
             code, lines = failure.code, (*failure.lines, *_of_made_batch(target, failure.code))
@@ -137,7 +142,7 @@ def told(shown: Shown, target: str = "") -> Iterator[Interrupts]:
             if shown.show_traceback:
                 traceback.print_exception(error)
         for line in lines:
-            errors.print(line, markup=False, highlight=False)
+            errors.print(inert(line), markup=False, highlight=False)
         raise typer.Exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autockpt.budget import format_bytes
+from autockpt.report.inert import inert
 from autockpt.report.values import PlanValues
 
 
@@ -24,5 +25,5 @@ def described(plan: PlanValues) -> str:
     return (
         f"budget {format_bytes(plan.budget_bytes)}, peak {format_bytes(peak_bytes)} "
         f"(eager {format_bytes(plan.baseline_peak_bytes)}), +{plan.overhead:.1%} time, "
-        f"{plan.device}, rung {plan.rung!r}"
+        f"{inert(plan.device)}, rung {plan.rung!r}"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 from command_line import autockpt, error_of
 
+from autockpt.choices.plain import nearest_plain
 from autockpt.command import exits
 from tests.small_plans import planned
 
@@ -77,7 +79,8 @@ class TestApply:
         out = folder / "applied.json"
         run = autockpt("apply", f"{folder}/plan.json", "--json", str(out), width=60)
         assert run.returncode == 0, run.stderr
-        assert f'model = autockpt.optimize(model, plan="{folder}/plan.json")' in run.stdout
+        assert f'model = autockpt.optimize(model, plan="{folder}/plan.json"' in run.stdout
+        assert "add the same one here" in run.stdout  # a loss_fn that the file does not name
         line = (
             "    layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)"
         )
@@ -91,6 +94,8 @@ class TestApply:
         run = autockpt("apply", target, "--budget", "70%", *_QUICK)
         assert run.returncode == 0, run.stderr
         assert "checkpoint_sequential(model, " in run.stdout
+        # Without them the call made another plan, for another step.
+        assert ', optimizer="sgd", loss_fn=lambda output: output.sum())' in run.stdout
         for line in run.stdout.splitlines():
             assert line.startswith(
                 ("#", "import ", "from ", "model", "for ", "    ", "output")
@@ -100,6 +105,18 @@ class TestApply:
         target = f"{folder}/models_for_commands.py:make"
         run = autockpt("apply", target, "--budget", "1000B", *_QUICK)
         assert "is too small" in error_of(run, exits.DOES_NOT_FIT)
+
+    def test_names_of_a_file_are_no_code(self, folder: Path) -> None:
+        """A module's name, or a file's, could end the string that it was pasted into."""
+        evil = folder / 'a"); evil("b.json'
+        planned(0.5, segment='h") or evil("').save(evil)
+        told = json.loads(autockpt("apply", str(evil), "--json", "-").stdout)
+        for lines in (told["code"], *(way["code"] for way in told["plain"])):
+            names = {each.id for each in ast.walk(ast.parse("\n".join(lines)))
+                     if isinstance(each, ast.Name)}  # fmt: skip
+            assert "evil" not in names
+        keyword = nearest_plain(planned(0.5, segment="parts.class.blocks"))[0]
+        assert 'model.get_submodule("parts.class.blocks")' in "\n".join(keyword.code)
 
 
 class TestVerify:

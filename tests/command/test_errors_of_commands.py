@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+import sys
+import types
 from pathlib import Path
 
 import forked
@@ -11,6 +15,8 @@ from command_line import autockpt, error_of
 from terminals import environment
 
 from autockpt.command import exits
+from autockpt.command.failures import failure_of
+from autockpt.command.interrupts import Interrupts
 
 _SCRIPT = """
 import torch
@@ -31,6 +37,9 @@ class Bad(torch.nn.Linear):
 
 def bad():
     return Bad(8, 8), torch.ones(4, 8)
+
+def quits():
+    raise SystemExit(0)
 
 def frozen():
     return torch.nn.Linear(8, 8).requires_grad_(False), torch.ones(4, 8)
@@ -83,6 +92,7 @@ def test_a_device_that_is_not_here(command: list[str]) -> None:
     [
         ("broken", ":broken failed at {file}:6: RuntimeError: no data here"),
         ("missing", "has no 'missing'"),
+        ("quits", "your code ended at {file}:22: it called sys.exit(0)"),
     ],
 )
 def test_code_of_the_user(script: Path, name: str, message: str) -> None:
@@ -116,6 +126,19 @@ def test_what_does_not_fit_and_what_cannot_be_captured(script: Path) -> None:
     assert f"cannot capture Bad ({script}:16)" in error_of(bad, exits.NOT_CAPTURED)
     frozen = autockpt("plan", f"{script}:frozen", "--loss", "sum", "--budget", "1MB")
     assert "the model does not train" in error_of(frozen, exits.NOT_CAPTURED)
+
+
+def test_ctrl_c_while_autockpt_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module is there before its functions are: Ctrl-C was "a bug in autockpt"."""
+    monkeypatch.setitem(sys.modules, "autockpt.progress", types.ModuleType("autockpt.progress"))
+    with pytest.raises(KeyboardInterrupt):
+        Interrupts()(signal.SIGINT, None)
+
+
+def test_a_full_disk_is_no_bug() -> None:
+    failure = failure_of(OSError(errno.ENOSPC, "No space left on device"))
+    assert failure.code == exits.USAGE
+    assert failure.lines == ("error: cannot write the output: No space left on device",)
 
 
 def test_a_bug_is_told_as_one(tmp_path: Path) -> None:

@@ -112,6 +112,18 @@ def _standing(plan: PlanValues) -> str:
     return f"at most {plan.overhead - plan.lower_bound:.1%} above the best possible"
 
 
+_OWN_OPTIMIZER = ", optimizer=optimizer"
+
+
+def optimizer_argument(plan: PlanValues) -> str:
+    """Returns the optimizer as a further argument of a call; nothing if you named none."""
+    name = plan.optimizer_name
+    if plan.optimizer_assumed or not name:
+        return ""
+    # Names are in lower case; an optimizer of another library has none, and you have it at hand.
+    return f', optimizer="{name}"' if name.isidentifier() and name.islower() else _OWN_OPTIMIZER
+
+
 def tries(
     plan: PlanValues, nearby: tuple[tuple[int, int], ...], command: str | None
 ) -> list[tuple[str, str]]:
@@ -123,7 +135,8 @@ def tries(
         command: The command line up to its budget, without the name of the command; None in Python.
     """
     budget = sufficient_budget(plan.budget_bytes)
-    lines = [(f'model = autockpt.optimize(model, budget="{budget}")', "train with this plan")]
+    more = optimizer_argument(plan)
+    lines = [(f'model = autockpt.optimize(model, budget="{budget}"{more})', "train with this plan")]
     if not plan.recompute_ns:
         return lines if command is None else [(f"autockpt pareto {command}", "smaller budgets")]
     larger = [point for point in nearby if point[0] > plan.budget_bytes]
@@ -131,7 +144,7 @@ def tries(
         budget_bytes, recompute_ns = min(larger, key=lambda point: point[0])
         share = recompute_ns / plan.baseline_step_ns
         text = sufficient_budget(budget_bytes)
-        line = f'model = autockpt.optimize(model, budget="{text}")'
+        line = f'model = autockpt.optimize(model, budget="{text}"{more})'
         if command is not None:
             line = f"autockpt plan {command} --budget {text}"
         lines.append((line, f"+{share:.1%} time instead of +{plan.overhead:.1%}"))
