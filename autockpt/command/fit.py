@@ -148,7 +148,7 @@ def _variants(
 
         def make() -> Variant:
             try:
-                return _variant(load_step(target, changed).example)
+                return _variant(load_step(target, changed).to_run())
             except HubError as error:
                 raise HubError(str(error).removeprefix(f"{target}: ")) from error
 

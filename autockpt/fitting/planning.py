@@ -159,8 +159,11 @@ def change(what: str, step: SizedStep, cost: Cost | None) -> Change:
 
 
 def helpful(changes: list[Change], step: SizedStep, plan: Plan | None) -> tuple[Change, ...]:
-    """The changes that need less memory or less time, those that fit as they are first."""
-    now = 1.0 if plan is None else plan.overhead
+    """The changes that need less memory or less time, those that fit as they are first.
+
+    If nothing fits as it is, a change that fits helps at any cost.
+    """
+    now = math.inf if plan is None else plan.overhead
     useful = [
         each
         for each in changes

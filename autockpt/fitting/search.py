@@ -26,6 +26,7 @@ from autockpt.fitting.step import SizedStep
 from autockpt.fitting.value import Variant
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.profile.cost_model import CostModel
+from autockpt_solvers.graph import check_integer
 
 
 def fit(
@@ -65,12 +66,20 @@ def fit(
 
     Raises:
         CaptureError: A step of the model cannot be recorded.
-        ValueError: The device is unknown, or the budget is a share of the eager peak or more than
-            the device has.
-        TypeError: The forward does not take the sample inputs.
+        ValueError: The device is unknown, ``batch`` is below 1, or the budget is a share of the
+            eager peak or more than the device has.
+        TypeError: The forward does not take the sample inputs, or ``make_inputs`` is not callable.
     """
     check_bool("progress", progress)
     check_module(model)
+    if batch is not None:
+        check_integer(batch, "batch")
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; it must be 1 or more")
+    if make_inputs is not None and not callable(make_inputs):
+        raise TypeError(
+            f"make_inputs is a {type(make_inputs).__name__}; it must be a function of a batch size"
+        )
     target = find_device(device)
     budget_bytes = budget_of(budget, target)
     with progress_shown.planning(type(model).__name__, is_shown=progress):

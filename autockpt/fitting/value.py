@@ -133,7 +133,7 @@ class FitValues:
         return self.fits_as_it_is or self.plan is not None
 
     def to_json(self) -> str:
-        """Returns all fields as JSON text; the plan's graph and schedule are left out."""
+        """Returns all fields but the plan as JSON text; `plan.to_json` writes that."""
         values: dict[str, Any] = {
             field.name: msgspec.to_builtins(getattr(self, field.name))
             for field in dataclasses.fields(self)

@@ -192,6 +192,11 @@ def test_bad_arguments_are_refused() -> None:
         autockpt.fit(nn.Linear(1, 1), "h1000")
     with pytest.raises(ValueError, match="give an amount of memory"):
         autockpt.fit(nn.Linear(1, 1), "h100", budget="60%")
+    for batch in (0, -3):
+        with pytest.raises(ValueError, match=f"batch is {batch}; it must be 1 or more"):
+            autockpt.fit(nn.Linear(1, 1), "h100", batch=batch)
+    with pytest.raises(TypeError, match="make_inputs is a int; it must be a function"):
+        autockpt.fit(nn.Linear(1, 1), "h100", make_inputs=3)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError,
         match=r"budget is 186\.26 GiB, more than the 78\.61 GiB that a step can have on h100: "
