@@ -48,7 +48,7 @@ class TestExplain:
 
     def test_a_target(self, folder: Path) -> None:
         target = f"{folder}/models_for_commands.py:make"
-        run = autockpt("explain", target, "1.0", "--budget", "70%", *_QUICK, "--json", "-")
+        run = autockpt("explain", target, "1.0", "--budget", "90%", *_QUICK, "--json", "-")
         assert run.returncode == 0, run.stderr
         assert all(each["size_bytes"] for each in json.loads(run.stdout)["choices"][:1])
 
@@ -91,7 +91,7 @@ class TestApply:
 
     def test_a_target(self, folder: Path) -> None:
         target = f"{folder}/models_for_commands.py:make"
-        run = autockpt("apply", target, "--budget", "70%", *_QUICK)
+        run = autockpt("apply", target, "--budget", "90%", *_QUICK)
         assert run.returncode == 0, run.stderr
         assert "checkpoint_sequential(model, " in run.stdout
         # Without them the call made another plan, for another step.
@@ -123,7 +123,7 @@ class TestVerify:
     def test_bits_peak_and_time(self, folder: Path) -> None:
         target, out = f"{folder}/models_for_commands.py:make", folder / "verified.json"
         run = autockpt(
-            "verify", target, "--budget", "75%", *_QUICK, "--steps", "2", "--json", str(out)
+            "verify", target, "--budget", "90%", *_QUICK, "--steps", "2", "--json", str(out)
         )
         assert run.returncode == 0, run.stderr
         assert "verified: peak " in run.stdout

@@ -168,7 +168,7 @@ def test_accumulation_fits_by_cuts_at_the_borders() -> None:
         model(x).backward()
     least = autockpt.get_plan(model)
     assert least is not None
-    assert 0.99 * plan.minimum_peak_bytes <= least.measured_peak_bytes <= plan.minimum_peak_bytes
+    assert 0.9 * plan.minimum_peak_bytes <= least.measured_peak_bytes <= plan.minimum_peak_bytes
 
 
 @pytest.mark.parametrize("pieces", PIECES)

@@ -136,7 +136,7 @@ def tries(
     """
     budget = sufficient_budget(plan.budget_bytes)
     more = optimizer_argument(plan)
-    lines = [(f'model = autockpt.optimize(model, budget="{budget}"{more})', "train with this plan")]
+    lines = [(f'autockpt.optimize(model, "{budget}"{more})', "train with this plan")]
     if not plan.recompute_ns:
         return lines if command is None else [(f"autockpt pareto {command}", "smaller budgets")]
     larger = [point for point in nearby if point[0] > plan.budget_bytes]
@@ -144,7 +144,7 @@ def tries(
         budget_bytes, recompute_ns = min(larger, key=lambda point: point[0])
         share = recompute_ns / plan.baseline_step_ns
         text = sufficient_budget(budget_bytes)
-        line = f'model = autockpt.optimize(model, budget="{text}"{more})'
+        line = f'autockpt.optimize(model, "{text}"{more})'
         if command is not None:
             line = f"autockpt plan {command} --budget {text}"
         lines.append((line, f"+{share:.1%} time instead of +{plan.overhead:.1%}"))
