@@ -16,16 +16,16 @@ ARG USER_ID=1000
 RUN if getent passwd "${USER_ID}" >/dev/null; then \
       userdel --remove "$(getent passwd "${USER_ID}" | cut -d: -f1)"; fi \
  && useradd --create-home --uid "${USER_ID}" --shell /bin/bash dev \
- && mkdir -p /work /home/dev/.cache /checkpoints \
- && chown -R dev:dev /work /home/dev /checkpoints
+ && mkdir -p /home/dev/autockpt /home/dev/.cache /home/dev/.ssh-server /checkpoints \
+ && chown -R dev:dev /home/dev /checkpoints
 
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 \
     PIP_NO_CACHE_DIR=1 \
     PATH=/home/dev/.local/bin:$PATH
 
 # The image's torch stays: its version is handed to pip as a constraint.
-COPY --chown=dev:dev . /work/autockpt
-WORKDIR /work/autockpt
+COPY --chown=dev:dev . /home/dev/autockpt
+WORKDIR /home/dev/autockpt
 USER ${USER_ID}
 RUN python3 -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
       > /tmp/constraints.txt \
@@ -36,4 +36,4 @@ EXPOSE 8888 2222
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
   CMD ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8888/login"]
 
-ENTRYPOINT ["tini", "--", "/work/autockpt/.devcontainer/start.sh"]
+ENTRYPOINT ["tini", "--", "/home/dev/autockpt/.devcontainer/start.sh"]
