@@ -175,7 +175,7 @@ def test_a_model_that_is_a_list_is_cut_by_checkpoint_sequential_too() -> None:
     ways = nearest_plain(plan)
     assert [way.name.split()[0] for way in ways] == ["checkpoint", "checkpoint_sequential"]
     sequential = ways[1]
-    names = _code(sequential.code, model=model, input=x.requires_grad_())
+    names = _code(sequential.code, model=model, x=x.requires_grad_())
     assert names["checkpoint_sequential"] is checkpoint_sequential
     assert torch.equal(names["output"], model(x))  # type: ignore[arg-type]
 
