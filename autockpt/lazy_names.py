@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,11 @@ def lazy_names(
         place = places.get(name)
         if place is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(place)
+        drawn = random.getstate()
+        try:
+            module = importlib.import_module(place)
+        finally:
+            random.setstate(drawn)  # rich draws while it is imported
         value = module if place == f"{package}.{name}" else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value

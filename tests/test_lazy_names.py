@@ -57,3 +57,27 @@ def test_the_zoo_builds_what_it_lists() -> None:
     from autockpt.zoo.registry import _BUILDERS
 
     assert zoo.names() == tuple(_BUILDERS)
+
+
+def test_imports_and_plans_draw_from_no_generator() -> None:
+    """rich draws from Python's generator while it is imported: augmentation changed."""
+    program = """if True:
+        import random
+        import numpy as np
+        import torch
+        random.seed(1), np.random.seed(1)
+        before = random.getstate(), repr(np.random.get_state())
+        import autockpt
+        autockpt.optimize
+        assert before == (random.getstate(), repr(np.random.get_state())), "import"
+        model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.GELU(), torch.nn.Linear(64, 8))
+        plan = autockpt.plan(model, "90%", sample_args=(torch.randn(64, 8),), method="greedy")
+        assert before == (random.getstate(), repr(np.random.get_state())), "plan"
+        str(plan)
+        autockpt.zoo.names()
+        assert before == (random.getstate(), repr(np.random.get_state())), "report"
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from autockpt.host_random import host_random_states, kept_host_random_states
 from autockpt.torch_private.modules import buffer_registry
 from autockpt.torch_private.pytree import tree_flatten, tree_unflatten
 from autockpt.verify.held_state import unchanged_attributes
-from autockpt.verify.random_state import host_random_states, kept_host_random_states
 from autockpt.verify.replaced import replaced_forwards
 from autockpt.verify.silence import silenced
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from autockpt.host_random import kept_host_random_states
 from autockpt.progress.displays import Display, display_here
 from autockpt.progress.interrupted import interrupts_kept
 from autockpt.progress.stages import Stage, seconds, standing
@@ -89,7 +90,9 @@ _here = _Here()
 
 @contextlib.contextmanager
 def planning(name: str, *, is_shown: bool) -> Iterator[None]:
-    """Show what happens in this context, on this thread; inside another one, that one shows it.
+    """Plan in this context, on this thread, and show what happens; an inner context adds nothing.
+
+    No Ctrl-C is lost in it, and the user's random generators are as before when it ends.
 
     Args:
         name: What is planned: the class of the model.
@@ -102,7 +105,8 @@ def planning(name: str, *, is_shown: bool) -> Iterator[None]:
     is_on = is_shown and os.environ.get("AUTOCKPT_PROGRESS") != "0"
     try:
         _here.planning = Planning(name)
-        with interrupts_kept(), _here.planning.shown() if is_on else contextlib.nullcontext():
+        shown = _here.planning.shown() if is_on else contextlib.nullcontext()
+        with kept_host_random_states(), interrupts_kept(), shown:
             yield
     finally:
         _here.planning = None

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from autockpt.host_random import host_random_states, set_host_random_states
+
 
 def random_states(device: torch.device) -> tuple[Any, ...]:
     """Returns the states of all generators; compare them with :func:`same_states`."""
@@ -21,7 +23,7 @@ def random_states(device: torch.device) -> tuple[Any, ...]:
 
 def set_random_states(states: tuple[Any, ...], device: torch.device) -> None:
     """Restores states that :func:`random_states` returned."""
-    _set_host_random_states(states[:2])
+    set_host_random_states(states[:2])
     torch.set_rng_state(states[2])
     if len(states) > 3:
         torch.get_device_module(device).set_rng_state(states[3], device)
@@ -54,24 +56,3 @@ def kept_random_states(device: torch.device) -> Iterator[None]:
         yield
     finally:
         set_random_states(before, device)
-
-
-def host_random_states() -> tuple[Any, ...]:
-    """Returns the states of Python's and numpy's generators."""
-    return random.getstate(), np.random.get_state(legacy=False)
-
-
-def _set_host_random_states(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def kept_host_random_states(states: tuple[Any, ...]) -> Iterator[None]:
-    """Starts Python's and numpy's generators from ``states``, and restores them on exit."""
-    before = host_random_states()
-    _set_host_random_states(states)
-    try:
-        yield
-    finally:
-        _set_host_random_states(before)

@@ -13,7 +13,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from autockpt.profile import operators, turns
 from autockpt.profile.cache import NodeCost, ProfileCache
 
-
 _measured_ns = operators._runtimes_ns  # in tests, others stand in for it
 
 
