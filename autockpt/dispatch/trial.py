@@ -106,7 +106,7 @@ class Trial:
         at_once = planner.is_complete and planner.is_refused_at_once
         planned = planner.plan() if at_once else None
         if planner.is_complete and not self.verify:
-            return self._untried(planner, _NOT_COMPARED)
+            return self._unverified(planner)
         if not self.is_exact and planner.budget_bytes >= planner.baseline_peak_bytes:
             return self._as_it_is(planner.untouched().as_it_is())
         eager = self.step.on(planner.device)
@@ -125,11 +125,35 @@ class Trial:
             raise self._measured(error, planner, eager, reference, compiled) from error
         return self._verified(planner, executable, eager, reference, compiled)
 
+    def _unverified(self, planner: StepPlanner) -> AcceptedPlan:
+        """Plan without comparing; a model that may run as it is has its memory measured first.
+
+        What eager needs is only estimated from the graph, and Fourier transforms hold more.
+        """
+        accepted = self._untried(planner, _NOT_COMPARED)
+        if accepted.executable is not None or self.step.request.given is not None:
+            return accepted
+        eager = self.step.on(planner.device)
+        record = self.record_of_eager(eager, planner.baseline_peak_bytes)
+        if record is None:
+            return accepted
+        excess_bytes = planner.fixed_bytes + record.peak_bytes - planner.budget_bytes
+        if excess_bytes <= 0:
+            return accepted
+        executable = planner.unplanned()
+        if executable is None or executable.plan.predicted_peak_bytes > planner.budget_bytes:
+            executable = planner.plan(held_back_bytes=excess_bytes)
+        return self._followed(executable, _NOT_COMPARED)
+
     def _untried(self, planner: StepPlanner, note: str) -> AcceptedPlan:
         executable = planner.plan()
         plan = executable.plan
         if plan.leaves_the_model:
             return self._as_it_is(plan.as_it_is())
+        return self._followed(executable, note)
+
+    def _followed(self, executable: ExecutablePlan, note: str) -> AcceptedPlan:
+        plan = executable.plan
         return AcceptedPlan(
             plan=dataclasses.replace(plan, notes=(*plan.notes, note)),
             executable=executable.without_module(),
