@@ -51,6 +51,7 @@ class BudgetError(AutockptError, ValueError):
         peak_node: What runs at that peak, such as `"the backward of layers.3.mlp"`.
         composition: What is in memory at that peak: bytes by kind (`"parameters"`, `"gradients"`,
             ...).
+        silent_method: The name of a method of yours that returned None; empty otherwise.
         split: Where Dynamo split the forward, and why, if that is why so much is needed.
     """
 
@@ -66,8 +67,10 @@ class BudgetError(AutockptError, ValueError):
         time_limit_s: float = 0.0,
         peak_node: str = "",
         composition: Mapping[str, int] | None = None,
+        silent_method: str = "",
     ) -> None:
         self.budget_bytes = budget_bytes
+        self.silent_method = silent_method
         self.lower_bound_bytes = lower_bound_bytes
         self.status = status
         self.time_limit_s = time_limit_s
@@ -87,6 +90,13 @@ class BudgetError(AutockptError, ValueError):
         budget, bound = format_bytes(self.budget_bytes), format_bytes(self.lower_bound_bytes)
         found = f"autockpt found is {format_bytes(self.minimum_peak_bytes)}{at_peak}"
         raise_to = f'"{sufficient_budget(self.minimum_peak_bytes)}"'
+        if self.silent_method:
+            return (
+                f"method {self.silent_method!r} returned None, so there is no plan for budget "
+                f"{budget}: it must return a Schedule if there is one. Return one, use "
+                f"method='auto', or raise budget to {raise_to}: the smallest workable budget that "
+                f"{found}."
+            )
         if self.is_proven:
             return (
                 f"budget {budget} is too small: it is proven that no plan needs less than {bound}. "
@@ -130,15 +140,28 @@ class BudgetError(AutockptError, ValueError):
 
     def of_budget(self, budget_bytes: int) -> BudgetError:
         """The same error for another budget."""
-        return BudgetError(
-            budget_bytes=budget_bytes,
-            minimum_peak_bytes=self.minimum_peak_bytes,
-            lower_bound_bytes=self.lower_bound_bytes,
-            status=self.status,
-            time_limit_s=self.time_limit_s,
-            peak_node=self.peak_node,
-            composition=self._composition,
-        )
+        return self._with(budget_bytes=budget_bytes)
+
+    def of_silent(self, method: str) -> BudgetError:
+        """The same error of a method that returned None.
+
+        Args:
+            method: Its name.
+        """
+        return self._with(silent_method=method)
+
+    def _with(self, **changed: Any) -> BudgetError:
+        given: dict[str, Any] = {
+            "budget_bytes": self.budget_bytes,
+            "minimum_peak_bytes": self.minimum_peak_bytes,
+            "lower_bound_bytes": self.lower_bound_bytes,
+            "status": self.status,
+            "time_limit_s": self.time_limit_s,
+            "peak_node": self.peak_node,
+            "composition": self._composition,
+            "silent_method": self.silent_method,
+        }
+        return BudgetError(**given | changed)
 
     @property
     def composition(self) -> Mapping[str, int]:
@@ -152,11 +175,15 @@ class CaptureError(AutockptError, RuntimeError):
     Attributes:
         where: The module or the line of code at which the capture stopped.
         reason: Why it stopped.
+        fails_alone: Whether the step fails without autockpt too, so that nothing else can run it.
     """
 
-    def __init__(self, *, where: str, reason: str, advice: str = "") -> None:
+    def __init__(
+        self, *, where: str, reason: str, advice: str = "", fails_alone: bool = False
+    ) -> None:
         self.where = where
         self.reason = reason
+        self.fails_alone = fails_alone
         end = f" {advice}" if advice else ""
         super().__init__(
             f"cannot capture {where}: {reason.rstrip('.')}. The model is unchanged.{end}"

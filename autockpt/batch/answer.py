@@ -75,7 +75,7 @@ class BatchSize:
 
     def _next(self) -> str:
         if not self.limit:
-            return "not tried: at_most ended the search"
+            return f"not tried: the search ends at {self.batch_size}; at_most sets another end"
         how = "proven: no plan fits" if self.limit_is_proven else "the search found no plan"
         return f"{how} (least known: {format_bytes(self.next_minimum_bytes)})"
 

@@ -14,6 +14,7 @@ from autockpt import progress as progress_shown
 from autockpt.api import get_plan, optimize, restore
 from autockpt.arguments import check_bool, check_module, checked_request
 from autockpt.batch.answer import BatchSize
+from autockpt.batch.predicted import MOST_SAMPLES
 from autockpt.batch.search import BatchSearch
 from autockpt.budget import Budget, parse_budget
 from autockpt.capture.fakes import holds_no_data
@@ -30,8 +31,6 @@ from autockpt.verify.inputs import input_leaves
 from autockpt_solvers import Method
 from autockpt_solvers.graph import check_integer
 
-_MOST = 2**20
-
 
 def max_batch_size(
     make_inputs: Callable[[int], Any],
@@ -42,7 +41,7 @@ def max_batch_size(
     optimizer: torch.optim.Optimizer | str | None = None,
     method: str | Method = "auto",
     time_limit_s: float | None = None,
-    at_most: int = _MOST,
+    at_most: int = MOST_SAMPLES,
     verify: bool = True,
     progress: bool = True,
     device: str | os.PathLike[str] | Device | None = None,
@@ -67,7 +66,7 @@ def max_batch_size(
         method: The solver's method.
         time_limit_s: When to end each search: for a plan of one size, and for the smallest
             budgets that the sizes to try are predicted from.
-        at_most: The largest batch size to consider.
+        at_most: The largest batch size to consider; 2^20 by default.
         verify: Run a real step of the answer and measure its peak, unless the model has no data or
             the device is not here. The model stays as it was.
         progress: Whether to show what the search does.

@@ -14,6 +14,7 @@ from autockpt_solvers import (
     minimum_budget,
 )
 
+MOST_SAMPLES = 2**20  # that a search considers, if you do not say
 _MOST_ROUNDS = 8
 
 

@@ -10,21 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import traceback
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-import torch
-
-import autockpt.errors
 from autockpt.errors import AutockptError, CaptureError, InternalError, internal_errors
 from autockpt.torch_private.refusals import REFUSALS, root_cause, traced_lines, wrapped
+from autockpt.user_code import is_autockpts, raised_at, users_place
 from autockpt.user_signals import handlers_code, is_by_a_handler
 
-_PACKAGE = Path(autockpt.errors.__file__).parent
-_MODELS = _PACKAGE / "zoo"
-_TORCH = Path(torch.__file__).parent
-_PYTHON = Path(contextlib.__file__).parent
 _UNEXPECTED = re.compile(
     r"(?P<function>[\w.<>]+)\(\) got an unexpected keyword argument '(?P<keyword>\w+)'"
 )
@@ -86,20 +78,7 @@ def own_code(stage: str) -> Iterator[None]:
 def place_of(error: BaseException) -> str:
     """The line of the user's code that an error comes from; empty if it comes from elsewhere."""
     lines = traced_lines(error)
-    if not lines:
-        trace = traceback.extract_tb(root_cause(error).__traceback__)
-        lines = tuple((frame.filename, frame.lineno or 0) for frame in trace)
-    return users_place(lines)
-
-
-def users_place(lines: Sequence[tuple[str, int]]) -> str:
-    """The innermost of these lines that is not in torch, Python or autockpt, as file and line."""
-    for filename, line in reversed(lines):
-        path = Path(filename)
-        is_own = path.is_relative_to(_PACKAGE) and not path.is_relative_to(_MODELS)
-        if not is_own and not path.is_relative_to(_TORCH) and path.parent != _PYTHON:
-            return f"{filename}:{line}"
-    return ""
+    return users_place(lines) if lines else raised_at(root_cause(error))
 
 
 def unexpected_keyword(error: BaseException) -> tuple[str, str] | None:
@@ -118,8 +97,7 @@ def is_raised_by_autockpt(error: BaseException) -> bool:
         return False  # autockpt calls the forward, which does not take the inputs
     while trace.tb_next is not None:
         trace = trace.tb_next
-    path = Path(trace.tb_frame.f_code.co_filename)
-    return path.is_relative_to(_PACKAGE) and not path.is_relative_to(_MODELS)
+    return is_autockpts(trace.tb_frame.f_code.co_filename)
 
 
 def first_line(error: BaseException) -> str:

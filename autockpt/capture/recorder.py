@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
-from autockpt.capture.blame import own_code, users_place
+from autockpt.capture.blame import own_code
 from autockpt.capture.captured import CapturedGraph, Keys
 from autockpt.capture.compiled import Backend, CompiledGraph
 from autockpt.capture.joint import JointGraph
@@ -19,6 +19,7 @@ from autockpt.capture.pieces import Pieces, compile_in_pieces
 from autockpt.errors import AutockptError, CaptureError
 from autockpt.torch_private.dynamo import break_of, ends_at_a_break, first_lines
 from autockpt.torch_private.tensors import storage_key
+from autockpt.user_code import users_place
 
 
 class SplitForwardError(AutockptError):

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    say_if_stopped,
-    show,
-    told,
-    width,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
 from autockpt.command.source import Source, SourceBudget, check_source, is_file, load_plan
+from autockpt.command.streams import show, width
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

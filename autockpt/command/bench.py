@@ -11,6 +11,7 @@ import typer
 from autockpt.command import exits
 from autockpt.command.options import Shown
 from autockpt.command.running import told, write
+from autockpt.command.streams import console_of_errors, say, tell
 from autockpt.command.usage_error import TargetError
 
 if TYPE_CHECKING:
@@ -86,25 +87,24 @@ def bench(
         try:
             _run(run, quiet=shown.quiet)
         except KeyboardInterrupt:
-            typer.echo("what is solved is kept: the same command goes on from there", err=True)
+            tell("what is solved is kept: the same command goes on from there")
             raise
         finally:
             _write(experiment, run, sources.environment, file, folder)
         outcome = run.outcome
         known = len(outcome.cells) - outcome.num_solved
-        typer.echo(
+        say(
             f"{outcome.num_solved} cells solved, {known} known before, "
             f"{run.num_cells - len(outcome.cells)} without a result: {folder / 'results.md'}"
         )
         for problem in outcome.problems:
-            typer.echo(f"did not run: {problem}", err=True)
+            tell(f"did not run: {problem}")
         if not outcome.cells:
             raise typer.Exit(exits.NOT_CAPTURED)
 
 
 def _run(run: Run, *, quiet: bool) -> None:
     """Run the experiment with a bar on a terminal, and with a line for each cell elsewhere."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -113,7 +113,7 @@ def _run(run: Run, *, quiet: bool) -> None:
         TimeElapsedColumn,
     )
 
-    console = Console(stderr=True)
+    console = console_of_errors()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

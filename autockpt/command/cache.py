@@ -14,6 +14,8 @@ from autockpt.command import exits
 from autockpt.command.grammar import spread
 from autockpt.command.options import Json, Shown
 from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
+from autockpt.command.streams import say, tell
+from autockpt.command.usage_error import TargetError
 
 EXAMPLES = ("autockpt cache info", "autockpt cache clear")
 
@@ -34,6 +36,7 @@ def _info(shown: Shown, json: Json = None) -> None:
     """Show where autockpt keeps measured operators and plans, and how many."""
     with told(shown):
         check_writable(json)
+        _check_folder()
         from autockpt.profile.cache import cache_folder
 
         found = kept()
@@ -48,23 +51,24 @@ def _info(shown: Shown, json: Json = None) -> None:
             format_bytes(found["operators_bytes"]),
             format_bytes(found["plans_bytes"]),
         )
-        typer.echo(f"folder     {cache_folder()}  (AUTOCKPT_CACHE_DIR names another)")
-        typer.echo(f"operators  {found['num_operators']} measured, {operators}")
-        typer.echo(f"plans      {found['num_plans']} kept, {plans}{off}")
+        say(f"folder     {cache_folder()}  (AUTOCKPT_CACHE_DIR names another)")
+        say(f"operators  {found['num_operators']} measured, {operators}")
+        say(f"plans      {found['num_plans']} kept, {plans}{off}")
 
 
 def _clear(shown: Shown) -> None:
     """Delete measured operators and kept plans: the next planning measures and solves again."""
     with told(shown):
+        _check_folder()
         from autockpt.budget import format_bytes
         from autockpt.profile.cache import cache_folder
 
         files = [*_profile_files(), *_plans(), *_half_written()]
         size = format_bytes(_size(files))
         failed = [file for file in files if not _deleted(file)]
-        typer.echo(f"deleted {len(files) - len(failed)} files, {size}, in {cache_folder()}")
+        say(f"deleted {len(files) - len(failed)} files, {size}, in {cache_folder()}")
         if failed:
-            typer.echo(f"could not delete {failed[0]} and {len(failed) - 1} others", err=True)
+            tell(f"could not delete {failed[0]} and {len(failed) - 1} others")
             raise typer.Exit(exits.USAGE)
 
 
@@ -86,6 +90,17 @@ def kept() -> dict[str, Any]:
         "plans_bytes": _size(plans),
         "plans_are_kept": are_kept(),
     }
+
+
+def _check_folder() -> None:
+    from autockpt.profile.cache import cache_folder, folder_obstacle
+
+    obstacle = folder_obstacle()
+    if obstacle:
+        raise TargetError(
+            f"cannot use the cache folder {cache_folder()}: {obstacle}; name another with "
+            "AUTOCKPT_CACHE_DIR"
+        )
 
 
 def _profile_files() -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import math
 import re
@@ -11,9 +10,14 @@ from pathlib import Path
 
 from autockpt.budget import Budget, parse_budget
 from autockpt.command.usage_error import TargetError
+from autockpt.devices.lookup import find_device
+from autockpt.near_names import meant
 from autockpt.zoo.catalogue import NAMES
 
 FORMS = "write file.py:function, package.module:function, zoo:NAME or hf:CONFIG"
+REDUCTIONS = ("sum", "mean")  # losses that have a name
+HERE = ("cpu", "cuda", "meta", "mps", "xpu")
+COSTS = "autockpt.costs"  # entry points
 _FEWEST_BYTES = 10**6  # no training step has less, so a number below it lacks its unit
 
 
@@ -45,6 +49,47 @@ def check_method(method: str) -> None:
         check(method)
 
 
+def check_loss(loss: str) -> None:
+    """Raises TargetError unless a loss is `sum`, `mean`, or has the form of a function."""
+    if ":" in loss:
+        check_function(loss)
+    elif loss not in REDUCTIONS:
+        raise TargetError(
+            f"unknown loss {loss!r}; {meant(loss, REDUCTIONS)}use {', '.join(REDUCTIONS)}, or "
+            "file.py:function for one of your own"
+        )
+
+
+def check_cost(cost: str) -> None:
+    """Raises an error unless a cost model is installed, or has the form of a function.
+
+    Raises:
+        TargetError: There is none of this name, or no such file.
+    """
+    if ":" in cost:
+        check_function(cost)
+        return
+    from autockpt_solvers.plugins import plugin_names
+
+    installed = plugin_names(COSTS)
+    if cost not in installed:
+        names = f"the installed are {', '.join(installed)}" if installed else "none is installed"
+        raise TargetError(
+            f"unknown cost model {cost!r}; {meant(cost, installed)}{names}; use file.py:function "
+            "for one of your own"
+        )
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError unless a device is one that may be here, or is known by its name."""
+    if device.partition(":")[0] in HERE:
+        return
+    try:
+        find_device(device)
+    except ValueError as error:
+        raise ValueError(f"{error}; {meant(device, HERE)}here are {', '.join(HERE)}") from error
+
+
 def check_time_limit(limit_s: float | None) -> None:
     """Raises TargetError unless a time limit is above 0 and finite."""
     if limit_s is not None and not 0 < limit_s < math.inf:
@@ -59,7 +104,9 @@ def check_target(target: str) -> None:
     kind, separator, name = target.partition(":")
     if kind == "zoo" and separator:
         if name not in NAMES:
-            raise TargetError(f"unknown model {name!r}; the zoo has {', '.join(NAMES)}")
+            raise TargetError(
+                f"unknown model {name!r}; {meant(name, NAMES)}the zoo has {', '.join(NAMES)}"
+            )
     elif not (kind == "hf" and separator):
         check_function(target)
 
@@ -73,9 +120,8 @@ def check_function(target: str) -> tuple[str, str]:
     # From the right: a path may contain a colon.
     place, separator, name = target.rpartition(":")
     if not separator or not place or not name:
-        close = difflib.get_close_matches(target, NAMES, n=1)
-        meant = f"did you mean zoo:{close[0]}? " if close else ""
-        raise TargetError(f"{target!r} is no target; {meant}{FORMS}")
+        guess = meant(target, NAMES, "zoo:{}".format)
+        raise TargetError(f"{target!r} is no target; {guess}{FORMS}")
     if place.endswith(".py"):
         if not Path(place).is_file():
             raise TargetError(f"there is no file {place}; {FORMS}")

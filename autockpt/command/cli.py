@@ -6,6 +6,7 @@ errors of usage come at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -33,12 +34,13 @@ from autockpt.command import (
     verify,
 )
 from autockpt.command.grammar import spread
+from autockpt.command.streams import tell
 
 # What typer raises for an option or a command that is wrong.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _EXIT_CODES = (
     "Exit codes: 0 fits (or done), 1 a bug in autockpt, 2 an argument or a file is wrong, 3 does "
-    "not fit, 4 cannot be captured, 130 interrupted."
+    "not fit, 4 cannot be captured, 130 interrupted, 141 the pipe was closed."
 )
 
 _app = typer.Typer(
@@ -99,13 +101,38 @@ def main() -> None:
     # Some builds of torch print a line on standard error whenever the profiler starts.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
+        code = _run()
+    except BrokenPipeError:
+        code = exits.CLOSED_PIPE
+    except SystemExit as end:  # of rich, while help is printed
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = exits.CLOSED_PIPE
+    sys.exit(_written(code))
+
+
+def _run() -> int:
+    try:
         code = _app(prog_name="autockpt", standalone_mode=False)
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = "autockpt" if context is None else context.command_path
         message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        typer.echo(f"error: {message.rstrip('.')}; see {command} --help", err=True)
-        code = exits.USAGE
+        tell(f"error: {message.rstrip('.')}; see {command} --help")
+        return exits.USAGE
     except typer.Abort:
-        code = exits.INTERRUPTED
-    sys.exit(code if isinstance(code, int) else exits.FITS)
+        return exits.INTERRUPTED
+    return code if isinstance(code, int) else exits.FITS
+
+
+def _written(code: int) -> int:
+    """Writes what is still to be written; if nobody reads it, that is the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = exits.CLOSED_PIPE
+            # Python flushes once more as it ends, and would complain.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code

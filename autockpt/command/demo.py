@@ -16,15 +16,8 @@ from autockpt.command.options import (
     Shown,
     Size,
 )
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    show,
-    status,
-    told,
-    width,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
+from autockpt.command.streams import say, show, width
 from autockpt.zoo.catalogue import NAMES
 
 EXAMPLES = ("autockpt demo", "autockpt demo --model resnet50 --budget 70%")
@@ -84,7 +77,7 @@ def demo(
         if is_told:
             report = around(verified.plan, options.typed(target))
             for part in (tables.render(verified.plan, report, width=width()), verified.render()):
-                typer.echo()
+                say()
                 show(part)
         if verified.code:
             raise typer.Exit(verified.code)

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autockpt.command.options import Html, Json, Shown
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    read,
-    show,
-    told,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, read, told, write
+from autockpt.command.streams import show
 from autockpt.command.usage_error import TargetError
 
 if TYPE_CHECKING:
@@ -51,7 +45,7 @@ def diff(first: _File, second: _File, shown: Shown, json: Json = None, html: Htm
             write(html, diff_html(a, b, names))
         if json is not None:
             write(json, comparison.to_json())
-        if json != STANDARD_OUTPUT:
+        if STANDARD_OUTPUT not in (json, html):
             show(render(comparison))
 
 

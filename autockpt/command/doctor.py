@@ -8,7 +8,8 @@ import typer
 
 from autockpt.command import exits
 from autockpt.command.options import Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, status, told, write
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
+from autockpt.command.streams import show
 
 EXAMPLES = ("autockpt doctor", "autockpt doctor --json -")
 

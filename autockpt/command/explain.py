@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    say_if_stopped,
-    show,
-    told,
-    width,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
 from autockpt.command.source import Source, SourceBudget, check_source, load_plan
+from autockpt.command.streams import show, width
 from autockpt.command.usage_error import TargetError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import typer
 from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.options import HERE, BatchedModelOptions, Json, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, show, told, width, write
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
+from autockpt.command.streams import show, width
 from autockpt.command.usage_error import TargetError
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import device_names, find_device

@@ -9,6 +9,7 @@ import typer
 
 from autockpt.command.options import BatchedModelOptions, Shown, Target
 from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
+from autockpt.command.streams import say, tell
 
 EXAMPLES = (
     "autockpt graph zoo:gpt2 -o gpt2.json",
@@ -55,8 +56,8 @@ def graph(
         assert made.graph is not None
         write(output, graph_to_json(made.graph))
         fixed_bytes = made.fixed.total_bytes + made.older_gradients_bytes
-        typer.echo(
+        speak = tell if output == STANDARD_OUTPUT else say
+        speak(
             f"{output}: {len(made.graph.ops)} ops, {len(made.graph.storages)} storages; "
-            f"{fixed_bytes} fixed bytes beside them",
-            err=output == STANDARD_OUTPUT,
+            f"{fixed_bytes} fixed bytes beside them"
         )

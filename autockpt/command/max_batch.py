@@ -9,13 +9,8 @@ import typer
 from autockpt.command.checks import checked_budget
 from autockpt.command.methods import load_method
 from autockpt.command.options import Json, ModelOptions, SearchOptions, Shown, Target
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    say_if_stopped,
-    told,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
+from autockpt.command.streams import say
 from autockpt.command.usage_error import TargetError
 
 EXAMPLES = (
@@ -95,4 +90,4 @@ def max_batch(
         if json is not None:
             write(json, answer.to_json())
         if json != STANDARD_OUTPUT:
-            typer.echo(str(answer))
+            say(str(answer))

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from autockpt.command.options import Json, Shown
-from autockpt.command.running import check_writable, told, write
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
+from autockpt.command.streams import tell
 from autockpt.command.usage_error import TargetError
 
 EXAMPLES = (
@@ -46,7 +47,7 @@ def monitor(
 
     Lines go to standard error. A step ends when an optimizer steps. The exit code is the script's.
     """
-    with told(shown):
+    with told(shown, owns_output=json == STANDARD_OUTPUT):
         check_writable(json)
         if not script.is_file():
             raise TargetError(f"there is no file {script}")
@@ -66,7 +67,7 @@ def monitor(
             plan=known,
             is_shown=not shown.quiet,
         )
-        typer.echo(summary.text(), err=True)
+        tell(summary.text())
         if json is not None:
             write(json, summary.to_json())
         if summary.error is not None:

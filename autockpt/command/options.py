@@ -19,7 +19,7 @@ from autockpt.hub.options import HubOptions
 from autockpt.zoo.catalogue import NAMES
 
 _MODEL, _SEARCH, _HUB, _OUTPUT = "Model", "Search", "Models of hf:", "Output"
-HERE = ("cpu", "cuda", "meta", "mps", "xpu")
+HERE = checks.HERE
 
 
 class Size(StrEnum):
@@ -247,11 +247,8 @@ class ModelOptions:
             TargetError: The target has no form that is known, or its file is not there.
             ValueError: The device or a choice for the hub is unknown.
         """
-        from autockpt.devices.lookup import find_device
-
-        if self.is_elsewhere:
-            assert self.device is not None
-            find_device(self.device)
+        if self.device is not None:
+            checks.check_device(self.device)
         hub = self.hub
         checks.check_target(target)
         is_zoo, is_hub = target.startswith("zoo:"), target.startswith("hf:")
@@ -273,10 +270,10 @@ class ModelOptions:
                 f"--device and --size are for zoo:NAME; {target} makes its own model: choose them "
                 "there"
             )
-        if self.loss not in (None, "sum", "mean"):
-            checks.check_function(self.loss)
-        if self.cost is not None and ":" in self.cost:
-            checks.check_function(self.cost)
+        if self.loss is not None:
+            checks.check_loss(self.loss)
+        if self.cost is not None:
+            checks.check_cost(self.cost)
 
     def typed(self, target: str) -> str:
         """Returns the target and the options that differ from their defaults, to paste."""

@@ -11,15 +11,8 @@ from autockpt.command import exits
 from autockpt.command.checks import checked_budget
 from autockpt.command.methods import load_method
 from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    say_if_stopped,
-    show,
-    told,
-    width,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
+from autockpt.command.streams import show, width
 from autockpt.command.usage_error import TargetError
 
 if TYPE_CHECKING:
@@ -81,8 +74,6 @@ def pareto(
             raise TargetError(f"--points is {points}; it must be 1 or more")
         if points is not None and budgets is not None:
             raise TargetError("--points and --budgets exclude each other; give one of them")
-        if json == csv == STANDARD_OUTPUT:
-            raise TargetError("--json - and --csv - both take standard output; name a file")
         parts = None if budgets is None else [part.strip() for part in budgets.split(",")]
         asked = [checked_budget(part, "--budgets") for part in parts or ()]
         of_device = next((budget for budget in asked if budget.is_of_device), None)

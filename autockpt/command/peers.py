@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 
 import torch
-import typer
 
 from autockpt.command.experiment_environment import environment
 from autockpt.command.running import write
+from autockpt.command.streams import say
 from autockpt.command.usage_error import TargetError
 from autockpt.experiments.peers.measure import Race, Rules, chosen_ways, race
 from autockpt.experiments.peers.models import PEER_MODELS
@@ -56,4 +56,4 @@ def run_peers(folder: Path, names: str | None, rules: Rules) -> None:
                 races.append(found)
         page = to_markdown(races, versions, num_rounds=rules.num_rounds)
         write(folder / "peers.md", page)
-    typer.echo(f"{len(races)} races: {folder / 'peers.md'}")
+    say(f"{len(races)} races: {folder / 'peers.md'}")

@@ -19,15 +19,8 @@ from autockpt.command.options import (
     Shown,
     Target,
 )
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    say_if_stopped,
-    show,
-    told,
-    width,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
+from autockpt.command.streams import show, width
 
 if TYPE_CHECKING:
     from autockpt.report.plan import Plan
@@ -77,7 +70,7 @@ def plan(
         method = load_method(search.method)
         loaded = load_step(target, model, budget=wanted)
         with warnings.catch_warnings(), none_kept() if anew else contextlib.nullcontext():
-            if json != STANDARD_OUTPUT:  # the report says it
+            if STANDARD_OUTPUT not in (json, html):  # the report says it
                 warnings.filterwarnings("ignore", message="the plan for .* recomputes")
             made = autockpt.plan(
                 loaded.model,
@@ -96,7 +89,7 @@ def plan(
         if html is not None:
             with progress.planning("the page", is_shown=not shown.quiet):
                 write(html, made.to_html())
-        if json != STANDARD_OUTPUT:
+        if STANDARD_OUTPUT not in (json, html):
             show(tables.render(made, around(made, model.typed(target)), width=width()))
 
 

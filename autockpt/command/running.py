@@ -12,24 +12,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from autockpt.command import exits
 from autockpt.command.failures import failure_of
 from autockpt.command.interrupts import Interrupts, interrupts
 from autockpt.command.options import Shown
+from autockpt.command.streams import answers, console_of_errors, only_answers, tell
 from autockpt.command.usage_error import TargetError, place_of
 from autockpt.report.inert import inert
 
 STANDARD_OUTPUT = Path("-")
-_NARROWEST, _WIDEST = 60, 200
 
 
 def check_writable(*files: Path | None) -> None:
-    """Fails before the work is done if its result cannot be written."""
-    for file in files:
-        if file is None or file == STANDARD_OUTPUT:
+    """Fails before the work is done if its results cannot be written, each to its own place."""
+    named = [file for file in files if file is not None]
+    if named.count(STANDARD_OUTPUT) > 1:
+        raise TargetError(
+            "two answers both take standard output (-); name a file for all but one of them"
+        )
+    for file in named:
+        if file == STANDARD_OUTPUT:
             continue
+        if named.count(file) > 1:
+            raise TargetError(f"two answers would both be written to {file}; name two files")
         if not file.parent.is_dir():
             raise TargetError(f"cannot write {file}: there is no folder {file.parent}")
         if file.is_dir():
@@ -47,7 +54,7 @@ def write(file: Path, content: str | bytes) -> None:
     from autockpt.report.plan_file import write_whole
 
     if file == STANDARD_OUTPUT and isinstance(content, str):
-        sys.stdout.write(content)
+        answers().write(content)
         return
     try:
         write_whole(file, content, what="write")
@@ -73,26 +80,10 @@ def read(file: Path) -> str:
         raise TargetError(f"cannot read {file}: {error.strerror}") from error
 
 
-def width() -> int:
-    """Returns how wide a report may be: as the terminal, within what reports can use."""
-    return min(max(Console().width, _NARROWEST), _WIDEST)
-
-
-def show(report: RenderableType) -> None:
-    """Prints a report as wide as the terminal; in a pipe or a file without blanks at line ends."""
-    console = Console(width=width())
-    if console.is_terminal:
-        console.print(report, crop=False)
-        return
-    with console.capture() as capture:
-        console.print(report, crop=False)
-    typer.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
 @contextlib.contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
     """Shows on a terminal what is done; yields what to call with each stage."""
-    console = Console(stderr=True)
+    console = console_of_errors()
     if not is_shown or not console.is_terminal:
         yield lambda _: None
         return
@@ -110,18 +101,20 @@ def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def told(shown: Shown, target: str = "") -> Iterator[Interrupts]:
+def told(shown: Shown, target: str = "", *, owns_output: bool = True) -> Iterator[Interrupts]:
     """Shows progress, lets Ctrl-C end a search, and prints what ends the command as one line.
 
     Args:
         shown: What to show.
         target: What the command plans, if it plans a model.
+        owns_output: Whether nothing but the command's answer may reach standard output.
 
     Raises:
         typer.Exit: With the code of `exits` that says what ended the command.
     """
-    errors = Console(stderr=True, soft_wrap=True)
-    with _logged(quiet=shown.quiet), _warned(errors), interrupts() as interrupted:
+    errors = console_of_errors()
+    alone = only_answers() if owns_output else contextlib.nullcontext()
+    with alone, _logged(quiet=shown.quiet), _warned(errors), interrupts() as interrupted:
         try:
             yield interrupted
             return
@@ -189,4 +182,4 @@ def _logged(*, quiet: bool) -> Iterator[None]:
 def say_if_stopped(interrupted: Interrupts) -> None:
     """Says on standard error that Ctrl-C ended the search, if it did."""
     if interrupted.has_stopped:
-        typer.echo("search stopped: the best plan so far follows", err=True)
+        tell("search stopped: the best plan so far follows")

@@ -19,6 +19,7 @@ from autockpt.command.running import (
     told,
     write,
 )
+from autockpt.command.streams import say
 
 EXAMPLES = (
     "autockpt solve gpt2.json --budget 60%",
@@ -75,8 +76,8 @@ def solve(
         say_if_stopped(interrupted)
         if json is not None:
             write(json, solved.json() + "\n")
-        if json != STANDARD_OUTPUT:
-            typer.echo(solved.text())
+        if STANDARD_OUTPUT not in (json, schedule):
+            say(solved.text())
         if schedule is not None and solved.result.schedule is not None:
             write(schedule, solved.steps() + "\n")
         if solved.result.schedule is None:

@@ -41,6 +41,7 @@ __all__ = [
 
 Noted = TypeVar("Noted")
 
+_MARK = "__autockpt_ran__"  # of a file that has run
 _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
     "sum": lambda output: output.sum(),
     "mean": lambda output: output.mean(),
@@ -269,8 +270,13 @@ def load_function(target: str) -> Callable[..., Any]:
 
 
 def _import_file(path: Path) -> ModuleType:
+    """Runs a file once, even if several options name functions of it."""
+    place, changed_ns = path.resolve(), path.stat().st_mtime_ns
+    known = sys.modules.get(path.stem)
+    if known is not None and known.__dict__.get(_MARK) == (place, changed_ns):
+        return known
     # A script can import modules from its own folder, as when it is run.
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0, str(place.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -278,6 +284,7 @@ def _import_file(path: Path) -> ModuleType:
     # Dataclasses and pickles look up their module while it runs.
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    setattr(module, _MARK, (place, changed_ns))
     return module
 
 

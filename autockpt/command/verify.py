@@ -16,14 +16,8 @@ from autockpt.command.options import (
     Shown,
     Target,
 )
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    show,
-    status,
-    told,
-    write,
-)
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
+from autockpt.command.streams import show
 
 EXAMPLES = (
     "autockpt verify zoo:gpt2 --budget 40%",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from autockpt.budget import parse_budget
 from autockpt.devices.device import Device, Efficiency, PeakRates
 from autockpt.devices.table import DEVICES
+from autockpt.near_names import meant
 
 # Words that people put around the names of the table.
 _MAKERS = ("nvidia-", "amd-", "geforce-", "tesla-", "instinct-")
@@ -50,11 +50,9 @@ def find_device(device: str | os.PathLike[str] | Device) -> Device:
     if name not in DEVICES and (like := device_like(text)) is not None:
         return like
     if name not in DEVICES:
-        close = difflib.get_close_matches(name, DEVICES, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(
-            f"unknown device {text!r}; {meant}known are {', '.join(DEVICES)}, and a .toml file "
-            "that describes one"
+            f"unknown device {text!r}; {meant(name, DEVICES)}known are {', '.join(DEVICES)}, and a "
+            ".toml file that describes one"
         )
     return DEVICES[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autockpt.budget import parse_budget
+from autockpt.near_names import meant
 
 _MOST_BUDGETS = 200
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -105,6 +107,10 @@ class Experiment(_Table, frozen=True, kw_only=True):
     published: tuple[Published, ...] = ()
 
 
+_TABLES: dict[str, type[_Table]] = {"models": Model, "published": Published}
+_UNKNOWN = re.compile(r"unknown field `(.*)`")
+
+
 def read_experiment(file: Path) -> Experiment:
     """Read the file of an experiment.
 
@@ -129,10 +135,13 @@ def read_experiment(file: Path) -> Experiment:
 
 def _in_words(message: str) -> str:
     """A message of msgspec, with the place first and as TOML calls it."""
-    what, separator, place = message.rpartition(" - at `$")
-    if not separator:
-        return message
-    return f"{place.strip('`').lstrip('.').replace('[...]', '')}: {what}"
+    what, separator, place = message.partition(" - at `$")
+    place = place.strip("`").lstrip(".").replace("[...]", "") if separator else ""
+    unknown = _UNKNOWN.search(what)
+    if unknown is not None:
+        known = _TABLES.get(place.partition("[")[0], Experiment).__struct_fields__
+        what = f"unknown key {unknown[1]!r}; {meant(unknown[1], known)}known are {', '.join(known)}"
+    return f"{place}: {what}" if place else what
 
 
 def _check(experiment: Experiment) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autockpt.batch.affine import AffineStep, SizedProblem
-from autockpt.batch.predicted import largest_eager, largest_of_schedules, largest_planned
+from autockpt.batch.predicted import (
+    MOST_SAMPLES,
+    largest_eager,
+    largest_of_schedules,
+    largest_planned,
+)
 from autockpt.fitting.step import SizedStep
 
-_MOST = 2**20
 _SEARCH_S = 2.0
 _ROUNDS = 2
 _BETTER = 1.01  # a batch must be faster by this factor to be preferred to a smaller one
@@ -64,7 +68,7 @@ class Batches:
     def largest_as_it_is(self, budget_bytes: int) -> int:
         """The largest batch that fits with nothing recomputed; 0 if none does."""
         return largest_eager(
-            self.affine, (self.affine.first, self.affine.second), budget_bytes, _MOST
+            self.affine, (self.affine.first, self.affine.second), budget_bytes, MOST_SAMPLES
         )
 
     def largest_layered(self, budget_bytes: int) -> int | None:
@@ -72,7 +76,7 @@ class Batches:
         schedule = self.known.layered()
         if schedule is None:
             return None
-        return largest_of_schedules(self.affine, budget_bytes, (schedule,), most=_MOST)
+        return largest_of_schedules(self.affine, budget_bytes, (schedule,), most=MOST_SAMPLES)
 
     def largest_planned(self, budget_bytes: int) -> int:
         """The largest batch that a plan is found for; 0 if none is.
@@ -82,7 +86,7 @@ class Batches:
         found = largest_planned(
             self.affine,
             budget_bytes,
-            most=_MOST,
+            most=MOST_SAMPLES,
             method="auto",
             time_limit_s=_SEARCH_S,
             most_rounds=_ROUNDS,

@@ -15,7 +15,7 @@ from autockpt.fitting.batches import Batches
 from autockpt.fitting.changes import of_loss, of_optimizer
 from autockpt.fitting.logits import logits_of
 from autockpt.fitting.step import Cost, SizedStep, searched_together
-from autockpt.fitting.value import Change, Way
+from autockpt.fitting.value import Change, Way, WayKind
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.report.plan import Plan
 
@@ -114,7 +114,7 @@ def ways(
 ) -> tuple[Way, ...]:
     """Ways to run a step: as it is, with every layer checkpointed, with the plan."""
 
-    def way(name: str, cost: Cost, largest: int | None) -> Way:
+    def way(name: WayKind, cost: Cost, largest: int | None) -> Way:
         fits = cost.peak_bytes <= budget_bytes
         if largest is not None and fits:
             # Other batches are predicted; this one was recorded.
@@ -129,15 +129,15 @@ def ways(
         )
 
     largest = None if batches is None else batches.largest_as_it_is(budget_bytes)
-    found = [way("as it is", step.as_it_is, largest)]
+    found = [way(WayKind.AS_IT_IS, step.as_it_is, largest)]
     layered = step.layered()
     if layered is not None:
         largest = None if batches is None else batches.largest_layered(budget_bytes)
-        found.append(way("every layer checkpointed", step.cost_of(layered), largest))
+        found.append(way(WayKind.LAYERED, step.cost_of(layered), largest))
     if plan is not None:
         largest = None if batches is None else batches.largest_planned(budget_bytes)
         cost = Cost(peak_bytes=plan.predicted_peak_bytes, recompute_ns=plan.recompute_ns)
-        found.append(way("with a plan", cost, largest))
+        found.append(way(WayKind.PLANNED, cost, largest))
     return tuple(found)
 
 

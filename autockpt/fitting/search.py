@@ -11,6 +11,7 @@ import torch
 
 from autockpt import progress as progress_shown
 from autockpt.arguments import check_bool, check_module
+from autockpt.batch.predicted import MOST_SAMPLES
 from autockpt.budget import Budget
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
@@ -23,7 +24,7 @@ from autockpt.fitting.parts import parts_of
 from autockpt.fitting.planning import change, helpful, planned, ways
 from autockpt.fitting.recording import Recording
 from autockpt.fitting.step import SizedStep
-from autockpt.fitting.value import Variant
+from autockpt.fitting.value import Variant, Way
 from autockpt.ladder.graphs import GraphPlanner
 from autockpt.profile.cost_model import CostModel
 from autockpt_solvers.graph import check_integer
@@ -143,8 +144,14 @@ def fit(
                 best_batch_step_ns=None if best is None else best[1],
                 changes=helpful(changes, step, found.plan),
                 plan=found.plan,
-                notes=(*_notes(target, planner), *notes),
+                notes=(*_notes(target, planner), *_of_batches(every_way), *notes),
             )
+
+
+def _of_batches(every_way: tuple[Way, ...]) -> tuple[str, ...]:
+    if all((way.largest_batch or 0) < MOST_SAMPLES for way in every_way):
+        return ()
+    return (f"the search for the largest batch ends at {MOST_SAMPLES}; more may fit",)
 
 
 def _recorded(

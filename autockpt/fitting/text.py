@@ -10,8 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autockpt.batch.predicted import MOST_SAMPLES
 from autockpt.budget import format_bytes
-from autockpt.fitting.value import Change, FitValues, Way
+from autockpt.fitting.value import Change, FitValues, Way, WayKind
 
 _WIDTH = 100
 _MOST_CHANGES = 8
@@ -80,7 +81,7 @@ def _ways(fit: FitValues, width: int) -> Padding:
             "step": _time(way.step_ns),
             "more time": f"+{way.overhead:.1%}" if way.overhead else "-",
             "per second": _rate(fit, fit.batch, way.step_ns) if way.fits else "-",
-            "largest batch": "-" if way.largest_batch is None else str(way.largest_batch),
+            "largest batch": _largest(way),
         }
         table.add_row(way.name, *(cells[name] for name in headers))
     rows: list[RenderableType] = [table]
@@ -90,6 +91,12 @@ def _ways(fit: FitValues, width: int) -> Padding:
             Text(f"best predicted throughput: a batch of {fit.best_batch}, {rate} a second")
         )
     return Padding(Group(*rows), (0, 0, 0, 2))
+
+
+def _largest(way: Way) -> str:
+    if way.largest_batch is None:
+        return "-"
+    return f"{way.largest_batch}{' or more' if way.largest_batch >= MOST_SAMPLES else ''}"
 
 
 def _rate(fit: FitValues, batch: int | None, step_ns: int) -> str:
@@ -151,12 +158,9 @@ def render_table(fits: Sequence[FitValues]) -> Table:
 
 
 def _best_of(fit: FitValues) -> tuple[str, ...]:
-    best: Way | None = next((way for way in fit.ways if way.fits and way.name != _LAYERS), None)
+    best = next((way for way in fit.ways if way.fits and way.name is not WayKind.LAYERED), None)
     if best is None:
         return "does not fit", "-", "-", "-"
     how = best.name if not best.overhead else f"{best.name}, +{best.overhead:.1%}"
     rate = _rate(fit, fit.batch, best.step_ns)
     return how, format_bytes(best.peak_bytes), _time(best.step_ns), rate
-
-
-_LAYERS = "every layer checkpointed"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -37,20 +38,29 @@ class Variant:
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
 
+class WayKind(StrEnum):
+    """How a training step runs; the value is how it reads."""
+
+    AS_IT_IS = "as it is"
+    LAYERED = "every layer checkpointed"
+    PLANNED = "with a plan"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """One way to run a training step on the device.
 
     Attributes:
-        name: ``"as it is"``, ``"every layer checkpointed"`` or ``"with a plan"``.
+        name: How it runs.
         peak_bytes: Peak of a step.
         fits: Whether that is within the budget.
         step_ns: Estimated time of a step, the optimizer's included.
         overhead: Recomputation as a share of the step's operations.
-        largest_batch: The largest batch that fits this way; None if it was not asked for.
+        largest_batch: The largest batch that fits this way; None if it was not asked for. The
+            search for it ends at 2^20.
     """
 
-    name: str
+    name: WayKind
     peak_bytes: int
     fits: bool
     step_ns: int

@@ -158,6 +158,8 @@ def leads_down(error: AutockptError) -> bool:
         return os.environ.get("AUTOCKPT_RAISE", "") in ("", "0")
     if unexpected_keyword(error) is not None:
         return False  # inputs that no rung can make good
+    if isinstance(error, CaptureError) and error.fails_alone:
+        return False  # nor can any rung make your own code run
     return isinstance(error, (BudgetError, CaptureError, PlanMismatchError, VerificationError))
 
 

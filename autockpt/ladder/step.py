@@ -15,6 +15,7 @@ from autockpt.loop import PLAIN, Loop
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.report.parts import FixedBytes
 from autockpt.request import Dimensions, Request
+from autockpt.user_code import raised_at
 from autockpt.user_signals import handlers_code, is_by_a_handler
 from autockpt.verify.inputs import input_leaves
 from autockpt.verify.live_bytes import distinct_bytes
@@ -142,18 +143,25 @@ def eager_failures(step: Step, *, stage: str) -> Iterator[None]:
     handlers = handlers_code()
     try:
         yield
-    except AutockptError:
-        raise
     except Exception as error:
-        if is_by_a_handler(error, handlers):
+        is_ours = isinstance(error, AutockptError) and not isinstance(error, CaptureError)
+        if is_ours or is_by_a_handler(error, handlers):
             raise
         own_failure = step.failure()
+        if isinstance(own_failure, AutockptError):  # its loss fails, or is none
+            if isinstance(own_failure, CaptureError):
+                own_failure.fails_alone = True
+            raise own_failure from own_failure.__cause__
         if own_failure is not None:
+            name, place = type(step.module).__name__, raised_at(own_failure)
             raise CaptureError(
-                where=type(step.module).__name__,
+                where=f"{name} ({place})" if place else name,
                 reason="its forward fails on these inputs: "
                 f"{type(own_failure).__name__}: {own_failure}",
+                fails_alone=True,
             ) from own_failure
+        if isinstance(error, AutockptError):
+            raise
         with internal_errors(stage):
             raise
 

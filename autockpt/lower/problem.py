@@ -169,7 +169,8 @@ class StepProblem:
             named = dataclasses.replace(named, method=result.method)
             cheaper = self._cheaper_budgets(named, least.schedule, time_limit_s, solving)
             return self._described(named, least.schedule, cheaper)
-        raise self._budget_error(result, least, time_limit_s, held_back_bytes)
+        error = self._budget_error(result, least, time_limit_s, held_back_bytes)
+        raise error if result.has_offered else error.of_silent(result.method)
 
     def apply(self, given: Plan, *, time_limit_s: float, solving: SolvingTime) -> Plan:
         """A plan that was made elsewhere, for this step.

@@ -46,6 +46,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AUTOCKPT_CACHE_DIR") or platformdirs.user_cache_dir("autockpt"))
 
 
+def folder_obstacle() -> str:
+    """Why the cache folder cannot be used, in words; empty if it can, or can be made."""
+    folder = cache_folder()
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if existing is None or not existing.is_dir():
+        return f"{existing or folder} is not a folder"
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        return f"you may not read and write in {existing}"
+    return ""
+
+
 def profile_file() -> Path:
     """Where measured costs are."""
     return cache_folder() / f"profile-v{PROFILE_VERSION}.sqlite"

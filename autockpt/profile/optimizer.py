@@ -13,6 +13,7 @@ import torch
 from autockpt import progress
 from autockpt.capture.blame import is_raised_by_autockpt
 from autockpt.errors import InternalError
+from autockpt.near_names import meant
 from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
@@ -76,8 +77,8 @@ def check_optimizer_name(name: str) -> None:
     """Raises ValueError unless `optimizer_memory` knows the name; the message lists the known."""
     if name.lower() not in _MAKERS:
         raise ValueError(
-            f"unknown optimizer {name.lower()!r}; known names: {', '.join(_MAKERS)}, or, in "
-            "Python, give the optimizer itself"
+            f"unknown optimizer {name.lower()!r}; {meant(name, _MAKERS)}known names: "
+            f"{', '.join(_MAKERS)}, or, in Python, give the optimizer itself"
         )
 
 

@@ -13,6 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from autockpt.errors import CaptureError, NotTrainableError
 from autockpt.loop import Loop
 from autockpt.torch_private.pytree import tree_leaves
+from autockpt.user_code import raised_at
 from autockpt.verify.inputs import input_leaves
 
 
@@ -43,8 +44,9 @@ def _made_by(loss_fn: Callable[[Any], torch.Tensor], output: Any) -> torch.Tenso
         loss: Any = loss_fn(output)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
+        place = raised_at(error)
         raise CaptureError(
-            where="loss_fn",
+            where=f"loss_fn ({place})" if place else "loss_fn",
             reason=f"it fails on the model's output: {type(error).__name__}: {lines[0]}",
         ) from error
     if not isinstance(loss, torch.Tensor):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import math
+import traceback
 from numbers import Real
 from typing import TYPE_CHECKING, cast
 
@@ -60,8 +62,11 @@ def found_method(method: str | Method) -> str | Method:
         return method
     others = plugin_names(GROUP)
     if method not in others:
-        known = ", ".join(map(repr, (*METHODS, *others)))
-        raise ValueError(f"unknown method {method!r}; use one of {known}, or a callable")
+        names = (*METHODS, *others)
+        close = difflib.get_close_matches(method.lower(), names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        known = ", ".join(map(repr, names))
+        raise ValueError(f"unknown method {method!r}; {meant}use one of {known}, or a callable")
     return cast("Method", find_plugin(GROUP, method))
 
 
@@ -128,7 +133,8 @@ def _solved(problem: Problem, method: str | Method, session: Session) -> Result:
     best = session.facts.best(offered, problem.available_bytes)
     schedules = [with_frees(problem.graph, order) for order in best]
     known = _least_known(method, session)
-    return judged(problem, schedules, attempt, attempt.method or name, session, known)
+    result = judged(problem, schedules, attempt, attempt.method or name, session, known)
+    return dataclasses.replace(result, has_offered=bool(attempt.offered))
 
 
 def _least_known(method: str | Method, session: Session) -> MinimumBudget | None:
@@ -274,8 +280,7 @@ def ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: in
         answer = method(problem, time_limit_s=time_limit_s, seed=seed)
     except Exception as error:
         raise MethodError(
-            f"method {name!r} raised {type(error).__name__}: {error}; a method must return a "
-            "Schedule, or None if it finds nothing"
+            f"method {name!r} raised {type(error).__name__}: {error}; {_advice(error)}"
         ) from error
     if answer is None:
         return Attempt(orders=())
@@ -294,6 +299,15 @@ def ask_callable(method: Method, problem: Problem, time_limit_s: float, seed: in
             f"({type(error).__name__}: {error}); its orders must be sequences of op indices, its "
             "bounds ints, and its steps Compute and Free"
         ) from error
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error of a method: mend a line of its file, or its signature."""
+    _, *frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    if own:
+        return f"mend {own[-1].filename}:{own[-1].lineno}"
+    return "a method takes (problem, *, time_limit_s, seed) and returns a Schedule"
 
 
 def _checked(graph: ComputeGraph, answer: Attempt | Schedule) -> Attempt:

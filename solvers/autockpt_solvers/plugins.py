@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib.metadata import entry_points
 
 
@@ -22,9 +23,13 @@ def find_plugin(group: str, name: str) -> object:
     """
     points = {(p.value, p.name): p for p in entry_points(group=group, name=name)}
     if not points:
-        known = ", ".join(map(repr, plugin_names(group)))
-        installed = f"installed are {known}" if known else "none is installed"
-        raise ValueError(f"there is no {name!r} among the entry points of {group}; {installed}")
+        names = plugin_names(group)
+        close = difflib.get_close_matches(name, names, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        installed = f"installed are {', '.join(map(repr, names))}" if names else "none is installed"
+        raise ValueError(
+            f"there is no {name!r} among the entry points of {group}; {meant}{installed}"
+        )
     if len(points) > 1:
         values = " and ".join(value for value, _ in points)
         raise ValueError(

@@ -49,6 +49,7 @@ class Result:
         minimum_schedule: A schedule with that peak, if the minimum is the same for every budget.
         solve_time_s: Wall-clock time of the solve.
         method: Name of the method that made the schedule.
+        has_offered: Whether the method offered any plan; a callable that returns None offers none.
     """
 
     status: SolveStatus
@@ -63,6 +64,7 @@ class Result:
     minimum_schedule: Schedule | None
     solve_time_s: float
     method: str
+    has_offered: bool = True
 
     @property
     def gap(self) -> float:

@@ -141,7 +141,7 @@ def test_inputs_may_be_keywords_and_the_search_may_be_bounded() -> None:
     ):
         answer = autockpt.max_batch_size(made, model, "1GB", at_most=6, verify=False, **OPTIONS)
         assert (answer.batch_size, answer.limit, answer.next_minimum_bytes) == (6, "", 0)
-        assert "at_most ended the search" in str(answer)
+        assert "not tried: the search ends at" in str(answer)
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,24 @@ def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
     assert "operators  0 measured" in shown.stdout
     assert run("clear", folder=tmp_path / "none").exit_code == 0
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", ["info", "clear"])
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path, command: str) -> None:
+    """Three lines of zeros were the answer."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder in (file, file / "below"):
+        found = run(command, folder=folder)
+        assert found.exit_code == 2
+        (line,) = found.stderr.splitlines()
+        assert line.startswith(f"error: cannot use the cache folder {folder}: {file} is not a")
+        assert line.endswith("name another with AUTOCKPT_CACHE_DIR")
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_that_you_may_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do anything
+    found = run("info", folder=tmp_path)
+    assert found.exit_code == 2
+    assert f"you may not read and write in {tmp_path}" in found.stderr

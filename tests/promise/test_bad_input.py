@@ -158,7 +158,7 @@ class TestTheModelIsAsItWas:
             autockpt.optimize(model, "80%", sample_args=(X,), loss_fn=loss_fn)
 
     def test_loss_fn_that_raises(self, model: nn.Module) -> None:
-        message = r"cannot capture loss_fn: it fails on the model's output: ZeroDivisionError: "
+        message = r"cannot capture loss_fn \(.*bad_input.py:\d+\): it fails on .*ZeroDivision"
         with pytest.raises(autockpt.CaptureError, match=message) as caught:
             autockpt.optimize(model, "80%", sample_args=(X,), loss_fn=lambda y: y / (1 // 0))
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
