@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from autockpt.dispatch.buckets import Bucket
 from autockpt.dispatch.layout import Layout
 from autockpt.dispatch.ranks import Parallel
 from autockpt.loop import Loop
@@ -45,6 +46,13 @@ class PlanKey:
     def plain(self) -> PlanKey:
         """The key of the same step with no older gradients and all outputs kept."""
         return dataclasses.replace(self, loop=self.loop.plain)
+
+    def for_bucket(self, bucket: Bucket) -> PlanKey:
+        """The key that a plan for a bucket is kept by, whichever of its sizes came first."""
+        exact = sorted(bucket.varying), bucket.rounded
+        return dataclasses.replace(
+            self, layout=dataclasses.replace(self.layout, sizes=bucket.sizes, exact=exact)
+        )
 
 
 def plan_key(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ class PlanMaker:
             return self._planned(call)
 
     def _planned(self, call: Call) -> Callable[..., Any]:
-        name = self.name_if_kept(call)
-        accepted = None if name is None else self._kept(call, name)
-        bucket, where = None, "kept from an earlier process"
+        names = self._names_if_kept(call)
+        accepted, bucket = self._kept(call, names)
+        where = "kept from an earlier process"
         if accepted is None:
             where = ""
             try:
@@ -127,9 +128,9 @@ class PlanMaker:
                     accepted = self._leanest(call, error)
                 else:
                     accepted = self._as_it_is(call)
-                bucket = name = None
-            if name is not None and bucket is None:
-                file = self.keep(name, accepted)
+                bucket, names = None, {}
+            if bucket in names:
+                file = self.keep(names[bucket], accepted)
                 where = "" if file is None else f"kept in {file}"
         self.store.add(call.key, accepted, bucket)
         progress.finish("; ".join(filter(None, (outcome(accepted.plan), where))))
@@ -174,25 +175,40 @@ class PlanMaker:
         return AcceptedPlan(plan=plan, executable=None, forward=self.forward)
 
     def name_if_kept(self, call: Call) -> str | None:
-        """What a plan for this call is kept as; None if it is not kept.
+        """What a plan for exactly this call is kept as; None if it is not kept."""
+        return self._names_if_kept(call).get(None)
+
+    def _names_if_kept(self, call: Call) -> dict[Bucket | None, str]:
+        """What plans for this call are kept as, by bucket; None is a plan for these sizes alone.
 
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
-        varies = bool(self._candidates(call.key))
+        buckets: list[Bucket | None] = [*self._candidates(call.key)]
         request = self._request_for(call)
         if self.store.held_back_bytes:
-            return None  # the next process may need no less
-        if varies or request.given or not are_kept() or acts_on_parameters(self.module):
-            return None
+            return {}  # the next process may need no less
+        if request.given or not are_kept() or acts_on_parameters(self.module):
+            return {}
         buckets_bytes = 0 if call.parallel is None else call.parallel.buckets_bytes
-        return unless_a_bug(
-            lambda: identity(
-                self.module, self.forward, call.key, request, buckets_bytes=buckets_bytes
-            )
-        )
 
-    def _kept(self, call: Call, name: str) -> AcceptedPlan | None:
-        """The plan that was kept for this call, if it still serves."""
+        def name_of(bucket: Bucket | None) -> str | None:
+            key = call.key if bucket is None else call.key.for_bucket(bucket)
+            return identity(self.module, self.forward, key, request, buckets_bytes=buckets_bytes)
+
+        named = {b: unless_a_bug(functools.partial(name_of, b)) for b in buckets or [None]}
+        return {bucket: name for bucket, name in named.items() if name is not None}
+
+    def _kept(
+        self, call: Call, names: Mapping[Bucket | None, str]
+    ) -> tuple[AcceptedPlan | None, Bucket | None]:
+        """The plan that was kept for this call, if it still serves, and its bucket."""
+        for bucket, name in names.items():
+            accepted = self._kept_as(name, call, bucket)
+            if accepted is not None:
+                return accepted, bucket
+        return None, None
+
+    def _kept_as(self, name: str, call: Call, bucket: Bucket | None) -> AcceptedPlan | None:
         kept = load(name)
         if kept is None:
             return None
@@ -202,8 +218,9 @@ class PlanMaker:
             return None
         if not kept.is_searched_enough(self.request):
             return None
-        trial = self.trial_of(call, self.step_of(call), is_exact=True)
-        accepted = accept_kept(trial, kept, can_wait=call.parallel is None)
+        trial = self.trial_of(call, self.step_of(call), is_exact=bucket is None)
+        can_wait = call.parallel is None and bucket is None
+        accepted = accept_kept(trial, kept, can_wait=can_wait)
         if accepted is None:
             return None
         self.ladder.know(kept.reason, kept.given_up)

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kept_models import Net, assert_same, cannot_capture, files, optimized, trained
+from kept_models import Net, X, assert_same, cannot_capture, files, optimized, trained
+from torch import nn
+from training import Record, train_on
 
 import autockpt
 from autockpt.dispatch import kept, maker, trial
@@ -40,6 +42,33 @@ def test_a_kept_plan_is_followed_without_planning(
     assert after.schedule == before.schedule
     assert after.measured_peak_bytes == before.measured_peak_bytes
     assert "kept since" in after.notes[-1]
+
+
+def test_plans_for_sizes_that_vary_are_kept_too(
+    folder: Path, no_planning: Callable[[], None]
+) -> None:
+    """Every process planned again from the second length of a text on."""
+    batches = [X, X[:60], X[:50], X[:57]]
+
+    def training(model: nn.Module) -> Record:
+        return train_on(model, [((batch,), {}) for batch in batches])
+
+    expected = training(Net())
+    first = optimized(Net())
+    assert_same(expected, training(first))
+    before, after = autockpt.get_plan(first), None
+    assert before is not None
+    assert before.rung == "whole"
+    num_files = len(files(folder))
+    assert num_files == 2
+    no_planning()
+    second = optimized(Net())
+    assert_same(expected, training(second))
+    after = autockpt.get_plan(second)
+    assert after is not None
+    assert after.schedule == before.schedule
+    assert "kept since" in after.notes[-1]
+    assert len(files(folder)) == num_files
 
 
 SCRIPT = """
