@@ -214,7 +214,7 @@ def test_a_model_frozen_for_a_step() -> None:
         return [p.grad.clone() for p in parameters if p.grad is not None]
 
     expected = both_steps()
-    autockpt.optimize(judge, "85%", optimizer="sgd", loss_fn=lambda y: y.mean(), method="greedy")
+    autockpt.optimize(judge, "100%", optimizer="sgd", loss_fn=lambda y: y.mean(), method="greedy")
     assert are_same(expected, both_steps())
     # The generator's step is planned too: it goes through the discriminator.
     first = autockpt.get_plan(judge)
