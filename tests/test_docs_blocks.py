@@ -58,7 +58,7 @@ _NOT_RUN = {
     "autockpt bench": "many searches; tests/command runs an experiment",
     "zoo:gpt2": "plans a GPT-2 for a minute",
     "zoo:bert": "plans a BERT for minutes",
-    "zoo:sequential --budget 60% --optimizer sgd": "trains twice for 20 s; tests/command verifies a model",
+    "zoo:sequential --budget 60% --optimizer sgd": "trains twice for 20 s; see tests/command",
     "zoo:sequential --budget 60MB": "plans and runs steps for 20 s; tests/batch has smaller models",
     "hf:": "reads a configuration that a reader has; tests/fitting has such configurations",
     "--method full": "the graph that stands for GPT-2 here has nothing that it can save",
