@@ -15,8 +15,6 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import fx
-
 # Examples are derived from the test itself: the same run everywhere, on machines of any speed.
 settings.register_profile("autockpt", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("autockpt")
@@ -79,25 +77,9 @@ def _older_objects_frozen() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _same_times_everywhere() -> Iterator[None]:
-    """Let operators take the times of a roofline: the same plans on every machine, under any load.
+def _same_times_everywhere() -> None:
+    """Plan by times that are the same everywhere; processes that tests start measure theirs."""
+    if _HAS_TORCH:
+        from estimated_times import estimate_times
 
-    Memory is measured as always, and processes that tests start measure times too.
-    """
-    if not _HAS_TORCH:
-        yield
-        return
-    from autockpt.profile import operators
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operators, "_runtimes_ns", _estimated_ns)
-        yield
-
-
-def _estimated_ns(
-    by_signature: dict[str, fx.Node], missing: dict[str, fx.Node], device: torch.device
-) -> list[int]:
-    from autockpt.profile.roofline import device_of, roofline
-
-    assert missing.keys() <= by_signature.keys()
-    return [roofline(node, device_of(device)).runtime_ns for node in missing.values()]
+        estimate_times()
