@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from autockpt.report.breakdown import module_rows, peak_parts
+from autockpt.report.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.kinds import OPTIMIZER_STEP
@@ -80,6 +80,7 @@ def _plan(graph: ComputeGraph, result: Result, budget_bytes: int, baseline_bytes
         solve_time_s=0.1,
         fixed=FIXED,
         gradients_bytes=6 * MIB,
+        outputs_bytes=kept_outputs_bytes(graph, frozenset()),
         optimizer_name="adamw",
         optimizer_assumed=False,
         cost_source="measured",

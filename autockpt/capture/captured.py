@@ -123,21 +123,6 @@ class Capture:
         outside = [graph for graph in self.graphs if graph.is_outside]
         return frozenset(key for graph in outside for key in _read_in_backward(graph))
 
-    def outputs_bytes(self, loop: Loop) -> int:
-        """Bytes of the outputs that the caller keeps through the backward."""
-        kept = frozenset().union(*self.output_leaf_keys) - self.freed_keys(loop)
-        sizes = {
-            key: graph.joint.storage_bytes[storage]
-            for graph in self.graphs
-            if not graph.is_outside
-            for storages, keys in zip(
-                graph.joint.forward_output_storages, graph.output_keys, strict=True
-            )
-            for storage, key in zip(storages, keys, strict=True)
-            if key in kept
-        }
-        return sum(sizes.values())
-
 
 def _read_in_backward(graph: CapturedGraph) -> Iterator[int]:
     """Keys of the inputs that a graph's backward reads."""

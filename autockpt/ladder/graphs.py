@@ -138,7 +138,6 @@ class GraphPlanner:
             ),
             older_gradients_bytes=step.older_gradients_bytes,
             gradients_bytes=captured.gradient_bytes,
-            outputs_bytes=captured.outputs_bytes(step.loop),
             optimizer=step.request.optimizer,
             cost_source=cost_source,
             device=device,

@@ -11,7 +11,7 @@ from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt.report.breakdown import module_rows, peak_parts
+from autockpt.report.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.places import NO_PLACES, Places
@@ -62,7 +62,6 @@ class StepProblem:
     rung: str
     notes: tuple[str, ...]
     num_calls: int = 1
-    outputs_bytes: int = 0
     context_bytes: int = 0
     places: Places = NO_PLACES
 
@@ -357,7 +356,7 @@ class StepProblem:
             solve_time_s=result.solve_time_s,
             fixed=dataclasses.replace(self.fixed, other_calls_bytes=other_bytes),
             gradients_bytes=self.gradients_bytes,
-            outputs_bytes=self.num_calls * self.outputs_bytes,
+            outputs_bytes=self.num_calls * kept_outputs_bytes(self.graph, self.outside),
             older_gradients_bytes=self.older_gradients_bytes,
             optimizer_name=self.optimizer.name,
             optimizer_assumed=self.optimizer.is_assumed,

@@ -30,6 +30,20 @@ def peak_parts(
     return {kind: size_bytes for kind, size_bytes in totals.items() if size_bytes}
 
 
+def kept_outputs_bytes(graph: ComputeGraph, outside: AbstractSet[int]) -> int:
+    """Bytes of the outputs of a call that the caller keeps through the backward.
+
+    Args:
+        graph: The step.
+        outside: The ops that code outside of the model runs.
+    """
+    return sum(
+        graph.size(storage)
+        for storage, maker in enumerate(graph.producer)
+        if graph.is_output[storage] and not graph.ops[maker].is_backward and maker not in outside
+    )
+
+
 def module_rows(
     graph: ComputeGraph, schedule: Schedule, timeline: MemoryTimeline
 ) -> tuple[ModuleRow, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from autockpt.report.breakdown import module_rows, peak_parts
+from autockpt.report.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.timeline.places import Places
 from autockpt.report.values import PlanValues
 from autockpt_solvers import (
@@ -16,6 +16,7 @@ from autockpt_solvers import (
     MemoryTimeline,
     Schedule,
     SolveStatus,
+    baseline_schedule,
     simulate,
 )
 from autockpt_solvers.bounds.peak import least_op_bytes
@@ -55,16 +56,19 @@ def check_derived(
         raise ValueError(
             f"peak_parts add up to {parts_bytes}, but its schedule needs {timeline.peak_bytes}"
         )
+    _check_outputs(plan, graph, places)
     _check_peaks(plan, graph, timeline)
+    _check_minimum(plan, graph, schedule, timeline)
 
 
 def _laws(plan: PlanValues) -> dict[str, bool]:
     """What holds for the numbers of every plan, with or without a schedule."""
     is_met = plan.lower_bound_ns == plan.recompute_ns
     is_proven = plan.status is SolveStatus.OPTIMAL
+    measured_bytes = plan.measured_peak_bytes
     always_bytes = plan.fixed.resting_bytes + plan.older_gradients_bytes
     # What a step was measured to need beyond its prediction is counted in the minimum too.
-    most_bytes = max(plan.budget_bytes, plan.predicted_peak_bytes, plan.measured_peak_bytes or 0)
+    most_bytes = max(plan.budget_bytes, plan.predicted_peak_bytes, measured_bytes or 0)
     return {
         f"status is {plan.status.value!r}, which no plan has": plan.status in _PLANNED,
         "lower_bound_ns is above recompute_ns": plan.lower_bound_ns <= plan.recompute_ns,
@@ -75,10 +79,22 @@ def _laws(plan: PlanValues) -> dict[str, bool]:
         <= most_bytes,
         "baseline_peak_bytes is below the memory of the whole step": plan.baseline_peak_bytes
         >= always_bytes,
+        "measured_peak_bytes is below the memory of the whole step": measured_bytes is None
+        or measured_bytes >= always_bytes,
+        "gradients_bytes is 0, but there is optimizer state, or gradients of an earlier backward": (
+            plan.gradients_bytes > 0 or not plan.fixed.optimizer_bytes + plan.older_gradients_bytes
+        ),
+        f"num_graphs is {plan.num_graphs} on the rung {plan.rung!r}": _has_graphs(plan),
         "cheaper_budgets must be larger budgets that cost less, in rising order": _are_cheaper(
             plan
         ),
     }
+
+
+def _has_graphs(plan: PlanValues) -> bool:
+    if plan.rung in ("whole", "blocks"):
+        return plan.num_graphs > 0
+    return plan.rung != "checkpoint" or plan.num_graphs == 0
 
 
 def _are_cheaper(plan: PlanValues) -> bool:
@@ -104,6 +120,34 @@ def _derived(
             return
         outside = frozenset(places.outside)
         yield "peak_parts", tuple(peak_parts(graph, schedule, timeline, outside).items())
+
+
+def _check_outputs(plan: PlanValues, graph: ComputeGraph, places: Places) -> None:
+    if not places.of_ops and not places.outside:
+        return  # nobody knows which ops are not the model's
+    each_bytes = kept_outputs_bytes(graph, frozenset(places.outside))
+    is_of_calls = plan.outputs_bytes % max(1, each_bytes) == 0 and plan.outputs_bytes >= each_bytes
+    has_others = plan.fixed.other_calls_bytes > 0
+    if plan.outputs_bytes != each_bytes and not (has_others and each_bytes and is_of_calls):
+        raise ValueError(
+            f"outputs_bytes is {plan.outputs_bytes}, but its graph keeps {each_bytes} for each call"
+        )
+
+
+def _check_minimum(
+    plan: PlanValues, graph: ComputeGraph, schedule: Schedule, timeline: MemoryTimeline
+) -> None:
+    """Checks the smallest budget of a plan for which nobody searched for a smaller one."""
+    is_searched = plan.minimum_bound_bytes > 0 or plan.fixed.other_calls_bytes > 0
+    is_as_it_is = schedule.compute_order == baseline_schedule(graph).compute_order
+    if is_searched or not is_as_it_is or not plan.peak_parts or plan.rung == "checkpoint":
+        return
+    own_bytes = plan.fixed.total_bytes + plan.older_gradients_bytes + timeline.peak_bytes
+    if plan.minimum_peak_bytes < own_bytes:
+        raise ValueError(
+            f"minimum_peak_bytes is {plan.minimum_peak_bytes}, but nothing was searched, and the "
+            f"plan itself needs {own_bytes}"
+        )
 
 
 def _check_peaks(plan: PlanValues, graph: ComputeGraph, timeline: MemoryTimeline) -> None:

@@ -50,7 +50,8 @@ class Plan(PlanValues):
         measured_peak_bytes: Peak of a real step; None before one has run.
         fixed: Memory in use for the whole step, whatever the plan.
         gradients_bytes: All gradients together, at the end of the backward.
-        outputs_bytes: The outputs that the caller keeps through the backward, if that was captured.
+        outputs_bytes: The outputs that the caller keeps through the backward, of all calls before
+            it.
         older_gradients_bytes: Gradients of an earlier backward that this one adds to.
         peak_parts: What the step itself has in memory at the predicted peak, in bytes by kind, in
             pairs. `ledger` adds what is fixed, and sums to `predicted_peak_bytes`.
