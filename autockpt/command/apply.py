@@ -43,9 +43,9 @@ def apply(
 
         from autockpt.choices.plain import nearest_plain
 
-        plan = load_plan(source, budget, model, search, shown)
+        plan, built = load_plan(source, budget, model, search, shown)
         say_if_stopped(interrupted)
-        ways = () if plan.graph is None else nearest_plain(plan)
+        ways = () if plan.graph is None else nearest_plain(plan, built)
         lines = _call(plan, source, model.loss)
         if json is not None:
             write(json, json_module.dumps(_values(plan, lines, ways), indent=1) + "\n")

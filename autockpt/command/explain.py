@@ -54,7 +54,7 @@ def explain(
         from autockpt.choices.explain import explain as explain_ops
         from autockpt.choices.modules import named_ops
 
-        plan = load_plan(source, budget, model, search, shown)
+        plan, _ = load_plan(source, budget, model, search, shown)
         say_if_stopped(interrupted)
         if plan.graph is None or plan.schedule is None:
             raise TargetError("nothing was captured, so nothing is saved or recomputed by a plan")

@@ -13,6 +13,8 @@ from autockpt.command.options import BatchedModelOptions, SearchOptions, Shown
 from autockpt.command.usage_error import TargetError
 
 if TYPE_CHECKING:
+    import torch
+
     from autockpt.report.plan import Plan
 
 Source = Annotated[
@@ -64,14 +66,14 @@ def load_plan(
     model: BatchedModelOptions,
     search: SearchOptions,
     shown: Shown,
-) -> Plan:
-    """Returns the plan of a file, or the plan of a target for a budget."""
+) -> tuple[Plan, torch.nn.Module | None]:
+    """Returns the plan of a file; or the plan of a target for a budget, and its model."""
     import autockpt
     from autockpt.command.target import load_step, noted
 
     if is_file(source):
         try:
-            return autockpt.Plan.load(source)
+            return autockpt.Plan.load(source), None
         except OSError as error:
             raise TargetError(str(error)) from error
     assert budget is not None
@@ -86,4 +88,4 @@ def load_plan(
         progress=not shown.quiet,
         device=loaded.device,
     )
-    return noted(plan, loaded)
+    return noted(plan, loaded), loaded.model

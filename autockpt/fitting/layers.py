@@ -29,9 +29,10 @@ def checkpointed(graph: ComputeGraph, groups: Mapping[str, str]) -> Schedule:
 
     Args:
         graph: The graph.
-        groups: The group of each layer that is checkpointed.
+        groups: The group of each module that is checkpointed; none of them is inside another.
     """
-    layers = [groups.get(layer_of(op.segment), "") for op in graph.ops]
+    group_of = {segment: _group_of(segment, groups) for segment in {op.segment for op in graph.ops}}
+    layers = [group_of[op.segment] for op in graph.ops]
     writers = {storage: at for at, op in enumerate(graph.ops) for storage in op.writes}
     read_later = {
         writers[storage]
@@ -57,6 +58,16 @@ def checkpointed(graph: ComputeGraph, groups: Mapping[str, str]) -> Schedule:
                 order += replays.pop(layer, [])
         order.append(at)
     return with_frees(graph, order)
+
+
+def _group_of(segment: str, groups: Mapping[str, str]) -> str:
+    """The group of the checkpointed module that a module is, or is in; empty if it is in none."""
+    path = segment
+    while path:
+        if path in groups:
+            return groups[path]
+        path = path.rpartition(".")[0]
+    return ""
 
 
 def layer_of(segment: str) -> str:

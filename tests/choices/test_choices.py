@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import autockpt
 from autockpt.choices.explain import DROPPED, RECOMPUTED, SAVED, explain
+from autockpt.choices.levels import levels_of
 from autockpt.choices.modules import named_ops
 from autockpt.choices.plain import nearest_plain
 from autockpt.report.plan import Plan
@@ -162,6 +164,88 @@ def test_the_lines_to_paste_checkpoint_the_layers_and_need_what_is_said() -> Non
     assert measured_bytes < eager_bytes
     # torch keeps a little beside tensors, such as the state of random generators.
     assert measured_bytes == pytest.approx(way.peak_bytes - fixed_bytes, rel=0.1)
+
+
+class _Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(32, 128), torch.nn.Linear(128, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.nn.functional.gelu(self.up(x)))
+
+
+class _Stack(torch.nn.Module):
+    """Lists in two parts, and in one of them a list in each item of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.ModuleDict(
+            {"layer": torch.nn.ModuleList(_Block() for _ in range(3))}
+        )
+        self.decoder = torch.nn.ModuleList(
+            torch.nn.ModuleList(_Block() for _ in range(2)) for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in itertools.chain(self.encoder["layer"], *self.decoder):
+            x = block(x)
+        return x.sum()
+
+
+def test_layers_of_several_and_of_nested_lists_are_checkpointed() -> None:
+    """Only the outermost lists were looked at: here that is a list of lists, which never runs."""
+    x = torch.ones(512, 32)
+    torch.manual_seed(0)
+    model = _Stack()
+    plan = autockpt.plan(model, "60%", sample_args=(x,), optimizer="sgd", method="greedy")
+    (way,) = nearest_plain(plan, model)
+    assert way.fits
+    assert "of 7 layers" in way.name
+    assert not any("itself a list" in line for line in way.code)
+    fixed_bytes = plan.fixed.total_bytes
+    _code(way.code, model=model)
+    chosen = [m for m in model.modules() if isinstance(m.forward, functools.partial)]
+    assert {type(m) for m in chosen} == {_Block}
+    assert way.name == f"checkpoint {len(chosen)} of 7 layers"
+    measured_bytes = autockpt.measure_peak_bytes(lambda: model(x).backward())
+    assert measured_bytes == pytest.approx(way.peak_bytes - fixed_bytes, rel=0.1)
+
+
+def test_a_file_does_not_say_whether_layers_are_lists() -> None:
+    plan = planned(0.5)
+    assert plan.graph is not None
+    ops = tuple(
+        dataclasses.replace(op, segment=op.segment.replace(".mlp", ".0")) for op in plan.graph.ops
+    )
+    nested = dataclasses.replace(plan, graph=dataclasses.replace(plan.graph, ops=ops))
+    (way,) = nearest_plain(nested)
+    is_outer = any(re.fullmatch(r"for layer in model\.layer.*", line) for line in way.code)
+    assert is_outer == any("itself a list" in line for line in way.code)
+    assert is_outer
+
+
+@pytest.mark.parametrize(
+    ("segments", "levels"),
+    [
+        (["a", "h.0.x", "h.1.x"], [("h.0", "h.1")]),
+        (
+            ["e.layer.0.x", "d.layer.0", "d.layer.1.y"],
+            [("e.layer.0", "d.layer.0", "d.layer.1")],
+        ),
+        (
+            ["down.0.res.0.conv", "down.0.res.1.conv", "down.0.up", "mid.res.0"],
+            [("down.0", "mid.res.0"), ("down.0.res.0", "down.0.res.1", "mid.res.0")],
+        ),
+        (["b.0.0", "b.0.1", "b.1.0"], [("b.0", "b.1"), ("b.0.0", "b.0.1", "b.1.0")]),
+        (["", "embed"], []),
+    ],
+)
+def test_levels_of_lists(segments: list[str], levels: list[tuple[str, ...]]) -> None:
+    assert list(levels_of(segments)) == levels
+    lists = {"b.0", "b.1"}
+    inner = [level for level in levels if not lists & set(level)]
+    assert list(levels_of(segments, lambda path: path not in lists)) == inner
 
 
 def test_a_model_that_is_a_list_is_cut_by_checkpoint_sequential_too() -> None:
