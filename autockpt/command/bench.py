@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autockpt.command import exits
-from autockpt.command.options import Shown
-from autockpt.command.running import told, write
+from autockpt.command.options import Json, Shown
+from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
 from autockpt.command.streams import console_of_errors, say, tell
 from autockpt.command.usage_error import TargetError
 
@@ -58,17 +58,24 @@ def bench(
     rounds: Annotated[
         int, typer.Option(metavar="N", help="For peers: rounds of each race.", min=1)
     ] = 11,
+    json: Json = None,
 ) -> None:
     """Run an experiment: every method at every budget for every model and device.
 
     Results that are in the folder already are not computed again.
     """
     with told(shown):
+        check_writable(json)
+        speak = tell if json == STANDARD_OUTPUT else say
         if str(file) == _PEERS:
             from autockpt.command.peers import run_peers
             from autockpt.experiments.peers.measure import Rules
 
-            run_peers(output or Path("peers-results"), models, Rules(num_rounds=rounds))
+            folder = output or Path("peers-results")
+            raced = run_peers(folder, models, Rules(num_rounds=rounds))
+            speak(f"{len(raced.races)} races: {folder / 'peers.md'}")
+            if json is not None:
+                write(json, raced.to_json())
             return
         if models is not None:
             raise TargetError("--models is for autockpt bench peers; an experiment names its own")
@@ -78,6 +85,7 @@ def bench(
         experiment = read_experiment(file)
 
         from autockpt.command.experiment_sources import Names
+        from autockpt.experiments.page import to_json
         from autockpt.experiments.results import Results
         from autockpt.experiments.run import Run
 
@@ -93,12 +101,14 @@ def bench(
             _write(experiment, run, sources.environment, file, folder)
         outcome = run.outcome
         known = len(outcome.cells) - outcome.num_solved
-        say(
+        speak(
             f"{outcome.num_solved} cells solved, {known} known before, "
             f"{run.num_cells - len(outcome.cells)} without a result: {folder / 'results.md'}"
         )
         for problem in outcome.problems:
             tell(f"did not run: {problem}")
+        if json is not None:
+            write(json, to_json(experiment, outcome, sources.environment))
         if not outcome.cells:
             raise typer.Exit(exits.NOT_CAPTURED)
 

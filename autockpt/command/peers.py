@@ -10,17 +10,16 @@ import torch
 
 from autockpt.command.experiment_environment import environment
 from autockpt.command.running import write
-from autockpt.command.streams import say
 from autockpt.command.usage_error import TargetError
 from autockpt.experiments.peers.measure import Race, Rules, chosen_ways, race
 from autockpt.experiments.peers.models import PEER_MODELS
-from autockpt.experiments.peers.page import to_markdown
+from autockpt.experiments.peers.page import PeerResults, to_markdown
 from autockpt.experiments.results import Results, key_of
 
 _LOGGER = logging.getLogger("autockpt")
 
 
-def run_peers(folder: Path, names: str | None, rules: Rules) -> None:
+def run_peers(folder: Path, names: str | None, rules: Rules) -> PeerResults:
     """Runs the races that have no result yet, and writes the page after each model.
 
     Args:
@@ -56,4 +55,4 @@ def run_peers(folder: Path, names: str | None, rules: Rules) -> None:
                 races.append(found)
         page = to_markdown(races, versions, num_rounds=rules.num_rounds)
         write(folder / "peers.md", page)
-    say(f"{len(races)} races: {folder / 'peers.md'}")
+    return PeerResults(environment=versions, num_rounds=rules.num_rounds, races=tuple(races))

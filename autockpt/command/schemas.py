@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from autockpt.command.examination import Examination
+from autockpt.experiments.page import ExperimentResults
+from autockpt.experiments.peers.page import PeerResults
 from autockpt.fitting.value import FitValues
 from autockpt.report.comparison import Comparison
 from autockpt.report.curve.value import Curve
@@ -119,6 +121,9 @@ class Verified(msgspec.Struct, forbid_unknown_fields=True):
     eager_step_ns: int
     optimized_step_ns: int
     time_ratio: float
+    least_time_ratio: float
+    most_time_ratio: float
+    clock: Literal["processor", "device"]
     predicted_overhead: float
     planning_s: float
 
@@ -220,6 +225,7 @@ ANSWERS: dict[str, Any] = {
         },
     ),
     "graph": Graph,
+    "bench": ExperimentResults | PeerResults,
     "pareto": _document(
         "Curve", Curve, {"format": Literal["autockpt curve"], "version": Literal[1]}
     ),

@@ -33,6 +33,7 @@ class Verified:
 
     Attributes:
         plan: The plan that the optimized model follows.
+        device: The kind of device, `"cpu"` or another.
         num_steps: How many steps both were trained.
         eager_peak_bytes: Measured peak of an eager step, everything counted.
         optimized_peak_bytes: Measured peak of an optimized step.
@@ -42,6 +43,7 @@ class Verified:
     """
 
     plan: Plan
+    device: str
     num_steps: int
     eager_peak_bytes: int
     optimized_peak_bytes: int
@@ -76,7 +78,7 @@ class Verified:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-        table.add_column("one training step, measured")
+        table.add_column("one step, measured")
         for name in ("eager", "optimized"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
@@ -94,10 +96,11 @@ class Verified:
             "",
         )
         table.add_row(
-            "time",
+            "processor time" if self.device == "cpu" else "time",
             f"{self.times.first_ns / 1e6:.1f} ms",
             f"{self.times.second_ns / 1e6:.1f} ms",
-            f"x{self.times.ratio:.3f}, median of {self.times.num_pairs} pairs",
+            f"x{self.times.ratio:.3f} ({self.times.least_ratio:.2f} to "
+            f"{self.times.most_ratio:.2f})",
         )
         return table
 
@@ -135,6 +138,9 @@ class Verified:
             "eager_step_ns": self.times.first_ns,
             "optimized_step_ns": self.times.second_ns,
             "time_ratio": self.times.ratio,
+            "least_time_ratio": self.times.least_ratio,
+            "most_time_ratio": self.times.most_ratio,
+            "clock": "processor" if self.device == "cpu" else "device",
             "predicted_overhead": self.plan.overhead,
             "planning_s": self.planning_s,
         }
@@ -184,6 +190,7 @@ def verify(
     assert plan is not None
     return Verified(
         plan=plan,
+        device=eager.device.type,
         num_steps=num_steps,
         eager_peak_bytes=peaks[0],
         optimized_peak_bytes=peaks[1],

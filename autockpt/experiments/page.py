@@ -15,17 +15,36 @@ from autockpt.experiments.spec import Experiment, Published
 _LARGE_OVERHEAD = 10  # from here on, in times of the step
 
 
+class ExperimentResults(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="autockpt-experiment"
+):
+    """What came out of an experiment, as it is written.
+
+    Attributes:
+        experiment: What was asked.
+        environment: Versions.
+        captured: The captured models.
+        cells: The answers.
+        problems: Models that could not be captured, and why.
+    """
+
+    experiment: Experiment
+    environment: dict[str, str]
+    captured: tuple[Captured, ...]
+    cells: tuple[Cell, ...]
+    problems: tuple[str, ...]
+
+
 def to_json(experiment: Experiment, outcome: Outcome, environment: dict[str, str]) -> str:
     """The results as JSON: the experiment, its environment, captured models and cells."""
-    content = {
-        "format": "autockpt-experiment",
-        "experiment": experiment,
-        "environment": environment,
-        "captured": outcome.captured,
-        "cells": outcome.cells,
-        "problems": outcome.problems,
-    }
-    return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
+    document = ExperimentResults(
+        experiment=experiment,
+        environment=environment,
+        captured=outcome.captured,
+        cells=outcome.cells,
+        problems=outcome.problems,
+    )
+    return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
 
 def to_markdown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -89,11 +90,15 @@ class Trainer:
         return sum(storages.values())
 
     def time_ns(self) -> int:
-        """Times one more step, with the device's own clock if it has one."""
+        """Times one more step: with the device's own clock, or in time of the processors.
+
+        Processor time is that of all threads of this process; what other processes do to a busy
+        machine does not count.
+        """
         if self.device.type == "cpu":
-            start_ns = time.perf_counter_ns()
+            start_ns = time.process_time_ns()
             self.step()
-            return time.perf_counter_ns() - start_ns
+            return time.process_time_ns() - start_ns
         module = torch.get_device_module(self.device)
         start, end = module.Event(enable_timing=True), module.Event(enable_timing=True)
         start.record()
@@ -105,11 +110,22 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Medians of the step times of two trainers, measured alternately."""
+    """The step times of two trainers, measured alternately.
+
+    Attributes:
+        first_ns: Median of the first's.
+        second_ns: Median of the second's.
+        ratio: Median over pairs of the second's time divided by the first's.
+        least_ratio: The smallest of these ratios.
+        most_ratio: The largest.
+        num_pairs: How many pairs were measured.
+    """
 
     first_ns: int
     second_ns: int
     ratio: float
+    least_ratio: float
+    most_ratio: float
     num_pairs: int
 
 
@@ -152,12 +168,25 @@ def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
 def time_in_turns(first: Trainer, second: Trainer, *, num_pairs: int) -> Times:
     """Times steps of both alternately, so that other load on the machine affects both equally.
 
-    The ratio is the median over pairs of the second time divided by the first.
+    Each runs one step before that does not count, and each is the first of every second pair.
     """
-    pairs = [(first.time_ns(), second.time_ns()) for _ in range(num_pairs)]
+    for trainer in (first, second):
+        trainer.step()
+    gc.collect()
+    pairs = []
+    for number in range(num_pairs):
+        if number % 2 == 0:
+            first_ns, second_ns = first.time_ns(), second.time_ns()
+        else:
+            second_ns, first_ns = second.time_ns(), first.time_ns()
+        # A step may be shorter than a tick of the clock.
+        pairs.append((max(1, first_ns), max(1, second_ns)))
+    ratios = [b / a for a, b in pairs]
     return Times(
         first_ns=int(statistics.median(a for a, _ in pairs)),
         second_ns=int(statistics.median(b for _, b in pairs)),
-        ratio=statistics.median(b / a for a, b in pairs),
+        ratio=statistics.median(ratios),
+        least_ratio=min(ratios),
+        most_ratio=max(ratios),
         num_pairs=num_pairs,
     )

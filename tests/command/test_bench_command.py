@@ -163,7 +163,7 @@ def test_a_method_that_fails_leaves_the_other_cells(folder: Path) -> None:
         (("bench_models.py:mlp", "bench_models.py:nlp"), "has no 'nlp'"),
         (("bench_models.py:mlp", "zoo:nlp"), "unknown model 'nlp'; the zoo has gpt2"),
         (('"greedy"', '"greedier"'), "unknown method 'greedier'"),
-        (('loss = "sum"', 'loss = "max"'), "'max' is no target"),
+        (('loss = "sum"', 'loss = "max"'), "unknown loss 'max'; use sum, mean"),
         (("title =", 'devices = ["h1000"]\ntitle ='), "h1000"),
         (("title =", 'cost = "nobody"\ntitle ='), "no 'nobody' among the entry points"),
         (("title =", "titel ="), "x.toml: Object contains unknown field `titel`"),

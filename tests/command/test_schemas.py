@@ -33,6 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "              for _ in range(3)]\n"
         "    return torch.nn.Sequential(*layers), torch.ones(batch, 16)\n"
     )
+    (folder / "x.toml").write_text(
+        'budgets = ["100%"]\nmethods = ["none"]\n[[models]]\nloss = "sum"\n'
+        'target = "models_for_schemas.py:make"\n'
+    )
     (folder / "train.py").write_text("import torch\n")
     (folder / "plain.json").write_text(
         '{"ops": [{"name": "a", "duration": 1, "output_bytes": 1}], "edges": []}'
@@ -73,6 +77,7 @@ _QUICK = ("--method", "greedy", "--time-limit", "1", "-q")
         ("monitor", ["monitor", "-q", "--json", "-", "FOLDER/train.py"]),
         ("doctor", ["doctor"]),
         ("cache", ["cache", "info"]),
+        ("bench", ["bench", "FOLDER/x.toml", "-q"]),
     ],
 )
 def test_real_answers_have_the_documented_types(folder: Path, kind: str, args: list[str]) -> None:

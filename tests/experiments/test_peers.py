@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ from autockpt.command.cli import _app
 from autockpt.experiments.peers import measure
 from autockpt.experiments.peers.measure import Measured, Race, Rules, race
 from autockpt.experiments.peers.models import PEER_MODELS, PeerModel, built
-from autockpt.experiments.peers.page import to_markdown
+from autockpt.experiments.peers.page import PeerResults, to_markdown
 from autockpt.experiments.peers.ways import copied, ways_of
 from autockpt.experiments.results import Results
 from autockpt.experiments.side_by_side import Trainer
@@ -144,6 +145,10 @@ def test_races_are_kept_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(run) == count
     assert "## OPT" in (tmp_path / "peers.md").read_text()
     assert Results(tmp_path, Race).find(Race, run[0]) is not None
+    answer = CliRunner().invoke(_app, (*args, "--json", "-"))
+    written = msgspec.json.decode(answer.stdout, type=PeerResults)
+    assert [race.key for race in written.races] == run
+    assert written.num_rounds == 11
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
+import pytest
 import torch
 
 from autockpt import zoo
+from autockpt.experiments import side_by_side
 from autockpt.experiments.side_by_side import Trainer, compare, time_in_turns
 
 
@@ -55,4 +58,34 @@ def test_times_are_taken_in_turns() -> None:
     times = time_in_turns(first, second, num_pairs=3)
     assert times.num_pairs == 3
     assert min(times.first_ns, times.second_ns) > 0
-    assert times.ratio > 0
+    assert 0 < times.least_ratio <= times.ratio <= times.most_ratio
+
+
+def test_one_slow_step_changes_the_spread_and_not_the_ratio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy machine showed a step of three and a half times the eager one's."""
+    first, second = _pair()
+    order: list[str] = []
+
+    def clock(name: str, values: list[int]) -> Callable[[], int]:
+        def read() -> int:
+            order.append(name)
+            return values[order.count(name) - 1]
+
+        return read
+
+    monkeypatch.setattr(first, "time_ns", clock("first", [100, 100, 100, 50, 100]))
+    monkeypatch.setattr(second, "time_ns", clock("second", [110, 365, 110, 55, 110]))
+    times = time_in_turns(first, second, num_pairs=5)
+    assert times.ratio == pytest.approx(1.1)
+    assert (times.least_ratio, times.most_ratio) == pytest.approx((1.1, 3.65))
+    assert (times.first_ns, times.second_ns) == (100, 110)
+    assert order[:4] == ["first", "second", "second", "first"]
+
+
+def test_the_time_on_a_cpu_is_that_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = _pair()
+    ticks = iter((1000, 1700))
+    monkeypatch.setattr(side_by_side.time, "process_time_ns", lambda: next(ticks))
+    assert first.time_ns() == 700

@@ -6,10 +6,32 @@ import datetime as dt
 import statistics
 from collections.abc import Sequence
 
+import msgspec
+
 from autockpt.experiments.peers.measure import Measured, Race
 
 _MIB = 2**20
 _NOISE = 0.02  # ratios closer than this are equal here
+
+
+class PeerResults(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="autockpt-peers"
+):
+    """The races, as they are written.
+
+    Attributes:
+        environment: Versions.
+        num_rounds: How many rounds each race had.
+        races: The races, in the order of the page.
+    """
+
+    environment: dict[str, str]
+    num_rounds: int
+    races: tuple[Race, ...]
+
+    def to_json(self) -> str:
+        """Returns the races as JSON text."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1).decode() + "\n"
 
 
 def to_markdown(races: Sequence[Race], environment: dict[str, str], *, num_rounds: int) -> str:
