@@ -166,7 +166,7 @@ def test_a_method_that_fails_leaves_the_other_cells(folder: Path) -> None:
         (('loss = "sum"', 'loss = "max"'), "unknown loss 'max'; use sum, mean"),
         (("title =", 'devices = ["h1000"]\ntitle ='), "h1000"),
         (("title =", 'cost = "nobody"\ntitle ='), "no 'nobody' among the entry points"),
-        (("title =", "titel ="), "x.toml: Object contains unknown field `titel`"),
+        (("title =", "titel ="), "x.toml: unknown key 'titel'; did you mean 'title'?"),
     ],
 )
 def test_a_wrong_name_is_one_line_before_anything_is_built(
