@@ -211,9 +211,13 @@ Made on {dt.datetime.now(tz=dt.UTC).date()} by `python benchmarks/first_step.py 
 on a CPU ({platform.machine()}, 1 thread, torch {torch.__version__}). Seconds of processor time
 from the start of a process to the end of its first training step, imports included. In brackets:
 the ratio to `torch.compile(backend="aot_eager")` in the same run, which traces the model and
-changes nothing. *first*: nothing is known of the model. *operators known*: their times were
-measured by an earlier process, the plan was not kept. *kept plan*: a second process, which neither
-profiles nor solves. Compiling the solver's kernels, once per installation, is not counted.
+changes nothing.
+
+- *first*: no cache.
+- *operators known*: an earlier process measured the operators, but its plan was not kept.
+- *kept plan*: a second process, which neither profiles nor solves.
+
+Compiling the solver's kernels, once per installation, is not counted.
 
 | model | eager | aot_eager | first | operators known | kept plan | solver s | plan |
 |---|---|---|---|---|---|---|---|

@@ -24,10 +24,11 @@ _INTRODUCTION = """\
 # Correctness
 
 Each row is a feature that people train with. Its tests train the same program with and without
-autockpt for several steps. They compare bit for bit: losses and other outputs, the gradient of every
-parameter, parameters, buffers, optimizer state, and the state of every random generator. In rows with a
-budget, the measured peak must stay within it, at two budgets: the smallest workable one, and one
-halfway to what eager PyTorch needs. [Limitations](limitations.md) lists what is not supported.
+autockpt for several steps. They compare bit for bit: losses and other outputs, the gradient of
+every parameter, parameters, buffers, optimizer state, and the state of every random generator. In
+rows with a budget, the measured peak must stay within it, at two budgets: the smallest workable
+one, and one halfway to what eager PyTorch needs. [Limitations](limitations.md) lists what is not
+supported.
 
 `make test` runs some tests of each row, mostly at the smallest budget. `make matrix` runs all of
 them, and `python benchmarks/matrix.py` writes this page. `python benchmarks/fuzz.py` tests random
