@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.options import Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
-from autockpt.command.streams import console_of_errors, say, tell
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.options import Json, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import console_of_errors, say, tell
+from autockpt.command.running.told import told
 
 if TYPE_CHECKING:
     from autockpt.experiments.run import Run
@@ -68,7 +69,7 @@ def bench(
         check_writable(json)
         speak = tell if json == STANDARD_OUTPUT else say
         if str(file) == _PEERS:
-            from autockpt.command.peers import run_peers
+            from autockpt.command.tasks.peers import run_peers
             from autockpt.experiments.peers.measure import Rules
 
             folder = output or Path("peers-results")
@@ -84,7 +85,7 @@ def bench(
 
         experiment = read_experiment(file)
 
-        from autockpt.command.experiment_sources import Names
+        from autockpt.command.targets.experiment import Names
         from autockpt.experiments.page import to_json
         from autockpt.experiments.results import Results
         from autockpt.experiments.run import Run

@@ -10,12 +10,13 @@ from typing import Any
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.grammar import spread
-from autockpt.command.options import Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
-from autockpt.command.streams import say, tell
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.groups import spread
+from autockpt.command.grammar.options import Json, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import say, tell
+from autockpt.command.running.told import told
 
 EXAMPLES = ("autockpt cache info", "autockpt cache clear")
 

@@ -22,7 +22,6 @@ from autockpt.command import (
     demo,
     diff,
     doctor,
-    exits,
     explain,
     fit,
     graph,
@@ -33,8 +32,9 @@ from autockpt.command import (
     solve,
     verify,
 )
-from autockpt.command.grammar import spread
-from autockpt.command.streams import tell
+from autockpt.command.grammar.groups import spread
+from autockpt.command.running import exits
+from autockpt.command.running.streams import tell
 
 # What typer raises for an option or a command that is wrong.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import (
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import (
     Budget,
     Json,
     ModelOptions,
@@ -16,8 +15,10 @@ from autockpt.command.options import (
     Shown,
     Size,
 )
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
-from autockpt.command.streams import say, show, width
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import say, show, width
+from autockpt.command.running.told import status, told
+from autockpt.command.targets.method import load_method
 from autockpt.zoo.catalogue import NAMES
 
 EXAMPLES = ("autockpt demo", "autockpt demo --model resnet50 --budget 70%")
@@ -53,8 +54,8 @@ def demo(
         options.check(target)
 
         from autockpt.command.plan import around
-        from autockpt.command.target import load_step, runnable
-        from autockpt.command.verification import described, verify
+        from autockpt.command.targets.target import load_step, runnable
+        from autockpt.command.tasks.verification import described, verify
         from autockpt.report import tables
 
         example = runnable(load_step(target, options, budget=wanted), target)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autockpt.command.options import Html, Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, read, told, write
-from autockpt.command.streams import show
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.options import Html, Json, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, read, write
+from autockpt.command.running.streams import show
+from autockpt.command.running.told import told
 
 if TYPE_CHECKING:
     from autockpt.report.plan import Plan

@@ -6,10 +6,11 @@ import json as json_module
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.options import Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
-from autockpt.command.streams import show
+from autockpt.command.grammar.options import Json, Shown
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show
+from autockpt.command.running.told import status, told
 
 EXAMPLES = ("autockpt doctor", "autockpt doctor --json -")
 
@@ -23,7 +24,7 @@ def doctor(shown: Shown, json: Json = None) -> None:
         check_writable(json)
 
         from autockpt.command.cache import kept
-        from autockpt.command.examination import examine, render
+        from autockpt.command.tasks.examination import examine, render
 
         with status(is_shown=json != STANDARD_OUTPUT) as stage:
             found = examine(stage)

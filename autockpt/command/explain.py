@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
-from autockpt.command.source import Source, SourceBudget, check_source, load_plan
-from autockpt.command.streams import show, width
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.options import BatchedModelOptions, Json, SearchOptions, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show, width
+from autockpt.command.running.told import say_if_stopped, told
+from autockpt.command.targets.source import Source, SourceBudget, check_source, load_plan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

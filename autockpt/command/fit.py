@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.checks import checked_budget
-from autockpt.command.options import HERE, BatchedModelOptions, Json, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
-from autockpt.command.streams import show, width
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import HERE, BatchedModelOptions, Json, Shown, Target
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show, width
+from autockpt.command.running.told import told
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import device_names, find_device
 from autockpt.devices.usable import budget_of
@@ -68,7 +69,7 @@ def fit(
         of_device.check(target)
 
         import autockpt
-        from autockpt.command.target import load_step, noted, takes_batch
+        from autockpt.command.targets.target import load_step, noted, takes_batch
 
         loaded = load_step(target, of_device)
         gc.freeze()  # what is imported and built stays: collections need not look through it
@@ -141,7 +142,7 @@ def _variants(
     """The same model in other precisions, or with adapters."""
     if not target.startswith("hf:"):
         return None
-    from autockpt.command.target import load_step
+    from autockpt.command.targets.target import load_step
     from autockpt.hub.config import HubError
 
     def of(**changes: Any) -> Callable[[], Variant]:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from autockpt.command.options import BatchedModelOptions, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
-from autockpt.command.streams import say, tell
+from autockpt.command.grammar.options import BatchedModelOptions, Shown, Target
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import say, tell
+from autockpt.command.running.told import told
 
 EXAMPLES = (
     "autockpt graph zoo:gpt2 -o gpt2.json",
@@ -39,7 +40,7 @@ def graph(
         model.check(target)
 
         import autockpt
-        from autockpt.command.target import load_step
+        from autockpt.command.targets.target import load_step
         from autockpt.dispatch.kept import none_kept
         from autockpt_solvers import graph_to_json
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import Json, ModelOptions, SearchOptions, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
-from autockpt.command.streams import say
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import Json, ModelOptions, SearchOptions, Shown, Target
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import say
+from autockpt.command.running.told import say_if_stopped, told
+from autockpt.command.targets.method import load_method
 
 EXAMPLES = (
     "autockpt max-batch my_models.py:batched --budget 8GB",
@@ -57,7 +58,7 @@ def max_batch(
         model.check(target)
 
         import autockpt
-        from autockpt.command.target import load_step, noted, takes_batch
+        from autockpt.command.targets.target import load_step, noted, takes_batch
 
         if not takes_batch(target):
             raise TargetError(

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from autockpt.command.options import Json, Shown
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, told, write
-from autockpt.command.streams import tell
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.options import Json, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import tell
+from autockpt.command.running.told import told
 
 EXAMPLES = (
     "autockpt monitor train.py --epochs 3",
@@ -55,7 +56,7 @@ def monitor(
             raise TargetError(f"there is no file {plan}")
 
         import autockpt
-        from autockpt.command.watching import run_watched
+        from autockpt.command.tasks.watching import run_watched
 
         known = None
         if plan is not None:

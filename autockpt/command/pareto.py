@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
-from autockpt.command.streams import show, width
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import BatchedModelOptions, Json, SearchOptions, Shown, Target
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show, width
+from autockpt.command.running.told import say_if_stopped, told
+from autockpt.command.targets.method import load_method
 
 if TYPE_CHECKING:
     import autockpt
@@ -84,7 +85,7 @@ def pareto(
             _check_plot(plot)
 
         import autockpt
-        from autockpt.command.target import load_step, noted
+        from autockpt.command.targets.target import load_step, noted
         from autockpt.report.curve import text
         from autockpt.report.curve.search import checked_budgets
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import (
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import (
     BatchedModelOptions,
     Budget,
     Html,
@@ -19,8 +18,10 @@ from autockpt.command.options import (
     Shown,
     Target,
 )
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, say_if_stopped, told, write
-from autockpt.command.streams import show, width
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show, width
+from autockpt.command.running.told import say_if_stopped, told
+from autockpt.command.targets.method import load_method
 
 if TYPE_CHECKING:
     from autockpt.report.plan import Plan
@@ -63,7 +64,7 @@ def plan(
 
         import autockpt
         from autockpt import progress
-        from autockpt.command.target import load_step, noted
+        from autockpt.command.targets.target import load_step, noted
         from autockpt.dispatch.kept import none_kept
         from autockpt.report import tables
 

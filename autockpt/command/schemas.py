@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from autockpt.command.examination import Examination
+from autockpt.command.tasks.examination import Examination
 from autockpt.experiments.page import ExperimentResults
 from autockpt.experiments.peers.page import PeerResults
 from autockpt.fitting.value import FitValues

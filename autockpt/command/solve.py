@@ -7,19 +7,13 @@ from typing import Annotated
 
 import typer
 
-from autockpt.command import exits
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import Json, SearchOptions, Shown
-from autockpt.command.running import (
-    STANDARD_OUTPUT,
-    check_writable,
-    read,
-    say_if_stopped,
-    told,
-    write,
-)
-from autockpt.command.streams import say
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import Json, SearchOptions, Shown
+from autockpt.command.running import exits
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, read, write
+from autockpt.command.running.streams import say
+from autockpt.command.running.told import say_if_stopped, told
+from autockpt.command.targets.method import load_method
 
 EXAMPLES = (
     "autockpt solve gpt2.json --budget 60%",
@@ -66,7 +60,7 @@ def solve(
         text = read(graph)
 
         from autockpt import progress
-        from autockpt.command.graph_file import solve_file
+        from autockpt.command.tasks.graph_file import solve_file
 
         limit_s = _TIME_LIMIT_S if search.time_limit is None else search.time_limit
         with progress.planning(graph.name, is_shown=not shown.quiet):

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import (
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import (
     BatchedModelOptions,
     Budget,
     Json,
@@ -16,8 +15,10 @@ from autockpt.command.options import (
     Shown,
     Target,
 )
-from autockpt.command.running import STANDARD_OUTPUT, check_writable, status, told, write
-from autockpt.command.streams import show
+from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
+from autockpt.command.running.streams import show
+from autockpt.command.running.told import status, told
+from autockpt.command.targets.method import load_method
 
 EXAMPLES = (
     "autockpt verify zoo:gpt2 --budget 40%",
@@ -41,9 +42,9 @@ def verify(
         search.check()
         model.check(target)
 
-        from autockpt.command.target import load_step, runnable
-        from autockpt.command.verification import described
-        from autockpt.command.verification import verify as verify_both
+        from autockpt.command.targets.target import load_step, runnable
+        from autockpt.command.tasks.verification import described
+        from autockpt.command.tasks.verification import verify as verify_both
 
         example = runnable(load_step(target, model, budget=wanted), target)
         is_told = json != STANDARD_OUTPUT

@@ -13,8 +13,9 @@ import pytest
 from terminals import environment
 from typer.testing import CliRunner, Result
 
-from autockpt.command import cli, exits
+from autockpt.command import cli
 from autockpt.command.cli import _app
+from autockpt.command.running import exits
 from tests.small_plans import planned
 
 _MODELS = """

@@ -173,7 +173,7 @@ def test_a_wrong_name_is_one_line_before_anything_is_built(
     folder: Path, change: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "autockpt.command.experiment_sources.load_step", lambda *_, **__: pytest.fail("built")
+        "autockpt.command.targets.experiment.load_step", lambda *_, **__: pytest.fail("built")
     )
     file = folder / "x.toml"
     file.write_text(file.read_text().replace(*change))

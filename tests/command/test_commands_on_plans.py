@@ -10,7 +10,7 @@ import pytest
 from command_line import autockpt, error_of
 
 from autockpt.choices.plain import nearest_plain
-from autockpt.command import exits
+from autockpt.command.running import exits
 from tests.small_plans import planned
 
 _SCRIPT = """

@@ -20,7 +20,7 @@ from autockpt.report.plan import Plan
 _PROGRAM = """
 import time, sys
 from autockpt_solvers import clock, StopSearch
-from autockpt.command import cli, graph_file
+from autockpt.command import cli; from autockpt.command.tasks import graph_file
 from autockpt.lower import problem
 from autockpt.progress import current, displays
 

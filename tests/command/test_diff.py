@@ -7,8 +7,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from autockpt.command import exits
 from autockpt.command.cli import _app
+from autockpt.command.running import exits
 from tests.small_plans import planned
 
 

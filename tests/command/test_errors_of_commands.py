@@ -14,9 +14,9 @@ import torch
 from command_line import autockpt, error_of
 from terminals import environment
 
-from autockpt.command import exits
-from autockpt.command.failures import failure_of
-from autockpt.command.interrupts import Interrupts
+from autockpt.command.running import exits
+from autockpt.command.running.failures import failure_of
+from autockpt.command.running.interrupts import Interrupts
 
 _SCRIPT = """
 import torch
@@ -143,7 +143,7 @@ def test_a_full_disk_is_no_bug() -> None:
 
 def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
     program = (
-        "from autockpt.command import cli, graph_file\n"
+        "from autockpt.command import cli; from autockpt.command.tasks import graph_file\n"
         "def broken(*args, **options):\n    raise KeyError('gone')\n"
         "graph_file.solve = broken\ncli.main()\n"
     )

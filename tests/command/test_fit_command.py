@@ -9,9 +9,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from autockpt.command import exits
 from autockpt.command.cli import _app
-from autockpt.command.failures import failure_of
+from autockpt.command.running import exits
+from autockpt.command.running.failures import failure_of
 from autockpt_solvers import ScheduleError
 from tests.hub.test_build import LLAMA
 

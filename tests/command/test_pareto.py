@@ -58,7 +58,9 @@ def test_a_curve_is_printed_written_and_drawn(tmp_path: Path) -> None:
 def test_wrong_arguments_fail_before_anything_is_built(
     args: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autockpt.command.target.load", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(
+        "autockpt.command.targets.target.load", lambda *_, **__: pytest.fail("built")
+    )
     result = _run("pareto", "zoo:sequential", *args)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from autockpt.command.options import ModelOptions, Size
-from autockpt.command.target import TargetError, load, load_loss
+from autockpt.command.grammar.options import ModelOptions, Size
+from autockpt.command.targets.target import TargetError, load, load_loss
 
 _MODELS = """
 import torch

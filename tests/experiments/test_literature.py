@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autockpt.command.experiment_sources import Names
+from autockpt.command.targets.experiment import Names
 from autockpt.experiments.spec import read_experiment
 
 _FOLDER = Path(__file__).parents[2] / "examples" / "experiments"

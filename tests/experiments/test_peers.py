@@ -136,8 +136,8 @@ def test_races_are_kept_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return _race(key=key, model=model.title, way=str(way))
 
     ways = list(ways_of(TINY, built(TINY)))[:2]
-    monkeypatch.setattr("autockpt.command.peers.race", counted)
-    monkeypatch.setattr("autockpt.command.peers.chosen_ways", lambda _: ways)
+    monkeypatch.setattr("autockpt.command.tasks.peers.race", counted)
+    monkeypatch.setattr("autockpt.command.tasks.peers.chosen_ways", lambda _: ways)
     args = ("bench", "peers", "--models", "opt, bert", "--output", str(tmp_path))
     for count in (4, 4):
         result = CliRunner().invoke(_app, args)

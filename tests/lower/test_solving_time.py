@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import autockpt
-from autockpt.command.target import load
+from autockpt.command.targets.target import load
 from autockpt.lower.solving_time import SolvingTime
 from autockpt_solvers import Result, SolveStatus
 

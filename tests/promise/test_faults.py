@@ -24,7 +24,7 @@ from torch import nn
 from torch._dynamo.variables.torch import tracing_state_functions
 
 import autockpt
-from autockpt.command.graph_file import solve_file
+from autockpt.command.tasks.graph_file import solve_file
 from autockpt.profile import cache as profile_cache
 from autockpt.profile.cache import NodeCost, ProfileCache
 from autockpt.torch_private.dynamo_settings import tracing_config

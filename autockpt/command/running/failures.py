@@ -8,8 +8,8 @@ import sys
 import traceback
 from dataclasses import dataclass
 
-from autockpt.command import exits
-from autockpt.command.usage_error import UserCodeError, place_of
+from autockpt.command.grammar.usage_error import UserCodeError, place_of
+from autockpt.command.running import exits
 
 _OUTPUT_FAILED = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 _REPORT = "please report it with the output of the same command with --traceback"

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import autockpt
 from autockpt.budget import Budget, format_bytes
-from autockpt.command import exits
+from autockpt.command.running import exits
 from autockpt.experiments.side_by_side import Comparison, Times, Trainer, compare, time_in_turns
 from autockpt.report.inert import inert
 from autockpt.report.plan import Plan

@@ -20,8 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autockpt.api import get_plan
 from autockpt.budget import format_bytes
-from autockpt.command import exits
-from autockpt.command.usage_error import UserCodeError
+from autockpt.command.grammar.usage_error import UserCodeError
+from autockpt.command.running import exits
 from autockpt.dispatch.lookup import optimized_methods
 from autockpt.report.plan import Plan
 

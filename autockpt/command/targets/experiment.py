@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from autockpt.command import checks
-from autockpt.command.experiment_environment import environment
-from autockpt.command.methods import load_method
-from autockpt.command.options import BatchedModelOptions, Size
-from autockpt.command.target import elsewhere, load_cost, load_function, load_step
+from autockpt.command.grammar import checks
+from autockpt.command.grammar.options import BatchedModelOptions, Size
+from autockpt.command.targets.environment import environment
+from autockpt.command.targets.method import load_method
+from autockpt.command.targets.target import elsewhere, load_cost, load_function, load_step
 from autockpt.experiments.run import Sources
 from autockpt.experiments.spec import Experiment, Model
 from autockpt.zoo import Example

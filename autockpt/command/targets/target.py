@@ -16,9 +16,9 @@ import torch
 
 from autockpt import zoo
 from autockpt.budget import Budget, no_device
-from autockpt.command.checks import FORMS, check_function, check_target
-from autockpt.command.options import ModelOptions
-from autockpt.command.usage_error import TargetError, UserCodeError
+from autockpt.command.grammar.checks import FORMS, check_function, check_target
+from autockpt.command.grammar.options import ModelOptions
+from autockpt.command.grammar.usage_error import TargetError, UserCodeError
 from autockpt.devices.device import Device
 from autockpt.devices.lookup import find_device
 from autockpt.hub.build import build_from_hub

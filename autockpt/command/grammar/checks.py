@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from autockpt.budget import Budget, parse_budget
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.usage_error import TargetError
 from autockpt.devices.lookup import find_device
 from autockpt.near_names import meant
 from autockpt.zoo.catalogue import NAMES

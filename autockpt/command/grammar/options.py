@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from autockpt.command import checks
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar import checks
+from autockpt.command.grammar.usage_error import TargetError
 from autockpt.devices.lookup import device_names
 from autockpt.hub.options import HubOptions
 from autockpt.zoo.catalogue import NAMES

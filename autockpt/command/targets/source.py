@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autockpt.command.checks import checked_budget
-from autockpt.command.methods import load_method
-from autockpt.command.options import BatchedModelOptions, SearchOptions, Shown
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.checks import checked_budget
+from autockpt.command.grammar.options import BatchedModelOptions, SearchOptions, Shown
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.targets.method import load_method
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def load_plan(
 ) -> tuple[Plan, torch.nn.Module | None]:
     """Returns the plan of a file; or the plan of a target for a budget, and its model."""
     import autockpt
-    from autockpt.command.target import load_step, noted
+    from autockpt.command.targets.target import load_step, noted
 
     if is_file(source):
         try:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from autockpt.command.experiment_environment import environment
-from autockpt.command.running import write
-from autockpt.command.usage_error import TargetError
+from autockpt.command.grammar.usage_error import TargetError
+from autockpt.command.running.files import write
+from autockpt.command.targets.environment import environment
 from autockpt.experiments.peers.measure import Race, Rules, chosen_ways, race
 from autockpt.experiments.peers.models import PEER_MODELS
 from autockpt.experiments.peers.page import PeerResults, to_markdown

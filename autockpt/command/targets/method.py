@@ -16,6 +16,6 @@ def load_method(text: str) -> str | Method:
     """
     if ":" not in text:
         return text
-    from autockpt.command.target import load_function
+    from autockpt.command.targets.target import load_function
 
     return load_function(text)
