@@ -31,7 +31,7 @@ from autockpt.dispatch.plan_only import plan_only
 from autockpt.loop import Loop
 from autockpt.profile.cost_model import CostModel
 from autockpt.report.plan import Plan
-from autockpt.report.words import cost_warning
+from autockpt.report.words.sentences import cost_warning
 from autockpt.request import Request
 from autockpt.sample_step import in_training, sample_step, with_gradients
 from autockpt.torch_private.distributed import inside_data_parallel

@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 import autockpt
-from autockpt.report import tables
+from autockpt.report.terminal import tables
 
 _PICTURES = Path(__file__).parent / "pictures"
 _MAX_BYTES = 200_000

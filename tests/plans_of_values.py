@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from autockpt.report.breakdown import module_rows, peak_parts
 from autockpt.report.parts import FixedBytes, ModuleRow
 from autockpt.report.plan import Plan
+from autockpt.report.timeline.breakdown import module_rows, peak_parts
 from autockpt.report.timeline.places import NO_PLACES, Places, SourceLine
 from autockpt_solvers import ComputeGraph, Op, SolveStatus, Storage, simulate, with_frees
 

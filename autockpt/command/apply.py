@@ -57,7 +57,7 @@ def apply(
 def _call(plan: Plan, source: str, loss: str | None) -> list[str]:
     """The one call, with what else the plan depends on; a file does not say its loss."""
     from autockpt.budget import sufficient_budget
-    from autockpt.report.terminal.headline import optimizer_argument
+    from autockpt.report.words.headline import optimizer_argument
 
     given = f'"{sufficient_budget(plan.budget_bytes)}"'
     if is_file(source):
@@ -98,8 +98,8 @@ def _render(plan: Plan, lines: list[str], ways: tuple[Plain, ...]) -> Renderable
     from rich.text import Text
 
     from autockpt.budget import format_bytes
-    from autockpt.report.inert import inert
-    from autockpt.report.terminal.headline import headline
+    from autockpt.report.words.headline import headline
+    from autockpt.report.words.inert import inert
 
     def code(lines: list[str] | tuple[str, ...]) -> list[RenderableType]:
         return [Text(inert(line), "cyan", no_wrap=True, overflow="ignore") for line in lines]

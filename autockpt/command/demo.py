@@ -56,7 +56,7 @@ def demo(
         from autockpt.command.plan import around
         from autockpt.command.targets.target import load_step, runnable
         from autockpt.command.tasks.verification import described, verify
-        from autockpt.report import tables
+        from autockpt.report.terminal import tables
 
         example = runnable(load_step(target, options, budget=wanted), target)
         is_told = json != STANDARD_OUTPUT

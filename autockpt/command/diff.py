@@ -36,8 +36,8 @@ def diff(first: _File, second: _File, shown: Shown, json: Json = None, html: Htm
         check_writable(json, html)
         texts = [read(file) for file in (first, second)]
 
-        from autockpt.report.comparison import compare, render
         from autockpt.report.diff import diff_html
+        from autockpt.report.terminal.comparison import compare, render
 
         a, b = _plan(first, texts[0]), _plan(second, texts[1])
         names = _names(first, second)

@@ -92,9 +92,9 @@ def _render(plan: Plan, name: str, explanation: Explanation) -> RenderableType:
     from rich.text import Text
 
     from autockpt.budget import format_bytes
-    from autockpt.report.inert import inert
     from autockpt.report.terminal.names import shortened, without_folders
-    from autockpt.report.words import format_time
+    from autockpt.report.words.inert import inert
+    from autockpt.report.words.sentences import format_time
 
     assert plan.graph is not None
     counts: dict[str, list[int]] = {}
@@ -153,7 +153,7 @@ def _other(plan: Plan, other: OtherChoice) -> RenderableType:
     from rich.text import Text
 
     from autockpt.budget import format_bytes
-    from autockpt.report.words import format_time
+    from autockpt.report.words.sentences import format_time
 
     peak, budget = format_bytes(other.peak_bytes), format_bytes(plan.budget_bytes)
     more = f"{'+' if other.more_bytes >= 0 else ''}{format_bytes(other.more_bytes)}"

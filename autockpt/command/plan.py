@@ -25,7 +25,7 @@ from autockpt.command.targets.method import load_method
 
 if TYPE_CHECKING:
     from autockpt.report.plan import Plan
-    from autockpt.report.tables import Surroundings
+    from autockpt.report.terminal.tables import Surroundings
 
 EXAMPLES = (
     "autockpt plan zoo:gpt2 --budget 40%",
@@ -66,7 +66,7 @@ def plan(
         from autockpt import progress
         from autockpt.command.targets.target import load_step, noted
         from autockpt.dispatch.kept import none_kept
-        from autockpt.report import tables
+        from autockpt.report.terminal import tables
 
         method = load_method(search.method)
         loaded = load_step(target, model, budget=wanted)
@@ -101,7 +101,7 @@ def around(plan: Plan, command: str) -> Surroundings:
         plan: The plan.
         command: Target and options, as they are typed.
     """
-    from autockpt.report.tables import Surroundings
+    from autockpt.report.terminal.tables import Surroundings
 
     return Surroundings(
         timelines=None if plan.schedule is None else plan.timeline(),

@@ -12,8 +12,8 @@ from autockpt.command.tasks.examination import Examination
 from autockpt.experiments.page import ExperimentResults
 from autockpt.experiments.peers.page import PeerResults
 from autockpt.fitting.value import FitValues
-from autockpt.report.comparison import Comparison
 from autockpt.report.curve.value import Curve
+from autockpt.report.terminal.comparison import Comparison
 from autockpt.report.values import PlanValues
 
 

@@ -22,8 +22,8 @@ from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.errors import InternalError, internal_errors
 from autockpt.ladder.ladder import leads_down
 from autockpt.profile.cache import cache_folder
+from autockpt.report.files.plan_file import write_whole
 from autockpt.report.plan import Plan
-from autockpt.report.plan_file import write_whole
 from autockpt.request import Request
 from autockpt.rewrite.regions import PlannedRegions
 from autockpt.user_warnings import warn_user

@@ -32,9 +32,9 @@ from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
 from autockpt.loop import PLAIN
-from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
-from autockpt.report.words import cost_warning, leanest_warning, many_plans_warning
+from autockpt.report.words.outcome import outcome
+from autockpt.report.words.sentences import cost_warning, leanest_warning, many_plans_warning
 from autockpt.request import Request
 from autockpt.torch_private.modules import modes_and_hooks
 from autockpt.user_warnings import warn_user

@@ -21,8 +21,8 @@ from autockpt.ladder.planner import StepPlanner
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
 from autockpt.lower.difference import first_difference
-from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
+from autockpt.report.words.outcome import outcome
 from autockpt.request import Request
 from autockpt.verify.inputs import input_leaves
 from autockpt.verify.step import acts_on_parameters

@@ -15,8 +15,8 @@ from autockpt.dispatch.trial import AcceptedPlan
 from autockpt.errors import AutockptError
 from autockpt.ladder.executable import changing, is_twice
 from autockpt.ladder.ladder import leads_down
-from autockpt.report.outcome import outcome
 from autockpt.report.plan import Plan
+from autockpt.report.words.outcome import outcome
 from autockpt.user_warnings import warn_user
 
 _MAX_STALE = 4  # plans given up because the code took another path, before rungs are given up

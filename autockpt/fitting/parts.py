@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autockpt.fitting.step import SizedStep
-from autockpt.report.breakdown import peak_parts
 from autockpt.report.plan import Plan
+from autockpt.report.timeline.breakdown import peak_parts
 from autockpt.report.timeline.kinds import EAGER_ALONE, OLDER_GRADIENTS
 from autockpt_solvers import baseline_schedule, simulate
 

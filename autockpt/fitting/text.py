@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from rich.text import Text
 from autockpt.batch.predicted import MOST_SAMPLES
 from autockpt.budget import format_bytes
 from autockpt.fitting.value import Change, FitValues, Way, WayKind
+from autockpt.report.terminal.plain import plain_text
 
 _WIDTH = 100
 _MOST_CHANGES = 8
@@ -26,12 +26,7 @@ _COLUMNS = {
 
 def text(fit: FitValues) -> str:
     """Returns the report as plain text."""
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
-    )
-    console.print(render(fit))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    return plain_text(render(fit), width=_WIDTH)
 
 
 def render(fit: FitValues, *, width: int = _WIDTH) -> Group:

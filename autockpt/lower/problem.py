@@ -11,9 +11,9 @@ from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt.report.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
+from autockpt.report.timeline.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.timeline.places import NO_PLACES, Places
 from autockpt.report.timeline.replay import forward_end
 from autockpt_solvers import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autockpt.report.comparison import compare
 from autockpt.report.plan import Plan
+from autockpt.report.terminal.comparison import compare
 from autockpt.report.timeline.value import StepTimelines
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from autockpt.budget import Budget
-from autockpt.report import json_text, plan_file, tables
 from autockpt.report.curve import search
 from autockpt.report.curve.value import Curve
-from autockpt.report.outcome import described
+from autockpt.report.files import json_text, plan_file
+from autockpt.report.terminal import tables
 from autockpt.report.timeline.making import timelines
 from autockpt.report.timeline.places import NO_PLACES, Places
 from autockpt.report.timeline.value import StepTimelines
 from autockpt.report.values import PlanValues
+from autockpt.report.words.outcome import described
 from autockpt_solvers import ComputeGraph, Method, Schedule
 
 # Of the curve on a page.

@@ -13,7 +13,7 @@ import autockpt
 from autockpt.budget import sufficient_budget
 from autockpt.command.cli import _app
 from autockpt.report.plan import Plan
-from autockpt.report.terminal.headline import headline
+from autockpt.report.words.headline import headline
 from autockpt_solvers import (
     Compute,
     ComputeGraph,

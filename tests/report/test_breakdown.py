@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import autockpt
-from autockpt.report.breakdown import peak_parts
+from autockpt.report.timeline.breakdown import peak_parts
 from autockpt_solvers import ComputeGraph, Problem, baseline_schedule, simulate, solve
 from tests.solvers.graphs import graphs
 

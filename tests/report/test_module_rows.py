@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autockpt.report.module_rows import compress
 from autockpt.report.parts import ModuleRow
+from autockpt.report.words.module_rows import compress
 
 
 def _row(module: str, saved_bytes: int = 1, recompute_ns: int = 0) -> ModuleRow:

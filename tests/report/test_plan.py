@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from autockpt.report.words import cost_warning
+from autockpt.report.words.sentences import cost_warning
 from autockpt_solvers import SolveStatus
 from tests.plans_of_values import MIB, plan_of, row_of
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autockpt.report import tables
 from autockpt.report.plan import Plan
-from autockpt.report.tables import Surroundings
+from autockpt.report.terminal import tables
 from autockpt.report.terminal.at_peak import peak_place, standing_at_peak
-from autockpt.report.terminal.headline import headline, tries, verdict
 from autockpt.report.terminal.names import shortened
+from autockpt.report.terminal.tables import Surroundings
+from autockpt.report.words.headline import headline, tries, verdict
 from autockpt_solvers import SolveStatus
 from tests.small_plans import MIB, planned
 

@@ -37,7 +37,7 @@ def write(file: Path, content: str | bytes) -> None:
     Raises:
         TargetError: If it cannot be written.
     """
-    from autockpt.report.plan_file import write_whole
+    from autockpt.report.files.plan_file import write_whole
 
     if file == STANDARD_OUTPUT and isinstance(content, str):
         answers().write(content)

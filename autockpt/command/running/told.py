@@ -18,7 +18,7 @@ from autockpt.command.running import exits
 from autockpt.command.running.failures import failure_of
 from autockpt.command.running.interrupts import Interrupts, interrupts
 from autockpt.command.running.streams import console_of_errors, only_answers, tell
-from autockpt.report.inert import inert
+from autockpt.report.words.inert import inert
 
 
 @contextlib.contextmanager

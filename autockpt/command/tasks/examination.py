@@ -20,7 +20,7 @@ from rich.text import Text
 
 import autockpt
 from autockpt.budget import format_bytes
-from autockpt.report.inert import inert
+from autockpt.report.words.inert import inert
 
 _NEEDED = ("torch", "ortools", "numba", "numpy", "networkx", "msgspec", "rich", "typer", "jinja2")
 _EXTRAS = {
@@ -226,7 +226,7 @@ def _kernels() -> str:
 
 def _cache() -> str:
     from autockpt.profile.cache import cache_folder
-    from autockpt.report.plan_file import write_whole
+    from autockpt.report.files.plan_file import write_whole
 
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)

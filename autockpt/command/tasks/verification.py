@@ -19,8 +19,8 @@ import autockpt
 from autockpt.budget import Budget, format_bytes
 from autockpt.command.running import exits
 from autockpt.experiments.side_by_side import Comparison, Times, Trainer, compare, time_in_turns
-from autockpt.report.inert import inert
 from autockpt.report.plan import Plan
+from autockpt.report.words.inert import inert
 from autockpt.zoo import Example
 
 _NUM_NAMED = 5

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autockpt.report.plan_file import write_whole
+from autockpt.report.files.plan_file import write_whole
 
 if TYPE_CHECKING:
     from autockpt.report.curve.value import Curve

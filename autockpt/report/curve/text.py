@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from autockpt.budget import format_bytes
-from autockpt.report.tables import WIDTH
-from autockpt.report.words import times_words
+from autockpt.report.terminal.plain import plain_text
+from autockpt.report.terminal.tables import WIDTH
+from autockpt.report.words.sentences import times_words
 
 if TYPE_CHECKING:
     from autockpt.report.curve.points import CurvePoint
@@ -29,12 +29,7 @@ _WHY_NONE = {
 
 def plain(curve: Curve) -> str:
     """Returns the curve as plain text."""
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
-    )
-    console.print(render(curve))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    return plain_text(render(curve), width=WIDTH)
 
 
 def render(curve: Curve, *, width: int = WIDTH) -> Group:

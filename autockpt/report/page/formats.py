@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from autockpt.budget import format_bytes
-from autockpt.report.inert import inert
+from autockpt.report.words.inert import inert
 
 _UNITS_NS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 _UNITS_BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))

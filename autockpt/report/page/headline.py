@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autockpt.report.page.formats import format_bytes, format_share
-from autockpt.report.terminal.headline import as_asked, verdict
 from autockpt.report.values import PlanValues
-from autockpt.report.words import cost_warning
+from autockpt.report.words.headline import as_asked, verdict
+from autockpt.report.words.sentences import cost_warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
 
-from autockpt.report.comparison import compare
 from autockpt.report.page.charts import (
     Panel,
     curve_chart,
@@ -29,6 +28,7 @@ from autockpt.report.page.groups import COLORS, GROUPS, by_group
 from autockpt.report.page.headline import headline
 from autockpt.report.page.listing import listing
 from autockpt.report.page.tree import tree_of
+from autockpt.report.terminal.comparison import compare
 from autockpt.report.timeline.kinds import OPTIMIZER_WORKSPACE, WORKSPACE
 from autockpt.report.timeline.value import StepTimelines
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from autockpt.report.inert import inert
-from autockpt.report.module_rows import fold
 from autockpt.report.timeline.value import Alive, Timeline
+from autockpt.report.words.inert import inert
+from autockpt.report.words.module_rows import fold
 from autockpt_solvers import Compute
 
 

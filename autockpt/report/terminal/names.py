@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autockpt.report.inert import inert
+from autockpt.report.words.inert import inert
 
 _LEFT_OUT = ".."
 

@@ -6,24 +6,24 @@ command line adds color, and blocks where the terminal has them.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from autockpt.budget import format_bytes
-from autockpt.report.inert import inert
-from autockpt.report.module_rows import Line, compress
 from autockpt.report.terminal.at_peak import Standing, peak_place, standing_at_peak
 from autockpt.report.terminal.chart import Chart
-from autockpt.report.terminal.headline import headline, tries, verdict
 from autockpt.report.terminal.names import shortened, without_folders
+from autockpt.report.terminal.plain import plain_text
 from autockpt.report.timeline.value import StepTimelines, Timeline
 from autockpt.report.values import PlanValues
-from autockpt.report.words import cost_warning, format_time, minimum_words, times_words
+from autockpt.report.words.headline import headline, tries, verdict
+from autockpt.report.words.inert import inert
+from autockpt.report.words.module_rows import Line, compress
+from autockpt.report.words.sentences import cost_warning, format_time, minimum_words, times_words
 
 WIDTH = 100
 NARROWEST = 60
@@ -58,13 +58,7 @@ class Surroundings:
 
 def text(plan: PlanValues, around: Surroundings | None = None, *, width: int = WIDTH) -> str:
     """Returns the report as plain ASCII text."""
-    buffer = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
-    console = Console(
-        file=buffer, width=width, color_system=None, legacy_windows=False, force_jupyter=False
-    )
-    console.print(render(plan, around, width=width), crop=False)
-    buffer.seek(0)
-    return "\n".join(line.rstrip() for line in buffer.read().splitlines())
+    return plain_text(render(plan, around, width=width), width=width, encoding="ascii")
 
 
 def render(plan: PlanValues, around: Surroundings | None = None, *, width: int = WIDTH) -> Group:

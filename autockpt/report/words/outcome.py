@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autockpt.budget import format_bytes
-from autockpt.report.inert import inert
 from autockpt.report.values import PlanValues
+from autockpt.report.words.inert import inert
 
 
 def outcome(plan: PlanValues) -> str:

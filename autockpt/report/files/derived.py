@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from autockpt.report.breakdown import kept_outputs_bytes, module_rows, peak_parts
+from autockpt.report.timeline.breakdown import kept_outputs_bytes, module_rows, peak_parts
 from autockpt.report.timeline.places import Places
 from autockpt.report.values import PlanValues
 from autockpt_solvers import (

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
-from autockpt.report.derived import check_derived, check_laws
+from autockpt.report.files.derived import check_derived, check_laws
 from autockpt.report.timeline.places import NO_PLACES, Places, SourceLine
 from autockpt.report.values import PlanValues
 from autockpt_solvers import (

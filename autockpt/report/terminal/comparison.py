@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from autockpt.budget import format_bytes
-from autockpt.report.inert import inert
-from autockpt.report.module_rows import fold
 from autockpt.report.parts import ModuleRow
+from autockpt.report.terminal.plain import plain_text
 from autockpt.report.values import PlanValues
+from autockpt.report.words.inert import inert
+from autockpt.report.words.module_rows import fold
 
 _WIDTH = 100
 _NUM_MODULES = 20
@@ -86,12 +86,7 @@ class Comparison:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
 
     def __str__(self) -> str:
-        buffer = io.StringIO()
-        console = Console(
-            file=buffer, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
-        )
-        console.print(render(self))
-        return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+        return plain_text(render(self), width=_WIDTH)
 
 
 def compare(

@@ -1,0 +1,1 @@
+"""Plans as files: what is written, and the checks of what is read."""
