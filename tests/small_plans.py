@@ -7,7 +7,7 @@ import dataclasses
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.breakdown import kept_outputs_bytes, module_rows, peak_parts
-from autockpt.report.timeline.kinds import OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import OPTIMIZER_STEP
 from autockpt.report.timeline.places import Places, SourceLine
 from autockpt_solvers import (
     ComputeGraph,

@@ -16,7 +16,7 @@ import torch
 from autockpt.checkpoint.calls import Call, Calls
 from autockpt.checkpoint.phases import Phases
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt.report.timeline.kinds import OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import OPTIMIZER_STEP
 from autockpt_solvers import Compute, ComputeGraph, Op, Storage, baseline_schedule, simulate
 
 _BACKWARD_TIMES_FORWARD = 2  # the time of a stretch's backward is not measured

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autockpt.fitting.step import SizedStep
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.breakdown import peak_parts
-from autockpt.report.timeline.kinds import EAGER_ALONE, OLDER_GRADIENTS
 from autockpt_solvers import baseline_schedule, simulate
 
 
@@ -23,9 +23,9 @@ def parts_of(step: SizedStep, plan: Plan | None) -> tuple[tuple[str, int], ...]:
     timeline = simulate(problem.graph, schedule)
     parts = {
         **problem.fixed.by_kind,
-        OLDER_GRADIENTS: problem.older_gradients_bytes,
+        MemoryKind.OLDER_GRADIENTS: problem.older_gradients_bytes,
         **peak_parts(problem.graph, schedule, timeline, problem.outside),
     }
     # Eager's own peak, while the graph's backward overwrites some values.
-    parts[EAGER_ALONE] = peak_bytes - sum(parts.values())
+    parts[MemoryKind.EAGER_ALONE] = peak_bytes - sum(parts.values())
     return tuple((kind, size_bytes) for kind, size_bytes in parts.items() if size_bytes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from autockpt import progress
 from autockpt.errors import BudgetError
 from autockpt.ladder.step import StepToPlan, eager_failures
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.plan import Plan
-from autockpt.report.values import WHOLE_STEP
 from autockpt_solvers import SolveStatus
 
 
@@ -33,8 +33,8 @@ def eager_plan(step: StepToPlan) -> Plan:
             minimum_peak_bytes=peak_bytes,
             composition={
                 **fixed.by_kind,
-                "gradients of an earlier backward": step.older_gradients_bytes,
-                WHOLE_STEP: step_bytes,
+                MemoryKind.OLDER_GRADIENTS: step.older_gradients_bytes,
+                MemoryKind.WHOLE_STEP: step_bytes,
             },
         )
     optimizer = step.request.optimizer

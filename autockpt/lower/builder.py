@@ -23,7 +23,7 @@ from autockpt.loop import Loop
 from autockpt.lower.once import must_run_once
 from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
-from autockpt.report.timeline.kinds import CLEARED_GRADIENTS, OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import CLEARED_GRADIENTS, OPTIMIZER_STEP
 from autockpt.torch_private.generators import rng_state_bytes
 from autockpt.verify.live_bytes import rounded_up
 from autockpt_solvers import ComputeGraph, Op, Storage

@@ -11,6 +11,7 @@ from autockpt.lower.calls import plan_for_calls
 from autockpt.lower.difference import first_difference
 from autockpt.lower.solving_time import SolvingTime
 from autockpt.profile.optimizer import OptimizerMemory
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.report.timeline.breakdown import kept_outputs_bytes, module_rows, peak_parts
@@ -406,7 +407,7 @@ class StepProblem:
         place = f"the {phase} of {op.segment}" if op.segment else op.name
         composition = {
             **self.fixed.by_kind,
-            "gradients of an earlier backward": self.older_gradients_bytes,
+            MemoryKind.OLDER_GRADIENTS: self.older_gradients_bytes,
             **peak_parts(self.graph, schedule, timeline, self.outside),
             BEYOND: held_back_bytes,
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from autockpt.report.kinds import MemoryKind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedBytes:
@@ -46,13 +48,13 @@ class FixedBytes:
     def by_kind(self) -> dict[str, int]:
         """All fields, as an error names them."""
         return {
-            "parameters": self.parameters_bytes,
-            "buffers": self.buffers_bytes,
-            "optimizer state": self.optimizer_bytes,
-            "inputs": self.inputs_bytes,
-            "buckets": self.communication_bytes,
-            "workspace of cuBLAS": self.workspace_bytes,
-            "other calls": self.other_calls_bytes,
+            MemoryKind.PARAMETERS: self.parameters_bytes,
+            MemoryKind.BUFFERS: self.buffers_bytes,
+            MemoryKind.OPTIMIZER_STATE: self.optimizer_bytes,
+            MemoryKind.INPUTS: self.inputs_bytes,
+            MemoryKind.BUCKETS: self.communication_bytes,
+            MemoryKind.LIBRARIES: self.workspace_bytes,
+            MemoryKind.OTHER_CALLS: self.other_calls_bytes,
         }
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.parts import FixedBytes, ModuleRow, check_not_negative
 from autockpt_solvers import SolveStatus
 
 COST_SOURCES = ("measured", "roofline", "model")
-# The step itself, if its parts are not known.
-WHOLE_STEP = "activations, gradients and workspace"
 RUNGS = ("whole", "blocks", "checkpoint", "eager")
 
 
@@ -58,10 +57,10 @@ class PlanValues:
     @property
     def ledger(self) -> dict[str, int]:
         """What the predicted peak is made of, in bytes by kind; the parts add up to it exactly."""
-        unnamed = "in eager PyTorch alone" if self.peak_parts else WHOLE_STEP
+        unnamed = MemoryKind.EAGER_ALONE if self.peak_parts else MemoryKind.WHOLE_STEP
         return {
             **self.fixed.by_kind,
-            "gradients of an earlier backward": self.older_gradients_bytes,
+            MemoryKind.OLDER_GRADIENTS: self.older_gradients_bytes,
             **dict(self.peak_parts),
             unnamed: self.unnamed_bytes,
         }

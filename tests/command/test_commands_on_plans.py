@@ -98,7 +98,7 @@ class TestApply:
         assert ', optimizer="sgd", loss_fn=lambda output: output.sum())' in run.stdout
         for line in run.stdout.splitlines():
             assert line.startswith(
-                ("#", "import ", "from ", "model", "for ", "    ", "output")
+                ("#", "import ", "from ", "model", "for ", "    ", "):", "output")
             ) or (not line)
 
     def test_what_does_not_fit(self, folder: Path) -> None:

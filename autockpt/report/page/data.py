@@ -7,9 +7,10 @@ import gzip
 import json
 from typing import Any
 
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.page.formats import inert
 from autockpt.report.page.groups import GROUPS, group_of
-from autockpt.report.timeline.kinds import EAGER_ALONE, OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import OPTIMIZER_STEP
 from autockpt.report.timeline.replay import Replay
 from autockpt.report.timeline.value import Timeline
 from autockpt_solvers import Compute
@@ -94,7 +95,7 @@ def timeline_data(timeline: Timeline, kinds: dict[str, int], graph: int = 0) -> 
                 begun[storage] = at, replay.live[storage]
     for storage in list(begun):
         ended(storage, len(timeline.schedule.steps))
-    alone_bytes = timeline.bytes_by_kind(timeline.peak).get(EAGER_ALONE, 0)
+    alone_bytes = timeline.bytes_by_kind(timeline.peak).get(MemoryKind.EAGER_ALONE, 0)
     return {
         "graph": graph,
         "steps": [
@@ -103,7 +104,7 @@ def timeline_data(timeline: Timeline, kinds: dict[str, int], graph: int = 0) -> 
         ],
         "lives": lives,
         "fixed": [[number(kind), size] for kind, size in timeline.fixed.items() if size],
-        "alone": [number(EAGER_ALONE), alone_bytes],
+        "alone": [number(MemoryKind.EAGER_ALONE), alone_bytes],
         "peak": timeline.peak,
         "forwardEnd": timeline.forward_end,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from autockpt.report.timeline.kinds import OLDER_GRADIENTS
+from autockpt.report.kinds import MemoryKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,31 +31,37 @@ GROUPS = (
         key="parameters",
         label="parameters",
         meaning="with buffers, inputs and what libraries keep, there all the time",
-        kinds=("parameters", "buffers", "inputs", "buckets", "workspace of cuBLAS"),
+        kinds=(
+            MemoryKind.PARAMETERS,
+            MemoryKind.BUFFERS,
+            MemoryKind.INPUTS,
+            MemoryKind.BUCKETS,
+            MemoryKind.LIBRARIES,
+        ),
     ),
     Group(
         key="optimizer",
         label="optimizer state",
         meaning="there all the time",
-        kinds=("optimizer state",),
+        kinds=(MemoryKind.OPTIMIZER_STATE,),
     ),
     Group(
         key="gradients",
         label="gradients",
         meaning="of parameters, made by the backward",
-        kinds=("gradients", OLDER_GRADIENTS, "cleared gradients"),
+        kinds=(MemoryKind.GRADIENTS, MemoryKind.OLDER_GRADIENTS, MemoryKind.CLEARED_GRADIENTS),
     ),
     Group(
         key="saved",
         label="saved activations",
         meaning="kept from the forward for the backward, with outputs",
-        kinds=("saved activations", "outputs", "other calls"),
+        kinds=(MemoryKind.SAVED, MemoryKind.OUTPUTS, MemoryKind.OTHER_CALLS),
     ),
     Group(
         key="recomputed",
         label="recomputed activations",
         meaning="freed in the forward, made again in the backward",
-        kinds=("recomputed activations",),
+        kinds=(MemoryKind.RECOMPUTED,),
     ),
     Group(
         key="transient",

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from typing import TYPE_CHECKING, Any
 
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.page.charts import (
     Panel,
     curve_chart,
@@ -29,7 +30,6 @@ from autockpt.report.page.headline import headline
 from autockpt.report.page.listing import listing
 from autockpt.report.page.tree import tree_of
 from autockpt.report.terminal.comparison import compare
-from autockpt.report.timeline.kinds import OPTIMIZER_WORKSPACE, WORKSPACE
 from autockpt.report.timeline.value import StepTimelines
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def diff_html(
         for key, (name, plan, timelines) in zip(("first", "second"), both, strict=True)
         if timelines is not None
     }
-    kinds = {WORKSPACE: 0, OPTIMIZER_WORKSPACE: 1}
+    kinds: dict[str, int] = {MemoryKind.WORKSPACE: 0, MemoryKind.OPTIMIZER_WORKSPACE: 1}
     data: dict[str, Any] = {
         "timelines": {
             key: timeline_data(timeline, kinds, graph)
@@ -181,7 +181,7 @@ def composition(
 def _data(plan: PlanValues, timelines: StepTimelines | None) -> dict[str, Any]:
     if timelines is None:
         return {}
-    kinds = {WORKSPACE: 0, OPTIMIZER_WORKSPACE: 1}
+    kinds: dict[str, int] = {MemoryKind.WORKSPACE: 0, MemoryKind.OPTIMIZER_WORKSPACE: 1}
     graphs = [graph_data(timelines.plan)]
     eager_graph = graph_data(timelines.eager)
     if eager_graph != graphs[0]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autockpt.budget import format_bytes
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.terminal.at_peak import Standing, peak_place, standing_at_peak
 from autockpt.report.terminal.chart import Chart
 from autockpt.report.terminal.names import shortened, without_folders
@@ -32,7 +33,7 @@ _NARROW = 76
 _MAX_LINES = 40
 _MAX_AT_PEAK = 8
 # Lines of the ledger that are shown even if there is nothing of the kind.
-_ALWAYS = ("parameters", "buffers", "optimizer state", "inputs")
+_ALWAYS = (MemoryKind.PARAMETERS, MemoryKind.BUFFERS, MemoryKind.OPTIMIZER_STATE, MemoryKind.INPUTS)
 _RUNGS = {
     "whole": "the forward runs as captured graphs",
     "blocks": "blocks run as captured graphs, what is around them as it is",
@@ -233,19 +234,19 @@ def _tries(plan: PlanValues, around: Surroundings) -> Group:
 
 def _memory(plan: PlanValues) -> Padding:
     assumed = " (assumed; pass optimizer= to name yours)" if plan.optimizer_assumed else ""
-    notes = {
-        "optimizer state": f"{inert(plan.optimizer_name)}{assumed}",
-        "buckets": "of gradients, for data parallelism",
-        "workspace of cuBLAS": "what it keeps for the forward's thread and the backward's",
-        "other calls": "what they hold before the same backward",
-        "gradients": f"all together take {format_bytes(plan.gradients_bytes)}",
-        "outputs": "that your code keeps",
-        "saved activations": "kept for the backward",
-        "recomputed activations": "made again in the backward",
-        "forward values": "freed before the backward",
-        "backward values": "between operations of the backward",
-        "optimizer's step": "what it allocates beside its state",
-        "in eager PyTorch alone": "it overwrites fewer values",
+    notes: dict[str, str] = {
+        MemoryKind.OPTIMIZER_STATE: f"{inert(plan.optimizer_name)}{assumed}",
+        MemoryKind.BUCKETS: "of gradients, for data parallelism",
+        MemoryKind.LIBRARIES: "what it keeps for the forward's thread and the backward's",
+        MemoryKind.OTHER_CALLS: "what they hold before the same backward",
+        MemoryKind.GRADIENTS: f"all together take {format_bytes(plan.gradients_bytes)}",
+        MemoryKind.OUTPUTS: "that your code keeps",
+        MemoryKind.SAVED: "kept for the backward",
+        MemoryKind.RECOMPUTED: "made again in the backward",
+        MemoryKind.FORWARD: "freed before the backward",
+        MemoryKind.BACKWARD: "between operations of the backward",
+        MemoryKind.OPTIMIZER_WORKSPACE: "what it allocates beside its state",
+        MemoryKind.EAGER_ALONE: "it overwrites fewer values",
     }
     grid = _grid("left", "right", "left")
     for kind, size_bytes in plan.ledger.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from autockpt.report.timeline.kinds import EAGER_ALONE, OLDER_GRADIENTS, OTHER_CALLS, STEP_KINDS
+from autockpt.report.kinds import STEP_KINDS, MemoryKind
 from autockpt.report.timeline.places import Places
 from autockpt.report.timeline.replay import Replay, forward_end
 from autockpt.report.timeline.value import Moment, StepTimelines, Timeline
@@ -23,7 +23,7 @@ def timelines(
         schedule: Its schedule.
         places: Where the graph's operations come from.
     """
-    fixed = values.fixed.by_kind | {OLDER_GRADIENTS: values.older_gradients_bytes}
+    fixed = values.fixed.by_kind | {MemoryKind.OLDER_GRADIENTS: values.older_gradients_bytes}
     peak_bytes = sum(fixed.values()) + simulate(graph, schedule).peak_bytes
     alone_bytes = max(0, values.predicted_peak_bytes - peak_bytes)
     plan = _timeline(graph, schedule, places, fixed, alone_bytes=alone_bytes)
@@ -34,7 +34,7 @@ def _eager(
     values: PlanValues, graph: ComputeGraph, places: Places, fixed: dict[str, int]
 ) -> Timeline:
     """The step as eager runs it: operations in their order, once, with nothing overwritten."""
-    fixed = fixed | {OTHER_CALLS: 0}
+    fixed = fixed | {MemoryKind.OTHER_CALLS: 0}
     room_bytes = values.baseline_peak_bytes - sum(fixed.values())
     bare = dataclasses.replace(
         graph, ops=tuple(dataclasses.replace(op, overwrites=()) for op in graph.ops)
@@ -49,7 +49,9 @@ def _eager(
         # On the rung without a capture eager is measured, and may need less than its calls alone.
         bare, rest_bytes = _with_less_workspace(bare, schedule, room_bytes), 0
     if values.fixed.other_calls_bytes:
-        return _timeline(bare, schedule, places, fixed | {OTHER_CALLS: rest_bytes}, alone_bytes=0)
+        return _timeline(
+            bare, schedule, places, fixed | {MemoryKind.OTHER_CALLS: rest_bytes}, alone_bytes=0
+        )
     return _timeline(bare, schedule, places, fixed, alone_bytes=rest_bytes)
 
 
@@ -91,7 +93,7 @@ def _timeline(
         kind, size_bytes = replay.workspace(step)
         now = replay.totals | {kind: size_bytes}
         rows.append([now.get(kind, 0) for kind in STEP_KINDS])
-    all_kinds = (*fixed, *STEP_KINDS, EAGER_ALONE)
+    all_kinds = (*fixed, *STEP_KINDS, MemoryKind.EAGER_ALONE)
     fixed_bytes = list(fixed.values())
     table = [[*fixed_bytes, *row, 0] for row in rows]
     if table:

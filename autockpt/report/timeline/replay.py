@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from autockpt.report.timeline.kinds import (
-    CLEARED_GRADIENTS,
-    OPTIMIZER_STEP,
-    OPTIMIZER_WORKSPACE,
-    STORAGE_KINDS,
-    WORKSPACE,
-)
+from autockpt.report.kinds import STORAGE_KINDS, MemoryKind
+from autockpt.report.timeline.marked_ops import CLEARED_GRADIENTS, OPTIMIZER_STEP
 from autockpt_solvers import Compute, ComputeGraph, Free, Schedule
 
 
@@ -31,9 +26,9 @@ class Replay:
     graph: ComputeGraph
     saved: Collection[int]
     outside: Collection[int]
-    live: dict[int, str] = field(default_factory=dict)
+    live: dict[int, MemoryKind] = field(default_factory=dict)
     num_runs: list[int] = field(init=False)
-    totals: dict[str, int] = field(init=False)
+    totals: dict[MemoryKind, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_runs = [0] * len(self.graph.ops)
@@ -53,32 +48,32 @@ class Replay:
         for storage in op.overwrites:
             self._remove(storage)
 
-    def workspace(self, step: Compute | Free) -> tuple[str, int]:
+    def workspace(self, step: Compute | Free) -> tuple[MemoryKind, int]:
         """The kind of an op's workspace, and its bytes; 0 for a step that runs none."""
         if isinstance(step, Free):
-            return WORKSPACE, 0
+            return MemoryKind.WORKSPACE, 0
         op = self.graph.ops[step.op]
-        kind = OPTIMIZER_WORKSPACE if op.name == OPTIMIZER_STEP else WORKSPACE
+        kind = MemoryKind.OPTIMIZER_WORKSPACE if op.name == OPTIMIZER_STEP else MemoryKind.WORKSPACE
         return kind, op.workspace_bytes
 
     def _remove(self, storage: int) -> None:
         self.totals[self.live.pop(storage)] -= self.graph.size(storage)
 
-    def _kind(self, index: int, storage: int) -> str:
+    def _kind(self, index: int, storage: int) -> MemoryKind:
         op, is_output = self.graph.ops[index], self.graph.is_output[storage]
         if op.is_backward and is_output:
-            return "gradients"
+            return MemoryKind.GRADIENTS
         if index in self.outside:
-            return "loss outside of the model"
+            return MemoryKind.OUTSIDE
         if op.is_backward:
-            return "backward values"
+            return MemoryKind.BACKWARD
         if self.num_runs[index] > 1:
-            return "recomputed activations"
+            return MemoryKind.RECOMPUTED
         if op.name == CLEARED_GRADIENTS:
-            return "cleared gradients"
+            return MemoryKind.CLEARED_GRADIENTS
         if is_output:
-            return "outputs"
-        return "saved activations" if storage in self.saved else "forward values"
+            return MemoryKind.OUTPUTS
+        return MemoryKind.SAVED if storage in self.saved else MemoryKind.FORWARD
 
 
 def forward_end(graph: ComputeGraph, schedule: Schedule) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autockpt.budget import format_bytes
-from autockpt.report.timeline.kinds import EAGER_ALONE
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.timeline.places import Places, SourceLine
 from autockpt.report.timeline.replay import Replay
 from autockpt_solvers import Compute, ComputeGraph, Schedule
@@ -144,9 +144,13 @@ class Timeline:
         if isinstance(last, Compute):
             name = f"{kind} of {self.graph.ops[last.op].name}"
             found.append(self._alive(name, kind, size_bytes, last.op))
-        if EAGER_ALONE in self.kinds:
-            size_bytes = moment.kind_bytes[self.kinds.index(EAGER_ALONE)]
-            found.append(Alive(name=EAGER_ALONE, kind=EAGER_ALONE, size_bytes=size_bytes))
+        if MemoryKind.EAGER_ALONE in self.kinds:
+            size_bytes = moment.kind_bytes[self.kinds.index(MemoryKind.EAGER_ALONE)]
+            found.append(
+                Alive(
+                    name=MemoryKind.EAGER_ALONE, kind=MemoryKind.EAGER_ALONE, size_bytes=size_bytes
+                )
+            )
         # Ties by the order in which they were made.
         return tuple(sorted((a for a in found if a.size_bytes), key=lambda a: -a.size_bytes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autockpt.budget import format_bytes, sufficient_budget
+from autockpt.report.kinds import MemoryKind
 from autockpt.report.values import PlanValues
 
 # A plan is worth it if it saves more than this share of the peak for less than that more time.
@@ -71,7 +72,7 @@ def _advice(plan: PlanValues) -> str:
     kept = {
         "parameters, gradients and optimizer state": plan.fixed.parameters_bytes
         + plan.fixed.optimizer_bytes
-        + dict(plan.peak_parts).get("gradients", 0)
+        + dict(plan.peak_parts).get(MemoryKind.GRADIENTS, 0)
     }
     share = sum(kept.values()) / max(1, plan.predicted_peak_bytes)
     if share >= _LEAN:
@@ -79,7 +80,7 @@ def _advice(plan: PlanValues) -> str:
             f"{share:.0%} of the peak is parameters, gradients and optimizer state, which no plan "
             "saves: a leaner optimizer, bf16, LoRA or sharding (FSDP) lowers it."
         )
-    step_bytes = dict(plan.peak_parts).get("optimizer's step", 0)
+    step_bytes = dict(plan.peak_parts).get(MemoryKind.OPTIMIZER_WORKSPACE, 0)
     if step_bytes > (1 - _LEAN) * plan.predicted_peak_bytes:
         return "The peak is the optimizer's step: fused=True, or a leaner optimizer, lowers it."
     return "A smaller batch with gradient accumulation, or bf16, lowers activations."

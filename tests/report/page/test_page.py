@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from autockpt.budget import format_bytes
 from autockpt.report.diff import diff_html, diff_text
+from autockpt.report.kinds import STEP_KINDS
 from autockpt.report.page.areas import NUM_COLUMNS, areas, columns
 from autockpt.report.page.data import timeline_data
 from autockpt.report.page.formats import byte_ticks, format_time, time_ticks
@@ -25,7 +26,6 @@ from autockpt.report.page.groups import GROUPS, by_group
 from autockpt.report.page.listing import listing
 from autockpt.report.page.tree import Branch, tree_of
 from autockpt.report.plan import Plan
-from autockpt.report.timeline.kinds import STEP_KINDS
 from autockpt.report.timeline.value import Timeline
 from autockpt_solvers import Compute
 from tests.plans import PLAN

@@ -1,0 +1,6 @@
+"""The names of ops that stand for what a training loop does."""
+
+from __future__ import annotations
+
+CLEARED_GRADIENTS = "gradients of an earlier backward"
+OPTIMIZER_STEP = "optimizer step"
