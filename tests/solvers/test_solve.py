@@ -34,6 +34,8 @@ from autockpt_solvers.bounds.peak import lower_bound_bytes
 from autockpt_solvers.orders.facts import GraphFacts
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 NAMES = method_names()
 
 

@@ -27,6 +27,8 @@ from autockpt_solvers.methods.registry import METHODS
 from autockpt_solvers.session import Session
 from tests.solvers.graphs import blocks, chain
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 
 def tight(graph, share=0.45):
     peak = simulate(graph, baseline_schedule(graph)).peak_bytes
@@ -211,7 +213,7 @@ class Ticking(Clock):
 def test_whenever_the_time_is_over_every_plan_can_run(name, looks):
     """Windows that no time was left for were composed as if they kept nothing and cost nothing:
     the plan began in the middle."""
-    graph = blocks(6)
+    graph = blocks(3 if name in ("exact", "intervals") else 6)
     session = Session(graph=graph, seed=0, clock=Ticking(looks))
     problem = tight(graph)
     found = METHODS[name].load()(problem, session, time_limit_s=60)
