@@ -140,7 +140,7 @@ import transformers
 class TokenModel(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embedding, self.model = nn.Embedding(4, 16), MyModel()
+        self.embedding, self.model = nn.Embedding(4, 16), MyModel(depth=1)
 
     def forward(self, input_ids, labels=None):
         return {"loss": self.model(self.embedding(input_ids))}
@@ -171,7 +171,7 @@ autockpt.optimize(model, "80%", sample_args=(x,), optimizer=optimizer, method="g
 plan = autockpt.get_plan(model)
 plan.save("plan.json")
 """
-_SMALL_PLAN = "model, batch = MyModel(depth=4), torch.randn(1024, 16); x = batch" + _PLAN
+_SMALL_PLAN = "model, batch = MyModel(depth=2), torch.randn(1024, 16); x = batch" + _PLAN
 _GIVEN = {
     "start": _TRANSFORMERS
     + _LIGHTNING
