@@ -71,13 +71,13 @@ def optimize(
         budget: The memory for everything in a training step: parameters, buffers, gradients,
             optimizer state, inputs, activations, transients and workspace. Bytes as an int,
             ``"8GB"``, ``"8GiB"``, ``"512MB"``, or ``"60%"`` of the eager step's peak. On a device
-            with memory of its own also ``"auto"``, what the step can have when it is planned, less
-            a margin; ``"80% of free"``, a share of that; or ``"80% of device"``.
+            with memory of its own also ``"auto"``, the memory available to the step less a margin;
+            ``"80% of free"``, a share of that memory; or ``"80% of device"``.
         sample_args: Positional inputs of a typical step. With sample inputs autockpt plans now;
             without, at the first training call, from its inputs.
         sample_kwargs: Keyword inputs of a typical step.
         loss_fn: Maps the model's output to a scalar loss, if you compute the loss outside of the
-            model. It becomes part of the plan.
+            model. It becomes part of the plan; autockpt calls it only while it plans.
         optimizer: The optimizer, or its name ("adamw", "sgd", ...), whose state counts. Without one
             autockpt assumes AdamW.
         method: The name of a solver method, or a callable with the signature of
