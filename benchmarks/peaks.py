@@ -87,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    known = {**{name: _zoo(name) for name in zoo.names()}, **_CONFIGURED}
+    known = {**_CONFIGURED, **{name: _zoo(name) for name in zoo.names()}}
     names = list(known) if options.models == "all" else options.models.split(",")
     rows: list[tuple[str, ...]] = []
     for name in names:
@@ -127,7 +127,7 @@ def _row(name: str, example: Example, budget: str, kind: Kind) -> tuple[str, ...
         optimizer.zero_grad(set_to_none=True)
 
     def optimize(given: str | Budget) -> None:
-        autockpt.optimize(model, given, optimizer=optimizer, method="greedy", time_limit_s=20)
+        autockpt.optimize(model, given, optimizer=optimizer, method="greedy", time_limit_s=10)
         for _ in range(_NUM_STEPS):
             step()
 
@@ -160,7 +160,7 @@ def _row(name: str, example: Example, budget: str, kind: Kind) -> tuple[str, ...
 
 
 def _zoo(name: str) -> Callable[[], Example]:
-    return lambda: zoo.build(name)
+    return lambda: zoo.build(name, batch=2)
 
 
 def _tokens(vocabulary: int, batch: int = 4, length: int = 64) -> torch.Tensor:
