@@ -157,7 +157,7 @@ class PlanMaker:
         if accepted is None:
             raise error
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, _OVER_BUDGET))
-        peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
+        peak_bytes = plan.peak_bytes
         warn_user(leanest_warning(call.key.loop.reason, error, peak_bytes))
         return dataclasses.replace(accepted, plan=plan)
 

@@ -66,6 +66,16 @@ class PlanValues:
         }
 
     @property
+    def peak_bytes(self) -> int:
+        """The peak of a step as it is known: measured, or else predicted."""
+        return self.measured_peak_bytes or self.predicted_peak_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is within the budget."""
+        return self.peak_bytes <= self.budget_bytes
+
+    @property
     def unnamed_bytes(self) -> int:
         """What of the predicted peak is in no part."""
         known_bytes = self.fixed.total_bytes + self.older_gradients_bytes

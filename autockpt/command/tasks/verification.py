@@ -20,6 +20,7 @@ from autockpt.budget import Budget, format_bytes
 from autockpt.command.running import exits
 from autockpt.experiments.side_by_side import Comparison, Times, Trainer, compare, time_in_turns
 from autockpt.report.plan import Plan
+from autockpt.report.words.against_eager import against_eager
 from autockpt.report.words.inert import inert
 from autockpt.zoo import Example
 
@@ -67,13 +68,14 @@ class Verified:
         fits = self.optimized_peak_bytes <= self.plan.budget_bytes
         same = self.comparison.bit_equal
         peak, budget = format_bytes(self.optimized_peak_bytes), format_bytes(self.plan.budget_bytes)
-        less = self.optimized_peak_bytes / max(1, self.eager_peak_bytes) - 1
+        beside = against_eager(
+            self.optimized_peak_bytes, self.eager_peak_bytes, self.times.ratio - 1
+        )
         word = ("verified", "bold green") if fits and same else ("failed", "bold red")
         return Text.assemble(
             word,
-            f": peak {peak} {'within' if fits else 'over'} {budget} "
-            f"(eager {format_bytes(self.eager_peak_bytes)}, {less:+.0%}), "
-            f"{self.times.ratio - 1:+.1%} time, {'the same bits' if same else 'other bits'}",
+            f": peak {peak} {'within' if fits else 'over'} {budget} {beside}, "
+            f"{'the same bits' if same else 'other bits'}",
         )
 
     def _table(self) -> Table:

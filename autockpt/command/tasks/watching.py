@@ -101,7 +101,7 @@ class Summary:
 
     def _beside_the_plan(self, plan: Plan) -> str:
         text = (
-            f"peak {format_bytes(plan.measured_peak_bytes or plan.predicted_peak_bytes)} of "
+            f"peak {format_bytes(plan.peak_bytes)} of "
             f"{format_bytes(plan.budget_bytes)}, rung {plan.rung}"
         )
         if self.device == "cpu":

@@ -32,9 +32,8 @@ class Headline:
 def headline(plan: PlanValues) -> Headline:
     """Returns the answer of a plan."""
     budget = as_asked(plan.budget_bytes)
-    peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
-    fits = peak_bytes <= plan.budget_bytes
-    title = f"Fits {budget}" if fits else f"Needs {format_bytes(peak_bytes)}, over {budget}"
+    peak_bytes = plan.peak_bytes
+    title = f"Fits {budget}" if plan.fits else f"Needs {format_bytes(peak_bytes)}, over {budget}"
     if plan.leaves_the_model:
         title += " as it is"
     peak = f"peak {format_bytes(peak_bytes)}"

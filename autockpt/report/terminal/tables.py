@@ -81,7 +81,7 @@ def render(plan: PlanValues, around: Surroundings | None = None, *, width: int =
 
 
 def _answer(plan: PlanValues) -> Group:
-    fits = (plan.measured_peak_bytes or plan.predicted_peak_bytes) <= plan.budget_bytes
+    fits = plan.fits
     words, rest = headline(plan).split(" ", 1) if fits else ("does not fit", headline(plan)[13:])
     judged = verdict(plan)
     graphs = "1 graph" if plan.num_graphs == 1 else f"{plan.num_graphs} graphs"

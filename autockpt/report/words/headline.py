@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autockpt.budget import format_bytes, sufficient_budget
 from autockpt.report.kinds import MemoryKind
 from autockpt.report.values import PlanValues
+from autockpt.report.words.against_eager import against_eager
 
 # A plan is worth it if it saves more than this share of the peak for less than that more time.
 _WORTH_SAVED, _WORTH_TIME = 0.5, 0.3
@@ -32,24 +33,20 @@ class Verdict:
 def headline(plan: PlanValues) -> str:
     """Returns whether a plan fits, its peak, its cost and how good that is, on one line."""
     budget = as_asked(plan.budget_bytes)
-    peak_bytes = _peak_bytes(plan)
+    peak_bytes = plan.peak_bytes
     peak = format_bytes(peak_bytes)
-    if peak_bytes > plan.budget_bytes:
+    if not plan.fits:
         return f"does not fit {budget}: needs {peak}, +{plan.overhead:.1%} time"
     if not plan.recompute_ns:
         return f"fits {budget} as it is: peak {peak}, nothing is recomputed"
-    less = peak_bytes / max(1, plan.baseline_peak_bytes) - 1
-    eager = format_bytes(plan.baseline_peak_bytes)
-    return (
-        f"fits {budget}: peak {peak} (eager {eager}, {less:+.0%}), "
-        f"+{plan.overhead:.1%} time, {_standing(plan)}"
-    )
+    beside = against_eager(peak_bytes, plan.baseline_peak_bytes, plan.overhead)
+    return f"fits {budget}: peak {peak} {beside}, {_standing(plan)}"
 
 
 def verdict(plan: PlanValues) -> Verdict:
     """Returns whether a plan is worth it, and otherwise what else to do."""
-    peak_bytes = _peak_bytes(plan)
-    if peak_bytes > plan.budget_bytes:
+    peak_bytes = plan.peak_bytes
+    if not plan.fits:
         return Verdict(
             word="too large",
             reason="the leanest plan that was found exceeds the budget.",
@@ -88,10 +85,6 @@ def _advice(plan: PlanValues) -> str:
 
 def _has_room(plan: PlanValues) -> bool:
     return bool(plan.minimum_bound_bytes) and plan.minimum_peak_bytes < 0.8 * plan.budget_bytes
-
-
-def _peak_bytes(plan: PlanValues) -> int:
-    return plan.measured_peak_bytes or plan.predicted_peak_bytes
 
 
 def as_asked(budget_bytes: int) -> str:

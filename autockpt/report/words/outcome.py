@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from autockpt.budget import format_bytes
 from autockpt.report.values import PlanValues
+from autockpt.report.words.against_eager import against_eager
 from autockpt.report.words.inert import inert
 
 
 def outcome(plan: PlanValues) -> str:
     """What was planned and what it costs, in words that follow the model's name."""
-    budget, eager = format_bytes(plan.budget_bytes), format_bytes(plan.baseline_peak_bytes)
-    peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
+    budget, peak = format_bytes(plan.budget_bytes), format_bytes(plan.peak_bytes)
     if plan.leaves_the_model:
-        return f"fits in {budget} as it is: peak {format_bytes(peak_bytes)}"
-    return (
-        f"planned for {budget}: peak {format_bytes(peak_bytes)} (eager {eager}), "
-        f"+{plan.overhead:.1%} time"
-    )
+        return f"fits in {budget} as it is: peak {peak}"
+    return f"planned for {budget}: peak {peak} {_beside(plan)}"
 
 
 def described(plan: PlanValues) -> str:
     """The figures of a plan on one line, for its `repr`."""
-    peak_bytes = plan.measured_peak_bytes or plan.predicted_peak_bytes
-    return (
-        f"budget {format_bytes(plan.budget_bytes)}, peak {format_bytes(peak_bytes)} "
-        f"(eager {format_bytes(plan.baseline_peak_bytes)}), +{plan.overhead:.1%} time, "
-        f"{inert(plan.device)}, rung {plan.rung!r}"
-    )
+    budget, peak = format_bytes(plan.budget_bytes), format_bytes(plan.peak_bytes)
+    place = f"{inert(plan.device)}, rung {plan.rung!r}"
+    return f"budget {budget}, peak {peak} {_beside(plan)}, {place}"
+
+
+def _beside(plan: PlanValues) -> str:
+    return against_eager(plan.peak_bytes, plan.baseline_peak_bytes, plan.overhead, has_share=False)
