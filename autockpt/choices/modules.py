@@ -6,6 +6,8 @@ import difflib
 
 from autockpt_solvers import ComputeGraph
 
+_MOST_NAMED = 6
+
 
 def named_ops(graph: ComputeGraph, name: str) -> tuple[int, ...]:
     """Returns the operations of the forward that a name means.
@@ -37,6 +39,10 @@ def named_ops(graph: ComputeGraph, name: str) -> tuple[int, ...]:
     parents = {".".join(path.split(".")[:depth]) for path in known for depth in range(1, 8)}
     close = difflib.get_close_matches(name, sorted(known | parents), n=2)
     meant = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    if not close:
+        tops = list(dict.fromkeys(op.segment.partition(".")[0] for op in graph.ops if op.segment))
+        more = ", ..." if len(tops) > _MOST_NAMED else ""
+        meant = f"; its modules are {', '.join(tops[:_MOST_NAMED])}{more}" if tops else ""
     raise ValueError(f"there is no module and no operation {name!r} in the plan{meant}")
 
 

@@ -52,6 +52,16 @@ def layers():
     blocks = [torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()) for _ in range(4)]
     return torch.nn.Sequential(*blocks), torch.ones(512, 8)
 
+def sized(batch):
+    return torch.nn.Linear(8, 8), torch.ones(batch, 8)
+
+class Named(torch.nn.Linear):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+def named():
+    return Named(8, 8), torch.ones(4, 8)
+
 def loss(output):
     print("in the loss")
     return output.sum()
@@ -137,7 +147,7 @@ def test_a_page_on_standard_output_stands_alone(tmp_path: Path) -> None:
     [
         (("bad", "--loss", "sum"), "cannot capture Bad ({file}:11): its forward fails on these"),
         (("outer", "--loss", "sum"), "cannot capture Outer ({file}:19): its forward fails on"),
-        (("layers", "--loss", "bad_loss"), "cannot capture loss_fn ({file}:40): it fails on the"),
+        (("layers", "--loss", "bad_loss"), "cannot capture loss_fn ({file}:50): it fails on the"),
     ],
 )
 def test_a_fault_of_your_code_is_one_line(
@@ -158,7 +168,7 @@ def test_a_fault_of_your_code_is_one_line(
     [
         ("nothing", exits.DOES_NOT_FIT, "method 'nothing' returned None, so there is no plan for"),
         ("five", exits.USAGE, "method 'five' returned int; it must return a Schedule, an Attempt"),
-        ("fails", exits.USAGE, "method 'fails' raised KeyError: 'gone'; mend {file}:49"),
+        ("fails", exits.USAGE, "method 'fails' raised KeyError: 'gone'; mend {file}:59"),
         ("other", exits.USAGE, "a method takes (problem, *, time_limit_s, seed) and returns a"),
     ],
 )
@@ -188,6 +198,18 @@ def test_names_that_are_not_known(option: tuple[str, str], message: str) -> None
     assert found.exit_code == exits.USAGE
     (line,) = found.stderr.splitlines()
     assert message in line
+
+
+def test_a_target_that_is_not_complete(models: str) -> None:
+    bare = run("plan", models, "--budget", "1GB")
+    assert bare.exit_code == exits.USAGE
+    assert f"is a file; name a function of it too: {models}:loud or {models}:bad" in bare.stderr
+    sized = run("plan", f"{models}:sized", "--budget", "1GB")
+    assert f"{models}:sized needs a batch size: add --batch 8" in sized.stderr
+    named = run("plan", f"{models}:named", "--budget", "1GB", "--loss", "sum", *_QUICK)
+    assert "--loss sum needs a tensor, and the output is a dict; give --loss file.py" in (
+        named.stderr
+    )
 
 
 def test_a_file_that_two_options_name_runs_once(models: str) -> None:

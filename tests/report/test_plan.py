@@ -108,6 +108,17 @@ def test_the_report_of_a_plan_that_recomputes_nothing_is_short() -> None:
     assert "Saved for the backward" not in report
 
 
+def test_a_plan_that_recomputes_nothing_is_not_the_model_as_it_is() -> None:
+    """Eager needed more than the budget, and the report said that the model fits unchanged."""
+    plan = plan_of(recompute_ns=0, lower_bound_ns=0, status=SolveStatus.OPTIMAL)
+    assert plan.budget_bytes < plan.baseline_peak_bytes
+    report = str(plan)
+    assert "as it is" not in report.splitlines()[0]
+    assert "(eager 200.00 MiB, -52%), +0.0% time, nothing is recomputed" in report
+    assert "free: needs 52% less than eager PyTorch" in report
+    assert 'autockpt.optimize(model, "100.00MiB")' in report
+
+
 def test_the_report_is_honest_about_estimates_and_bounds() -> None:
     report = str(plan_of(cost_source="roofline", lower_bound_ns=0, optimizer_assumed=False))
     assert "are estimated for cpu (a roofline): nothing was run" in report

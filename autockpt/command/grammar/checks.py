@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import math
 import re
@@ -119,6 +120,10 @@ def check_function(target: str) -> tuple[str, str]:
     """
     # From the right: a path may contain a colon.
     place, separator, name = target.rpartition(":")
+    if target.endswith(".py") and Path(target).is_file():
+        raise TargetError(
+            f"{target} is a file; name a function of it too: {_with_function(target)}"
+        )
     if not separator or not place or not name:
         guess = meant(target, NAMES, "zoo:{}".format)
         raise TargetError(f"{target!r} is no target; {guess}{FORMS}")
@@ -128,6 +133,22 @@ def check_function(target: str) -> tuple[str, str]:
     else:
         _check_package(place)
     return place, name
+
+
+def _with_function(file: str) -> str:
+    """The file with its functions that take no arguments, or with a word that stands for one."""
+    try:
+        body = ast.parse(Path(file).read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError, ValueError):
+        body = []
+    names = [each.name for each in body if isinstance(each, ast.FunctionDef) and _is_plain(each)]
+    return " or ".join(f"{file}:{name}" for name in names[:3] or ["function"])
+
+
+def _is_plain(function: ast.FunctionDef) -> bool:
+    given = function.args
+    required = len(given.posonlyargs + given.args) - len(given.defaults)
+    return not required and all(given.kw_defaults) and not function.name.startswith("_")
 
 
 def _check_package(module: str) -> None:

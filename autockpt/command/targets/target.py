@@ -43,9 +43,18 @@ Noted = TypeVar("Noted")
 
 _MARK = "__autockpt_ran__"  # of a file that has run
 _REDUCTIONS: dict[str, Callable[[Any], torch.Tensor]] = {
-    "sum": lambda output: output.sum(),
-    "mean": lambda output: output.mean(),
+    "sum": lambda output: _tensor(output, "sum").sum(),
+    "mean": lambda output: _tensor(output, "mean").mean(),
 }
+
+
+def _tensor(output: Any, loss: str) -> torch.Tensor:
+    if isinstance(output, torch.Tensor):
+        return output
+    raise TypeError(
+        f"--loss {loss} needs a tensor, and the output is a {type(output).__name__}; give "
+        "--loss file.py:function"
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +209,8 @@ def load(
     function = load_function(target)
     if batch is not None and not _takes_batch(function):
         raise TargetError(f"{target} has no parameter batch; add one, and make inputs of that size")
+    if batch is None and _needs_batch(function):
+        raise TargetError(f"{target} needs a batch size: add --batch 8, or give batch a default")
     try:
         made = function() if batch is None else function(batch=batch)
     except Exception as error:
@@ -237,6 +248,11 @@ def takes_batch(target: str) -> bool:
 def _takes_batch(function: Callable[..., Any]) -> bool:
     parameters = inspect.signature(function).parameters.values()
     return any(p.name == "batch" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _needs_batch(function: Callable[..., Any]) -> bool:
+    parameter = inspect.signature(function).parameters.get("batch")
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def load_loss(text: str) -> Callable[[Any], torch.Tensor]:

@@ -37,10 +37,11 @@ def headline(plan: PlanValues) -> str:
     peak = format_bytes(peak_bytes)
     if not plan.fits:
         return f"does not fit {budget}: needs {peak}, +{plan.overhead:.1%} time"
-    if not plan.recompute_ns:
+    if plan.leaves_the_model:
         return f"fits {budget} as it is: peak {peak}, nothing is recomputed"
     beside = against_eager(peak_bytes, plan.baseline_peak_bytes, plan.overhead)
-    return f"fits {budget}: peak {peak} {beside}, {_standing(plan)}"
+    standing = _standing(plan) if plan.recompute_ns else "nothing is recomputed"
+    return f"fits {budget}: peak {peak} {beside}, {standing}"
 
 
 def verdict(plan: PlanValues) -> Verdict:
@@ -52,9 +53,12 @@ def verdict(plan: PlanValues) -> Verdict:
             reason="the leanest plan that was found exceeds the budget.",
             advice=_advice(plan),
         )
-    if not plan.recompute_ns:
+    if plan.leaves_the_model:
         return Verdict(word="nothing to do", reason="the model fits this budget unchanged.")
     saved = 1 - peak_bytes / max(1, plan.baseline_peak_bytes)
+    if not plan.recompute_ns:
+        reason = f"needs {saved:.0%} less than eager PyTorch, and nothing is recomputed."
+        return Verdict(word="free", reason=reason)
     reason = f"saves {saved:.0%} of the memory for {plan.overhead:.1%} more time."
     if plan.overhead >= _WORTH_TIME:
         return Verdict(word="expensive", reason=reason, advice=_advice(plan))
@@ -131,7 +135,7 @@ def tries(
     budget = sufficient_budget(plan.budget_bytes)
     more = optimizer_argument(plan)
     lines = [(f'autockpt.optimize(model, "{budget}"{more})', "train with this plan")]
-    if not plan.recompute_ns:
+    if plan.leaves_the_model:
         return lines if command is None else [(f"autockpt pareto {command}", "smaller budgets")]
     larger = [point for point in nearby if point[0] > plan.budget_bytes]
     if larger and plan.baseline_step_ns:
