@@ -145,7 +145,7 @@ def test_a_budget_below_the_bound_is_refused_after_a_short_search(
 
 
 @pytest.mark.filterwarnings("ignore:the plan for .* recomputes")
-@pytest.mark.parametrize("time_limit_s", [1.0, 20.0])
+@pytest.mark.parametrize("time_limit_s", [1.0, 6.0])
 def test_a_limit_is_never_told_as_infeasible(time_limit_s: float) -> None:
     """ResNet-50 at 40% within 20 s was refused with "use a smaller batch"; it has a plan."""
     example = load("zoo:resnet50", size="small", device="meta")

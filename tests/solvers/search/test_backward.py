@@ -168,6 +168,7 @@ def test_a_moved_order_may_fit_without_recomputation():
     assert simulate(graph, result.schedule).peak_bytes == other
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_more_budget_never_costs_more_where_ops_move():
     graph = late_gradients()
     least = minimum_budget(graph, method="ilp").peak_bytes

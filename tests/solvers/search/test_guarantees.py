@@ -28,6 +28,8 @@ from autockpt_solvers.search.levels import level_budgets, solve_by_levels
 from autockpt_solvers.session import Session
 from tests.solvers.graphs import Builder, blocks, chain, graphs
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 EVERY = method_names()
 SLOW = ("auto", "ilp", "local", "moments", "exact", "intervals")
 HEURISTICS = tuple(name for name in EVERY if name not in SLOW)
