@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
+
+from autockpt.torch_private.autograd import after_backward
 
 _compilations: list[None] = []
 
@@ -39,17 +42,21 @@ class FirstGradient:
         """
         self.disarm()
         module = self._module()
+        parameters = [] if module is None else list(module.parameters())
+        trained = [p for p in parameters if p.requires_grad and p.is_leaf]
+        # The backward of a forward that ran before the module was optimized passes nothing by.
+        is_earlier = tell is not None and any(map(_is_in_a_graph, trained))
         tell = self._tell = tell or self._tell
 
         def arrived(_: torch.Tensor) -> None:
             if self._handles:
                 self.disarm()
-                if tell is not None:
+                if is_earlier:
+                    after_backward(self.arm)
+                elif tell is not None:
                     tell()
 
-        for parameter in [] if module is None else module.parameters():
-            if parameter.requires_grad and parameter.is_leaf:
-                self._handles.append(parameter.register_hook(arrived))
+        self._handles = [parameter.register_hook(arrived) for parameter in trained]
 
     @property
     def is_armed(self) -> bool:
@@ -61,6 +68,20 @@ class FirstGradient:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _is_in_a_graph(leaf: torch.Tensor) -> bool:
+    """Whether an autograd graph that somebody holds leads to a leaf."""
+    # Without a graph, autograd makes a new node each time.
+    mark = "autockpt"
+    _metadata(leaf)[mark] = True
+    return mark in _metadata(leaf)
+
+
+def _metadata(leaf: torch.Tensor) -> dict[Any, Any]:
+    node: Any = get_gradient_edge(leaf).node
+    found: dict[Any, Any] = node.metadata
+    return found
 
 
 def _note_compilation() -> bool:

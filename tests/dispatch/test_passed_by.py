@@ -47,6 +47,18 @@ def test_a_method_beside_the_forward_is_followed_to_the_part_that_trains() -> No
     assert autockpt.get_plan(model) is None
 
 
+def test_the_backward_of_a_forward_before_optimize_passes_nothing_by() -> None:
+    """It was told as another method, and the part that trains was planned in its place."""
+    model = Wrapped()
+    waiting = model(X).square().mean()
+    _optimized(model)
+    waiting.backward()
+    assert "forward" not in model.net.__dict__
+    del waiting
+    with pytest.warns(UserWarning, match="another method was called.*plans its part net"):
+        model.training_step(X).backward()
+
+
 def test_a_forward_that_replaces_ours_is_planned() -> None:
     model = _optimized(Wrapped())
 
