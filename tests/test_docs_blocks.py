@@ -105,10 +105,6 @@ class MyModel(nn.Module):
 class Net(MyModel):
     def __init__(self, width=256, depth=4):
         super().__init__(width, depth)
-
-class Wide(MyModel):
-    def __init__(self):
-        super().__init__(width=1024)
 '''
 _TARGETS = """
 import torch
@@ -127,7 +123,7 @@ import functools
 import torch
 from torch import nn
 import autockpt
-from my_network import Block, MyModel, Net, Wide
+from my_network import Block, MyModel, Net
 
 model = MyModel()
 optimizer = torch.optim.AdamW(model.parameters())
