@@ -33,7 +33,7 @@ def apply(
     budget: SourceBudget = None,
     json: Json = None,
 ) -> None:
-    """Print the lines to paste: the one call, or the nearest that torch.utils.checkpoint does.
+    """Print lines to paste: the call of autockpt, and the nearest with torch.utils.checkpoint.
 
     What plain checkpointing costs is simulated on the plan's graph.
     """

@@ -66,7 +66,7 @@ def _add(
     )
 
 
-_PLAN, _RUN, _READ = "Before you train", "Runs training steps", "Understands a plan"
+_PLAN, _RUN, _READ = "Before you train", "Run training steps", "Understand a plan"
 _FILES = "Files and the engine"
 _add(_PLAN, plan.plan, plan.EXAMPLES)
 _add(_PLAN, fit.fit, fit.EXAMPLES)

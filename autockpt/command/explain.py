@@ -43,9 +43,9 @@ def explain(
     budget: SourceBudget = None,
     json: Json = None,
 ) -> None:
-    """Say why something is saved or recomputed, and what the other choice costs.
+    """Show why a module or operation is saved or recomputed, and what the opposite costs.
 
-    The other choice is simulated, with everything else as in the plan.
+    The opposite is simulated, with everything else as in the plan.
     """
     with told(shown, source) as interrupted:
         check_writable(json)

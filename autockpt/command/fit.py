@@ -54,13 +54,13 @@ def fit(
         typer.Option(
             metavar="BUDGET",
             help='What a step may use: "60GB", "auto", "80% of device"; by default the device\'s '
-            "memory but its context.",
+            "memory without its context.",
             show_default=False,
         ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Say whether a training step fits a device, what it costs there and what would help."""
+    """Predict whether a training step fits a device, what it costs there and what would help."""
     with told(shown, target):
         names = _names(model.device, devices)
         check_writable(json)

@@ -42,7 +42,7 @@ def pareto(
         str | None,
         typer.Option(
             metavar="LIST",
-            help='The budgets instead, such as "40%,60%,8GB".',
+            help='Your own budgets instead, such as "40%,60%,8GB".',
             show_default=False,
         ),
     ] = None,

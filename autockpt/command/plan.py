@@ -49,10 +49,10 @@ def plan(
     json: Json = None,
     html: Html = None,
     accumulate: Annotated[
-        bool, typer.Option("--accumulate", help="Gradients add to those of an earlier backward.")
+        bool, typer.Option("--accumulate", help="Plan a step that accumulates gradients.")
     ] = False,
     anew: Annotated[
-        bool, typer.Option("--anew", help="Neither use nor keep plans on disk; solve again.")
+        bool, typer.Option("--anew", help="Search again: neither use nor keep plans on disk.")
     ] = False,
 ) -> None:
     """Plan a training step for a budget, without running a step."""

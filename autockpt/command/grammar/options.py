@@ -157,8 +157,8 @@ class ModelOptions:
         str | None,
         typer.Option(
             metavar="DEVICE",
-            help="A device that need not be here, such as h100, or a .toml file that describes "
-            "one; for a zoo model also cpu, cuda, or meta to plan without memory.",
+            help="A device to plan for that need not be here, such as h100, or a .toml file that "
+            "describes one; for a zoo model also cpu, cuda, or meta to plan without memory.",
             rich_help_panel=_MODEL,
             autocompletion=_devices,
             show_default=False,
