@@ -32,13 +32,16 @@ from autockpt.verify.peak import measure_peak_bytes
 NUM_STEPS = 6
 HEAD = """# Loops
 
-A small GPT-2 (4 layers, width 128) trained for {steps} steps by loops of different orders. The
-budget is {budget} of what eager's step needs beside parameters and inputs; older gradients, if the
-loop has them, are added. *plans* is the number of plans in the whole run. *seconds* is the time
-that the optimized run took beyond eager's, nearly all of it planning. *recomputed* is the share of
-a step of the last plan, and *peak* the measured peak of two steps as a share of the budget. *bits*
-compares all losses, gradients and parameters at the end. *warned* says whether a warning announced
-that a first step was not planned for.
+A small GPT-2 (4 layers, width 128) trained for {steps} steps by [loops of different
+kinds](../loops.md). The budget is {budget} of what eager's step needs beside parameters and inputs,
+plus the older gradients if the loop has them.
+
+- *plans*: the number of plans in the whole run.
+- *seconds*: the time that the optimized run took beyond eager's, nearly all of it planning.
+- *recomputed*: the added time of the last plan, as a share of a step.
+- *peak / budget*: the measured peak of two steps.
+- *bits*: whether all losses, gradients and parameters at the end are equal.
+- *warned*: whether a warning named a first step that was not planned for.
 
 {date}, torch {torch}, {threads} thread on a CPU. Written by `python benchmarks/loops.py`.
 

@@ -31,8 +31,8 @@ one, and one halfway to what eager PyTorch needs. [Limitations](limitations.md) 
 supported.
 
 `make test` runs some tests of each row, mostly at the smallest budget. `make matrix` runs all of
-them, and `python benchmarks/matrix.py` writes this page. `python benchmarks/fuzz.py` tests random
-modules besides, 1,000 by default.
+them, and `python benchmarks/matrix.py` writes this page. `python benchmarks/fuzz.py` tests [random
+modules](benchmarks/fuzz.md) in the same way, 1,000 by default.
 """
 
 

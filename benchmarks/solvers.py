@@ -153,8 +153,9 @@ def _head(time_limit_s: float, jobs: int) -> Iterator[str]:
 
 _INSTANCE_TABLE = (
     "Published instances",
-    "Budget: share of the peak when every op runs once in the file's order. Any op may run again, "
-    "in any order. Increase: time of all runs over time of one run each, less 100%.",
+    "The budget is a share of the peak when every op runs once in the file's order. Any op may "
+    "run again, in any order. *increase* is the time of all runs over the time of one run of each "
+    "op, less 100%.",
     ("instance", "ops", "budget", "status", "increase %", "peak / budget", "seconds", "method"),
 )
 
@@ -181,11 +182,11 @@ def _instance_row(name: str, text: str, share: float, time_limit_s: float) -> _R
 
 _ZOO_TABLE = (
     "Graphs of the zoo (small size)",
-    "Budget f: bound on the least peak + f x (peak with nothing run twice - that bound), both for "
-    "backward ops in the graph's order. Figures "
-    "are recomputation in % of a step's time. Two bounds: for any plan at all, ones that move or "
-    "repeat backward ops included, and for plans that run each backward op once, in the order in "
-    "which `ilp` does. Gap: `ilp` less the second. - if a method has no plan that fits.",
+    "The budget f lies between the bound on the least peak (f = 0) and the peak with nothing run "
+    "twice (f = 1), both for backward ops in the graph's order. Figures are recomputation in % of "
+    "a step's time. *any plan* is a bound for all plans, also those that move or repeat backward "
+    "ops. *bound* is for plans that run each backward op once, in the order that `ilp` uses. "
+    "*gap* is `ilp` minus *bound*. A - means that a method has no plan that fits.",
     ("model", "ops", "f", "any plan", "bound", "ilp", "gap", *_RIVALS, "seconds (ilp)"),
 )
 
@@ -223,8 +224,9 @@ def _zoo_cell(name: str, text: str, share: float, time_limit_s: float) -> tuple[
 
 _LEAST_TABLE = (
     "Smallest budgets",
-    "The least f at which a method has a plan, of those met while solving for the budgets above. 0 "
-    "is the bound for plans in the graph's order; moved backward ops may go below it.",
+    "The least f at which a method has a plan, among the budgets above and those met while "
+    "solving for them. f = 0 is the bound for plans in the graph's order, so plans that move "
+    "backward ops may be below it.",
     ("model", "ilp", *_RIVALS),
 )
 
@@ -244,10 +246,11 @@ def _least_rows(reached: list[_Reached]) -> Iterator[_Row]:
 
 _STEPS_TABLE = (
     "What each step brings",
-    "Recomputation in % of a training step's time after each step of `ilp`, searching within the "
-    "budget itself (`solve` searches by levels), backward ops in the graph's order: the best of "
-    "greedy and mincut; the composition of the windows' options by minimum cuts; with leaner "
-    "options by integer programs and nested windows, if the budget is short; with refinement.",
+    "Recomputation in % of a step's time after each step of `ilp`, with backward ops in the "
+    "graph's order. Here `ilp` searches at the budget itself, not at levels. *heuristics* is the "
+    "better of greedy and mincut, *composition* combines the windows' options by minimum cuts. "
+    "*nesting* adds leaner options by integer programs and nested windows, if memory is short. "
+    "*refinement* is annealing over the whole graph.",
     ("model", "f", "heuristics", "composition", "+ nesting", "+ refinement"),
 )
 
@@ -285,9 +288,9 @@ def _cheapest(facts: GraphFacts, found: Iterable[Iterable[int]], budget: int) ->
 
 _MOVED_TABLE = (
     "What moving backward ops brings",
-    "`ilp` with the backward ops in the graph's order, and in another order if that promises more. "
-    "Recomputation in % of a step's time. Moved: backward ops at another place; if there are none, "
-    "both columns show one plan.",
+    "Recomputation of `ilp` in % of a step's time, with the backward ops in the graph's order, "
+    "and in another order if that promises more. *moved* counts the backward ops at another "
+    "place. If it is 0, both columns show one plan.",
     (
         *("model", "moved", "f = 0.5, in order", "f = 0.5", "f = 0.25, in order", "f = 0.25"),
         *("f = 0.1, in order", "f = 0.1"),
@@ -315,10 +318,10 @@ def _moved_row(name: str, text: str, time_limit_s: float) -> _Row:
 
 _IN_PLACE_TABLE = (
     "What writing in place brings",
-    "Backward ops that write over an input nobody else reads, against the same graph with none. "
-    "Least: the smallest peak that `ilp` found, in MB, parameters and inputs not counted. "
-    "Recomputation in % of a step's time in the same bytes, f = 0.25 and 0.1 of the graph with "
-    "nothing in place.",
+    "Graphs in which backward ops overwrite an input that no other op reads, and the same graphs "
+    "without that. *least* is the smallest peak that `ilp` found, in MB, without parameters and "
+    "inputs. The other columns are recomputation in % of a step's time, at the budgets f = 0.25 "
+    "and 0.1 of the graph with nothing in place.",
     (
         *("model", "ops in place", "least, none in place", "least", "less %"),
         *("f = 0.25, none in place", "f = 0.25", "f = 0.1, none in place", "f = 0.1"),
@@ -353,9 +356,10 @@ def _in_place_row(name: str, text: str, time_limit_s: float) -> _Row:
 
 _SCALE_TABLE = (
     "Scale",
-    "GPT-2 of n layers (batch 4 x 512) and Llama of 7 billion parameters, 32 layers (batch 8 x "
-    "2048), captured on the meta device; f = 0.25. Memory: most that the process held, with the "
-    "graph, Python and OR-Tools.",
+    "GPT-2 of n layers (batch 4 x 512), and Llama with 7 billion parameters and 32 layers (batch "
+    "8 x 2048), captured on the meta device, at f = 0.25. *memory* is the most that the process "
+    "had in memory, with the graph, Python and OR-Tools. *seconds* and *memory* are of the "
+    "solver, without the capture.",
     ("model", "ops", "bound", "ilp", "gap", "seconds", "memory MB"),
 )
 
