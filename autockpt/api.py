@@ -62,14 +62,14 @@ def optimize(
     """Make a model's training step fit in a memory budget, bit for bit the same as before.
 
     autockpt changes the model in place and returns it. Its type, parameters, ``state_dict`` and
-    hooks stay the same. Under ``no_grad`` its own forward runs, and in ``eval()`` until a backward
-    has come.
+    hooks stay the same. Under ``no_grad`` its own forward runs, and in ``eval()`` too, unless you
+    train in that mode.
 
     Args:
         model: Any module that trains. For a DistributedDataParallel, the module inside is
             optimized.
         budget: The memory for everything in a training step: parameters, buffers, gradients,
-            optimizer state, inputs, activations, transients and workspace. Bytes as an int,
+            optimizer state, inputs, activations, temporary tensors and workspace. Bytes as an int,
             ``"8GB"``, ``"8GiB"``, ``"512MB"``, or ``"60%"`` of the eager step's peak. On a device
             with memory of its own also ``"auto"``, the memory available to the step less a margin;
             ``"80% of free"``, a share of that memory; or ``"80% of device"``.
@@ -271,7 +271,7 @@ def get_plan(model: torch.nn.Module) -> Plan | None:
 
 
 def restore(model: ModuleT) -> ModuleT:
-    """Let an optimized model run its own forward again; do nothing to any other.
+    """Make an optimized model run its own forward again; other models do not change.
 
     Raises:
         TypeError: ``model`` is not a module.

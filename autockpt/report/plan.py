@@ -29,7 +29,7 @@ class Plan(PlanValues):
     """A planned training step; `str(plan)` is the report.
 
     All peaks are totals: parameters, buffers, gradients, optimizer state, inputs, activations,
-    transients and workspace.
+    temporary tensors and workspace.
 
     Attributes:
         budget_bytes: The budget.
