@@ -1,9 +1,9 @@
 """Memory budgets: parses what you pass as a budget, and formats bytes.
 
 A budget limits all memory of a training step: parameters, buffers, gradients, optimizer state,
-inputs, activations, temporary tensors and workspace. You pass bytes, text with a unit, a share of eager
-PyTorch's peak, or a share of a device's memory. That peak is known only after profiling, and that
-memory only when a step is planned, so a budget is parsed first and resolved later.
+inputs, activations, temporary tensors and workspace. You pass bytes, text with a unit, a share of
+eager PyTorch's peak, or a share of a device's memory. That peak is known only after profiling, and
+that memory only when a step is planned, so a budget is parsed first and resolved later.
 """
 
 from __future__ import annotations
