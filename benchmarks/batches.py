@@ -61,14 +61,18 @@ def _row(name: str) -> tuple[str, ...]:
     return (
         name,
         f"{budget / _MIB:.1f}",
-        str(answer.eager_batch_size),
-        str(answer.checkpointed_batch_size),
+        _known(answer.eager_batch_size),
+        _known(answer.checkpointed_batch_size),
         str(answer.batch_size),
         f"{measured_bytes / _MIB:.1f}",
         "yes" if measured_bytes <= budget else f"OVER by {measured_bytes - budget} B",
         _next(name, answer.batch_size + 1, budget, asked),
         f"{taken_s:.0f}",
     )
+
+
+def _known(size: int | None) -> str:
+    return "not known" if size is None else str(size)
 
 
 def _inputs(name: str, size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -124,7 +128,9 @@ def _document(rows: list[tuple[str, ...]]) -> str:
         "`autockpt.max_batch_size` finds trains three steps, in a model that was built anew; the",
         "next batch is planned for the same budget, which must fail.",
         "",
-        f"Right to the unit: {right} of {len(rows)} models.",
+        f"Right to the unit: {right} of {len(rows)} models. Without autockpt, and with checkpoints",
+        "at equal distances, the largest batch is simulated; it is not known for a model whose",
+        "bytes do not grow along a line.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
