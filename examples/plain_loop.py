@@ -30,6 +30,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    # The loss of 512 x 10 logits is small. If yours is large, pass loss_fn too, so that it counts.
     model = autockpt.optimize(model, options.budget, optimizer=optimizer)
 
     for step in range(options.steps):
