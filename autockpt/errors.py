@@ -230,7 +230,7 @@ class VerificationError(AutockptError, RuntimeError):
 
 
 class PlanMismatchError(AutockptError, ValueError):
-    """A plan that was handed over is for another step than the one that is to follow it.
+    """The given plan is for another step.
 
     Attributes:
         difference: The first thing that differs, in words.
@@ -354,7 +354,7 @@ class PeerError(AutockptError, RuntimeError):
 
 
 class DoubleBackwardError(AutockptError, RuntimeError):
-    """The backward of a captured graph was to be differentiated again; nothing of it has run."""
+    """A captured graph cannot be differentiated twice; nothing of the backward has run."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -51,8 +51,8 @@ def max_batch_size(
 
     autockpt captures two small batches. The bytes of a step grow with the batch along a straight
     line, so these give the graph of every other batch, and a search over its plans predicts the
-    answer. Then it captures and plans that batch, and shows that the next one does not plan. If the
-    prediction is wrong, it goes on with captures until both hold.
+    answer. Then it captures and plans that batch, and checks that no plan fits for the next one. If
+    the prediction is wrong, it captures further batches until one fits and the next does not.
 
     Args:
         make_inputs: Returns the inputs of a batch size: a dict of keyword inputs, a tuple of

@@ -100,7 +100,7 @@ class Device:
         rates: Peak rates.
         capability: Compute capability, such as ``(9, 0)``; None if the device is not NVIDIA's.
         efficiency: What share of the peak rates kernels reach.
-        launch_ns: What an operator takes at least, in eager PyTorch.
+        launch_ns: The least time of an operator in eager PyTorch.
         is_accelerator: Whether it is one, with an allocator and operators like CUDA's.
         context_bytes: What the driver and loaded kernels take beside all tensors; an assumption.
     """

@@ -52,8 +52,8 @@ def fit(
     Args:
         model: See :func:`optimize`, for all arguments that are not described here.
         device: The device: a name such as ``"h100"``, a TOML file or a :class:`Device`.
-        budget: What a step may use, as for :func:`optimize`; by default all of the device's memory
-            but its context.
+        budget: What a step may use, as for :func:`optimize`; by default the device's memory without
+            the driver's context.
         sample_args: Positional inputs of a step.
         sample_kwargs: Keyword inputs of a step.
         loss_fn: Maps the output to a loss.

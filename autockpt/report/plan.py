@@ -37,7 +37,7 @@ class Plan(PlanValues):
         baseline_peak_bytes: Simulated peak of the step in eager PyTorch.
         minimum_peak_bytes: The smallest budget that a plan is known for. With the methods `"auto"`
             and `"ilp"` it is the same for every budget.
-        minimum_bound_bytes: No plan of the class of that plan has a lower peak. If it equals
+        minimum_bound_bytes: No plan of that plan's class has a lower peak. If it equals
             `minimum_peak_bytes`, that is proven to be the minimum. 0 if no search for the minimum
             was made: `minimum_peak_bytes` is then what this plan needs.
         cheaper_budgets: If this plan more than doubles the step: the nearest larger budgets for

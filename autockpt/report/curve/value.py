@@ -25,7 +25,7 @@ class Curve:
     Attributes:
         points: A point for each budget, budgets ascending. A larger budget never costs more.
         minimum_peak_bytes: The smallest budget that a plan is known for.
-        minimum_bound_bytes: No plan of the class of that plan has a lower peak. If both are equal,
+        minimum_bound_bytes: No plan of that plan's class has a lower peak. If both are equal,
             the minimum is proven.
         baseline_peak_bytes: Simulated peak of the step in eager PyTorch.
         baseline_step_ns: Time of all operations of a step, each counted once.
