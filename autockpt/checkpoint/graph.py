@@ -127,8 +127,12 @@ class _Part:
     segments: set[int] = dataclasses.field(default_factory=set)
 
 
+def _between(number: int) -> str:
+    return f"code outside of checkpointed modules, part {number + 1}"
+
+
 def _parts(calls: Calls, atoms: set[Call]) -> list[_Part]:
-    parts = [_Part(atom=None, name="stretch 0", segments={0})]
+    parts = [_Part(atom=None, name=_between(0), segments={0})]
     num_marks = 0
     began_ns = calls.events[0].time_ns if calls.events else 0
     inside: Call | None = None
@@ -149,7 +153,7 @@ def _parts(calls: Calls, atoms: set[Call]) -> list[_Part]:
             parts[-1].paths.add(event.call.path)
         elif event.call is inside:
             inside, began_ns = None, event.time_ns
-            parts.append(_Part(atom=None, name=f"stretch {len(parts) // 2}"))
+            parts.append(_Part(atom=None, name=_between(len(parts) // 2)))
         num_marks += 1
         parts[-1].segments.add(num_marks)
     parts[-1].wanted = tuple(calls.held)

@@ -21,7 +21,7 @@ from autockpt.capture.step import capture
 from autockpt.devices.device import Device
 from autockpt.errors import CaptureError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
-from autockpt.ladder.step import StepToPlan, solver_errors
+from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
 from autockpt.lower.origins import module_of
@@ -35,6 +35,8 @@ from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.rewrite.align import signatures
 from autockpt.rewrite.regions import PlannedRegion, PlannedRegions
+from autockpt.verify.peak import available_bytes
+from autockpt.verify.step import acts_on_parameters
 from autockpt_solvers import ComputeGraph, baseline_schedule, simulate
 
 
@@ -147,6 +149,8 @@ class GraphPlanner:
             notes=_notes(captured, step.request.cost, target),
             places=places_of(captured, lowered.origins),
         )
+        if captured.foreign_ops:
+            problem = _with_measured_eager(step, captured, problem)
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
         return cls(
             step=step,
@@ -348,6 +352,23 @@ def _baseline_peak_bytes(
     if step.request.device is not None:
         fixed_bytes += step.request.device.workspace_bytes
     return fixed_bytes + max(_running_bytes(captured, lowered), after_bytes)
+
+
+def _with_measured_eager(step: StepToPlan, captured: Capture, problem: StepProblem) -> StepProblem:
+    """The same with the measured peak of eager's step, of which the graphs are only a part.
+
+    Raises:
+        CaptureError: The step fails.
+    """
+    fits = problem.baseline_peak_bytes < available_bytes(captured.device)
+    if captured.is_fake or acts_on_parameters(step.module) or not fits:
+        return problem
+    eager = step.on(captured.device)
+    progress.stage("running eager's step")
+    with eager_failures(eager, stage="profile"):
+        measured_bytes = problem.fixed_bytes + eager.record(warm_up=False).peak_bytes
+    baseline_peak_bytes = max(problem.baseline_peak_bytes, measured_bytes)
+    return dataclasses.replace(problem, baseline_peak_bytes=baseline_peak_bytes)
 
 
 def _running_bytes(captured: Capture, lowered: Lowered) -> int:
