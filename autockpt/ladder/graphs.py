@@ -20,8 +20,9 @@ from autockpt.capture.pieces import Pieces
 from autockpt.capture.step import capture
 from autockpt.devices.device import Device
 from autockpt.errors import CaptureError, internal_errors
+from autockpt.ladder.baseline import baseline_peak_bytes, running_bytes, with_measured_eager
 from autockpt.ladder.executable import ExecutablePlan
-from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
+from autockpt.ladder.step import StepToPlan, solver_errors
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
 from autockpt.lower.origins import module_of
@@ -29,15 +30,12 @@ from autockpt.lower.places import places_of
 from autockpt.lower.problem import StepProblem
 from autockpt.profile.cost_model import CostModel, Placed, modelled, name_of
 from autockpt.profile.operators import profile
-from autockpt.profile.optimizer import OptimizerMemory
 from autockpt.profile.roofline import is_known
 from autockpt.report.parts import FixedBytes
 from autockpt.report.plan import Plan
 from autockpt.rewrite.align import signatures
 from autockpt.rewrite.regions import PlannedRegion, PlannedRegions
-from autockpt.verify.peak import available_bytes
-from autockpt.verify.step import acts_on_parameters
-from autockpt_solvers import ComputeGraph, baseline_schedule, simulate
+from autockpt_solvers import ComputeGraph
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +123,11 @@ class GraphPlanner:
                 loop=step.loop,
                 cleared_gradients_bytes=step.cleared_gradients_bytes,
             )
-            baseline_peak_bytes = _baseline_peak_bytes(step, captured, lowered, optimizer)
+            baseline_bytes = baseline_peak_bytes(step, captured, lowered, optimizer)
         problem = StepProblem(
             graph=lowered.graph,
             budget_bytes=0,
-            baseline_peak_bytes=baseline_peak_bytes,
+            baseline_peak_bytes=baseline_bytes,
             fixed=FixedBytes(
                 parameters_bytes=captured.parameters_bytes,
                 buffers_bytes=captured.buffers_bytes,
@@ -150,7 +148,7 @@ class GraphPlanner:
             places=places_of(captured, lowered.origins),
         )
         if captured.foreign_ops:
-            problem = _with_measured_eager(step, captured, problem)
+            problem = with_measured_eager(step, captured, problem)
         problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
         return cls(
             step=step,
@@ -192,7 +190,7 @@ class GraphPlanner:
 
         The optimizer's step may need more.
         """
-        return _running_bytes(self.captured, self.lowered)
+        return running_bytes(self.captured, self.lowered)
 
     @property
     def is_hopeless_as_one_graph(self) -> bool:
@@ -338,50 +336,6 @@ def _in_blocks(
         except FailedBlocks as failed:
             blocks = finer_blocks(module, blocks, failed.paths)
     raise CaptureError(where=type(module).__name__, reason="none of its blocks is one graph")
-
-
-def _baseline_peak_bytes(
-    step: StepToPlan, captured: Capture, lowered: Lowered, optimizer: OptimizerMemory
-) -> int:
-    """The peak of the eager step: its tensors, and the workspace that its operators add."""
-    graph = lowered.graph
-    kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
-    new_gradients_bytes = 0 if step.accumulates else captured.gradient_bytes
-    after_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
-    fixed_bytes = lowered.fixed_bytes + step.older_gradients_bytes + step.buckets_bytes
-    if step.request.device is not None:
-        fixed_bytes += step.request.device.workspace_bytes
-    return fixed_bytes + max(_running_bytes(captured, lowered), after_bytes)
-
-
-def _with_measured_eager(step: StepToPlan, captured: Capture, problem: StepProblem) -> StepProblem:
-    """The same with the measured peak of eager's step, of which the graphs are only a part.
-
-    Raises:
-        CaptureError: The step fails.
-    """
-    fits = problem.baseline_peak_bytes < available_bytes(captured.device)
-    if captured.is_fake or acts_on_parameters(step.module) or not fits:
-        return problem
-    eager = step.on(captured.device)
-    progress.stage("running eager's step")
-    with eager_failures(eager, stage="profile"):
-        measured_bytes = problem.fixed_bytes + eager.record(warm_up=False).peak_bytes
-    baseline_peak_bytes = max(problem.baseline_peak_bytes, measured_bytes)
-    return dataclasses.replace(problem, baseline_peak_bytes=baseline_peak_bytes)
-
-
-def _running_bytes(captured: Capture, lowered: Lowered) -> int:
-    """What eager's forward and backward need at their peak, with the workspace of operators."""
-    *ops, optimizer_step = lowered.graph.ops
-    ops = [*ops, dataclasses.replace(optimizer_step, workspace_bytes=0)]
-    graph = dataclasses.replace(lowered.graph, ops=tuple(ops))
-    none = baseline_schedule(graph)
-    bare = dataclasses.replace(
-        graph, ops=tuple(dataclasses.replace(op, workspace_bytes=0) for op in ops)
-    )
-    workspace_bytes = simulate(graph, none).peak_bytes - simulate(bare, none).peak_bytes
-    return captured.eager_peak_bytes + workspace_bytes
 
 
 def _arrivals(graph: CapturedGraph, gradient_order: tuple[int, ...]) -> tuple[int, ...]:
