@@ -15,7 +15,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from autockpt.torch_private.autograd import after_backward
+from autockpt.torch_private.autograd import after_backward, backward_keeps_graph
 
 _compilations: list[None] = []
 
@@ -40,23 +40,32 @@ class FirstGradient:
             tell: The function; None for the one of before. The module's parameters keep it: a
                 forward that was put in the place of an optimized one leaves nothing else that does.
         """
-        self.disarm()
-        module = self._module()
-        parameters = [] if module is None else list(module.parameters())
-        trained = [p for p in parameters if p.requires_grad and p.is_leaf]
+        trained = self._trained()
         # The backward of a forward that ran before the module was optimized passes nothing by.
         is_earlier = tell is not None and any(map(_is_in_a_graph, trained))
-        tell = self._tell = tell or self._tell
+        self._tell = tell or self._tell
+        self._wait(trained, is_earlier=is_earlier)
+
+    def _wait(self, trained: list[torch.Tensor], *, is_earlier: bool) -> None:
+        self.disarm()
 
         def arrived(_: torch.Tensor) -> None:
-            if self._handles:
-                self.disarm()
-                if is_earlier:
-                    after_backward(self.arm)
-                elif tell is not None:
-                    tell()
+            if not self._handles:
+                return
+            self.disarm()
+            if is_earlier:
+                # The next backward may come through the same graph.
+                is_kept = backward_keeps_graph()
+                after_backward(lambda: self._wait(self._trained(), is_earlier=is_kept))
+            elif self._tell is not None:
+                self._tell()
 
         self._handles = [parameter.register_hook(arrived) for parameter in trained]
+
+    def _trained(self) -> list[torch.Tensor]:
+        module = self._module()
+        parameters = [] if module is None else list(module.parameters())
+        return [p for p in parameters if p.requires_grad and p.is_leaf]
 
     @property
     def is_armed(self) -> bool:

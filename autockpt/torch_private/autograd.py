@@ -1,4 +1,4 @@
-"""Autograd's backward: which operator of the forward a node is for, and when a backward ends.
+"""Autograd's backward: which operator of the forward a node is for, and how a backward ends.
 
 Tested with torch 2.11 to 2.15.
 """
@@ -20,6 +20,11 @@ def running_sequence_number() -> int | None:
     """The number of the node that runs in a backward; None if none does."""
     node: Any = torch._C._current_autograd_node()
     return None if node is None else int(node._sequence_nr())
+
+
+def backward_keeps_graph() -> bool:
+    """Whether the backward that runs now leaves its graph for another one (``retain_graph``)."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 def after_backward(callback: Callable[[], None]) -> None:

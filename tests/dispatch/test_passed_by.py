@@ -59,6 +59,19 @@ def test_the_backward_of_a_forward_before_optimize_passes_nothing_by() -> None:
         model.training_step(X).backward()
 
 
+def test_a_graph_from_before_optimize_may_have_several_backwards() -> None:
+    """The second backward of a retained graph was told as another method."""
+    model = Wrapped()
+    waiting = model(X).square().mean()
+    _optimized(model)
+    for _ in range(2):
+        waiting.backward(retain_graph=True)
+    waiting.backward()
+    assert "forward" not in model.net.__dict__
+    with pytest.warns(UserWarning, match="another method was called.*plans its part net"):
+        model.training_step(X).backward()
+
+
 def test_a_forward_that_replaces_ours_is_planned() -> None:
     model = _optimized(Wrapped())
 
