@@ -19,13 +19,13 @@ from autockpt.capture.packed_sequences import eager_answers
 from autockpt.capture.pieces import Pieces
 from autockpt.capture.recorder import Recorder, SplitForwardError, keys_of
 from autockpt.errors import CaptureError, InternalError
-from autockpt.torch_private.dynamo import compile_forward, no_breaks
+from autockpt.torch_private.dynamo import compile_forward, no_breaks, only_varying
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.messages import silence
 from autockpt.torch_private.modes import no_autocast
 from autockpt.torch_private.pytree import tree_leaves, tree_map
 from autockpt.torch_private.refusals import is_compilation_error, root_cause, wrapped
-from autockpt.verify.inputs import mapped_inputs
+from autockpt.verify.inputs import input_leaves, mapped_inputs
 from autockpt.verify.loss import backward_roots, find_loss, foreign_ops
 from autockpt.verify.outside import gradients_set_aside
 
@@ -74,7 +74,8 @@ def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
     split = ""
     if not (step.blocks or fakes.has_no_data):
         try:
-            with standing_in_for(fakes, step.module):
+            inputs = input_leaves((step.args, step.kwargs))
+            with standing_in_for(fakes, step.module), only_varying(inputs):
                 traced = _in_one_graph(step, fakes)
             if traced is not None:
                 return traced

@@ -33,8 +33,8 @@ from autockpt.torch_private.dynamo import (
     changed_since,
     compile_forward,
     guard_failures,
-    may_vary,
     no_breaks,
+    only_varying,
 )
 from autockpt.torch_private.dynamo_settings import quiet_warnings, tracing_config
 from autockpt.torch_private.graphs import copied_graph
@@ -150,16 +150,12 @@ class PlannedForward:
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._compiled.backend.follower is not self._graphs:
             self._follow(self._newly_compiled())
-        if self._planned.varying:
-            leaves = input_leaves((args, kwargs))
-            for leaf, dimension in self._planned.varying:
-                if isinstance(leaves[leaf], torch.Tensor):
-                    may_vary(leaves[leaf], dimension)
         num_compilations = self._graphs.num_compilations
         # Any call may compile again, and must see the same settings as the first.
         with (
             tracing_config(self._answers, numbers_vary=self._planned.numbers_vary),
             quiet_warnings(),
+            only_varying(input_leaves((args, kwargs)), self._planned.varying),
             self._watching(num_compilations),
         ):
             try:

@@ -9,12 +9,28 @@ import contextlib
 import inspect
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.fx as fx
 from torch._dynamo.resume_execution import TORCH_DYNAMO_RESUME_IN_PREFIX
+
+# What says on a tensor which of its dimensions Dynamo traces as symbols, and how.
+_MARKS = (
+    "_dynamo_dynamic_indices",
+    "_dynamo_dynamic_range",
+    "_dynamo_hint_overrides",
+    "_dynamo_propagated_dynamic_indices",
+    "_dynamo_shape_ids",
+    "_dynamo_static_indices",
+    "_dynamo_strict_unbacked_indices",
+    "_dynamo_unbacked_bounds",
+    "_dynamo_unbacked_indices",
+    "_dynamo_weak_dynamic_indices",
+    "_has_dynamo_dim_marking",
+    "_specialize_on",
+)
 
 # A call splits the graph that Dynamo makes of a forward at that place.
 graph_break = torch._dynamo.graph_break
@@ -80,9 +96,33 @@ def no_breaks() -> contextlib.AbstractContextManager[Any]:
     return torch._dynamo.error_on_graph_break(True)
 
 
-def may_vary(tensor: torch.Tensor, dimension: int) -> None:
-    """Let Dynamo trace this dimension of an input as a symbol, if the code allows it."""
-    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+@contextlib.contextmanager
+def only_varying(leaves: Sequence[Any], varying: Iterable[tuple[int, int]] = ()) -> Iterator[None]:
+    """Let Dynamo trace dimensions of inputs as symbols, if the code allows it, and no others.
+
+    Marks stay on a tensor, and would leave its dimensions open in other graphs too. So they are
+    taken off again, and yours are put aside meanwhile.
+
+    Args:
+        leaves: The leaves of the inputs; what is no tensor is skipped.
+        varying: The dimensions, each with the number of its leaf.
+    """
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    yours = [_marks_taken_off(tensor) for tensor in tensors]
+    try:
+        for leaf, dimension in varying:
+            if isinstance(leaves[leaf], torch.Tensor):
+                torch._dynamo.maybe_mark_dynamic(leaves[leaf], dimension)
+        yield
+    finally:
+        for tensor, marks in zip(tensors, yours, strict=True):
+            _marks_taken_off(tensor)
+            vars(tensor).update(marks)
+
+
+def _marks_taken_off(tensor: torch.Tensor) -> dict[str, Any]:
+    attributes = vars(tensor)
+    return {name: attributes.pop(name) for name in _MARKS if name in attributes}
 
 
 def compile_forward(

@@ -200,3 +200,23 @@ def test_a_plan_serves_what_is_smaller_in_its_bucket_alone() -> None:
     assert buckets.forget("wide")
     assert not buckets.forget("wide")
     assert buckets.serving(layout_of((torch.zeros(4, 48),), {})) is None
+
+
+@pytest.mark.row("sizes that change from call to call", "an attending reader of text, an MLP")
+def test_inputs_that_two_models_take_carry_no_marks_from_one_to_the_other() -> None:
+    """Dimensions that a plan of the first left open were symbols in a graph of fixed sizes."""
+    batches = [torch.randn(rows, 32) for rows in (512, 768, 600)]
+    batches[0].mine = "kept"  # type: ignore[attr-defined]
+    torch._dynamo.mark_dynamic(batches[2], 1)
+    models = [
+        nn.Sequential(*[nn.Sequential(nn.Linear(32, 96), nn.GELU(), nn.Linear(96, 32))] * 3)
+        for _ in range(2)
+    ]
+    for model in models:
+        autockpt.optimize(model, "80%", method="greedy", optimizer="sgd", verify=False)
+        for batch in batches if model is models[0] else reversed(batches):
+            model(batch).square().mean().backward()
+            model.zero_grad()
+        assert autockpt.get_plan(model).rung == "whole"
+    assert [vars(batch) for batch in batches[:2]] == [{"mine": "kept"}, {}]
+    assert batches[2]._dynamo_dynamic_indices == {1}  # type: ignore[attr-defined]
