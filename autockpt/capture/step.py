@@ -205,9 +205,10 @@ def _check_graphs(
     if not any(graph.has_backward for graph in traced.graphs):
         foreign = ", ".join(traced.foreign_ops)
         outside = f" (it stays outside: {foreign})" if foreign else ""
-        raise CaptureError(
-            where=name, reason=f"no graph with a backward was found in its forward{outside}"
-        )
+        reason = f"no graph with a backward was found in its forward{outside}"
+        if traced.split:
+            reason = f"Dynamo leaves its forward to Python at {traced.split}"
+        raise CaptureError(where=name, reason=reason)
     if parameter_keys & overwritten_keys(traced.graphs):
         raise CaptureError(
             where=name,

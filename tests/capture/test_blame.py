@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,6 +177,38 @@ def test_a_failure_of_the_model_is_not_a_bug(act: Callable[..., Any], reason: st
     with pytest.raises(CaptureError, match=named) as caught:
         capture(model, model.forward, (X,), {})
     assert caught.value.__cause__ is not None
+
+
+class DropsLayers(nn.Module):
+    """Skips layers by a draw that Python reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            if np.random.random() < 0.9:
+                x = layer(x).relu()
+        return x
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.GRU(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cells(x)[0]
+
+
+@pytest.mark.parametrize("kind", [DropsLayers, Recurrent])
+def test_a_forward_that_is_left_to_python_is_told_with_its_line(kind: type[nn.Module]) -> None:
+    """Only the autograd nodes of eager were named, and the advice was to change "that code"."""
+    model = kind()
+    named = r"Dynamo leaves its forward to Python at \S+test_blame.py:\d+: Unsupported"
+    with pytest.raises(CaptureError, match=named):
+        capture(model, model.forward, (torch.ones(2, 4),), {})
 
 
 def test_a_loss_that_cannot_be_traced_is_not_a_bug() -> None:
