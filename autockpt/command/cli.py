@@ -128,6 +128,8 @@ def _run() -> int:
 def _written(code: int) -> int:
     """Writes what is still to be written; if nobody reads it, that is the exit code."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:  # it was closed before Python began
+            continue
         try:
             stream.flush()
         except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,15 @@ def test_a_closed_pipe_ends_a_command_quietly(args: tuple[str, ...]) -> None:
     with os.fdopen(said, encoding="utf-8") as stream:
         assert stream.read() == ""
     assert ended.wait() == exits.CLOSED_PIPE
+
+
+def test_a_stream_that_was_closed_before_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`autockpt diff A B >&-` ended in a traceback about `None`."""
+    monkeypatch.setattr(cli, "_app", lambda **_: 0)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
 
 
 def test_an_answer_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
