@@ -122,7 +122,7 @@ class PlanMaker:
             except AutockptError as error:
                 # A loop of another kind has trained until here, and goes on with a warning.
                 plain = dataclasses.replace(call.key, loop=PLAIN)
-                if call.key == plain or self.store.forward(plain) is None or not leads_down(error):
+                if call.key == plain or self.store.latest is None or not leads_down(error):
                     raise
                 if isinstance(error, BudgetError):
                     accepted = self._leanest(call, error)
