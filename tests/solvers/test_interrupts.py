@@ -14,8 +14,6 @@ import textwrap
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("short_searches")
-
 # Runs a search that uses CP-SAT for long, in each of the three places that call it. `calls` counts
 # the integer programs, and `hit` is called while the first one is solved.
 SEARCHES = """
