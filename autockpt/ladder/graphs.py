@@ -147,9 +147,10 @@ class GraphPlanner:
             notes=_notes(captured, step.request.cost, target),
             places=places_of(captured, lowered.origins),
         )
+        problem = problem.for_calls(step.loop.num_calls)
         if captured.foreign_ops:
             problem = with_measured_eager(step, captured, problem)
-        problem = problem.for_calls(step.loop.num_calls).within(step.request.budget)
+        problem = problem.within(step.request.budget)
         return cls(
             step=step,
             pieces=pieces,
