@@ -307,7 +307,8 @@ def _document(rows: list[tuple[str, ...]]) -> str:
         "`loss / n` in an accumulating loop takes bytes of the loop's own (4 here), so these loops",
         "give `backward` the weight instead.",
         "",
-        f"{len(rows)} steps; the largest difference is {off[-1]:.2f}%, the median "
+        f"{len(rows)} steps of {len({row[0] for row in rows})} models; the largest difference is "
+        f"{off[-1]:.2f}%, the median "
         f"{off[len(off) // 2]:.2f}%; {sum('OVER' in row[8] for row in rows)} over their budget.",
         "",
         "| " + " | ".join(header) + " |",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+
+from autockpt.fitting.layers import above
 
 
 def levels_of(
@@ -17,27 +19,16 @@ def levels_of(
         segments: Paths of modules, in forward order.
         runs: Whether the module of a path has a forward.
     """
-    chains = {tuple(path for path in _items(segment) if runs(path)) for segment in segments}
-    in_order = dict.fromkeys(segments)
+    known = [[at for at in _items(segment) if runs(at)] for segment in dict.fromkeys(segments)]
+    chains = [chain for chain in known if chain]
     deepest = max(map(len, chains), default=0)
     levels: dict[tuple[str, ...], None] = {}
     for depth in range(deepest):
-        chosen: dict[str, None] = {}
-        for segment in in_order:
-            chain = [path for path in _items(segment) if runs(path)]
-            if chain:
-                chosen.setdefault(chain[min(depth, len(chain) - 1)])
+        chosen = dict.fromkeys(chain[min(depth, len(chain) - 1)] for chain in chains)
         outer = {path for item in chosen for path in above(item.rpartition(".")[0])}
         # What an item runs beside the lists inside it is not checkpointed with those.
         levels.setdefault(tuple(item for item in chosen if item not in outer))
     return tuple(levels)
-
-
-def above(path: str) -> Iterator[str]:
-    """The path of a module, and those of the modules that it is in, the innermost first."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
 
 
 def _items(segment: str) -> list[str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from autockpt.choices.levels import above, levels_of
-from autockpt.fitting.layers import checkpointed
+from autockpt.choices.levels import levels_of
+from autockpt.fitting.layers import above, checkpointed
 from autockpt.report.plan import Plan
 from autockpt_solvers import ComputeGraph, ScheduleError, simulate
 

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autockpt.command.grammar.checks import REDUCTIONS
 from autockpt.command.grammar.options import BatchedModelOptions, Json, SearchOptions, Shown
 from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write
 from autockpt.command.running.streams import show, width
@@ -64,7 +65,7 @@ def _call(plan: Plan, source: str, loss: str | None) -> list[str]:
         given = f"plan={json_module.dumps(Path(source).as_posix(), ensure_ascii=False)}"
     arguments = f"model, {given}{optimizer_argument(plan)}"
     lines = ["import autockpt", ""]
-    if loss in ("sum", "mean"):
+    if loss in REDUCTIONS:
         arguments += f", loss_fn=lambda output: output.{loss}()"
     elif loss is not None:
         lines += ["# loss_fn is the function that --loss names"]

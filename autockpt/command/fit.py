@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autockpt.command.grammar.checks import checked_budget
-from autockpt.command.grammar.options import HERE, BatchedModelOptions, Json, Shown, Target
+from autockpt.command.grammar.checks import HERE, checked_budget
+from autockpt.command.grammar.options import BatchedModelOptions, Json, Shown, Target
 from autockpt.command.grammar.usage_error import TargetError
 from autockpt.command.running import exits
 from autockpt.command.running.files import STANDARD_OUTPUT, check_writable, write

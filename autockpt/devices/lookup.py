@@ -12,7 +12,7 @@ import msgspec
 from autockpt.budget import parse_budget
 from autockpt.devices.device import Device, Efficiency, PeakRates
 from autockpt.devices.table import DEVICES
-from autockpt.near_names import meant
+from autockpt_solvers.near_names import meant
 
 # Words that people put around the names of the table.
 _MAKERS = ("nvidia-", "amd-", "geforce-", "tesla-", "instinct-")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from autockpt.budget import parse_budget
-from autockpt.near_names import meant
+from autockpt_solvers.near_names import meant
 
 _MOST_BUDGETS = 200
 Positive = Annotated[int, msgspec.Meta(ge=1)]

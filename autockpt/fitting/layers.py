@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from autockpt_solvers import ComputeGraph, Schedule, baseline_schedule
 from autockpt_solvers.schedule import with_frees
@@ -60,14 +60,16 @@ def checkpointed(graph: ComputeGraph, groups: Mapping[str, str]) -> Schedule:
     return with_frees(graph, order)
 
 
+def above(path: str) -> Iterator[str]:
+    """The path of a module, and those of the modules that it is in, the innermost first."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
 def _group_of(segment: str, groups: Mapping[str, str]) -> str:
     """The group of the checkpointed module that a module is, or is in; empty if it is in none."""
-    path = segment
-    while path:
-        if path in groups:
-            return groups[path]
-        path = path.rpartition(".")[0]
-    return ""
+    return next((groups[path] for path in above(segment) if path in groups), "")
 
 
 def layer_of(segment: str) -> str:

@@ -13,10 +13,10 @@ import torch
 from autockpt import progress
 from autockpt.capture.blame import is_raised_by_autockpt
 from autockpt.errors import InternalError
-from autockpt.near_names import meant
 from autockpt.profile.fake_step import MakeOptimizer, StepBytes, measure_existing, measure_new
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.verify.live_bytes import distinct_bytes
+from autockpt_solvers.near_names import meant
 
 # A name does not say whether weights decay. SGD needs a temporary tensor if they do.
 _SGD = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import traceback
 from numbers import Real
@@ -16,6 +15,7 @@ from autockpt_solvers.bounds.proof import bounds_of, least_bytes
 from autockpt_solvers.clock import Clock
 from autockpt_solvers.graph import check_integer
 from autockpt_solvers.methods.registry import METHODS
+from autockpt_solvers.near_names import meant
 from autockpt_solvers.orders.facts import GraphFacts
 from autockpt_solvers.plugins import find_plugin, plugin_names
 from autockpt_solvers.problem import Problem
@@ -63,10 +63,10 @@ def found_method(method: str | Method) -> str | Method:
     others = plugin_names(GROUP)
     if method not in others:
         names = (*METHODS, *others)
-        close = difflib.get_close_matches(method.lower(), names, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
         known = ", ".join(map(repr, names))
-        raise ValueError(f"unknown method {method!r}; {meant}use one of {known}, or a callable")
+        raise ValueError(
+            f"unknown method {method!r}; {meant(method, names)}use one of {known}, or a callable"
+        )
     return cast("Method", find_plugin(GROUP, method))
 
 

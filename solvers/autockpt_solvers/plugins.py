@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import entry_points
+
+from autockpt_solvers.near_names import meant
 
 
 def plugin_names(group: str) -> tuple[str, ...]:
@@ -24,11 +25,10 @@ def find_plugin(group: str, name: str) -> object:
     points = {(p.value, p.name): p for p in entry_points(group=group, name=name)}
     if not points:
         names = plugin_names(group)
-        close = difflib.get_close_matches(name, names, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
         installed = f"installed are {', '.join(map(repr, names))}" if names else "none is installed"
         raise ValueError(
-            f"there is no {name!r} among the entry points of {group}; {meant}{installed}"
+            f"there is no {name!r} among the entry points of {group}; {meant(name, names)}"
+            f"{installed}"
         )
     if len(points) > 1:
         values = " and ".join(value for value, _ in points)

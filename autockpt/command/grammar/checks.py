@@ -12,8 +12,8 @@ from pathlib import Path
 from autockpt.budget import Budget, parse_budget
 from autockpt.command.grammar.usage_error import TargetError
 from autockpt.devices.lookup import find_device
-from autockpt.near_names import meant
 from autockpt.zoo.catalogue import NAMES
+from autockpt_solvers.near_names import meant
 
 FORMS = "write file.py:function, package.module:function, zoo:NAME or hf:CONFIG"
 REDUCTIONS = ("sum", "mean")  # losses that have a name

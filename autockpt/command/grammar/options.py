@@ -19,7 +19,6 @@ from autockpt.hub.options import HubOptions
 from autockpt.zoo.catalogue import NAMES
 
 _MODEL, _SEARCH, _HUB, _OUTPUT = "Model", "Search", "Models of hf:", "Output"
-HERE = checks.HERE
 
 
 class Size(StrEnum):
@@ -38,7 +37,7 @@ def _targets(incomplete: str) -> list[str]:
 
 
 def _devices(incomplete: str) -> list[str]:
-    return _beginning((*HERE, *device_names()), incomplete)
+    return _beginning((*checks.HERE, *device_names()), incomplete)
 
 
 def _methods(incomplete: str) -> list[str]:
@@ -238,7 +237,7 @@ class ModelOptions:
     @property
     def is_elsewhere(self) -> bool:
         """Whether the device is one that need not be here."""
-        return self.device is not None and self.device.partition(":")[0] not in HERE
+        return self.device is not None and self.device.partition(":")[0] not in checks.HERE
 
     def check(self, target: str) -> None:
         """Fails before anything is imported or built if the model cannot be.
