@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autockpt.lazy_names import lazy_names
+from autockpt_solvers.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from autockpt import zoo

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autockpt.lazy_names import lazy_names
 from autockpt.zoo.catalogue import names
+from autockpt_solvers.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from autockpt.zoo.example import Example, Size

@@ -27,7 +27,7 @@ def lazy_names(
         try:
             module = importlib.import_module(place)
         finally:
-            random.setstate(drawn)  # rich draws while it is imported
+            random.setstate(drawn)  # some packages, rich among them, draw while they are imported
         value = module if place == f"{package}.{name}" else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
