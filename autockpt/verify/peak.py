@@ -73,7 +73,7 @@ def memory_profile() -> Iterator[Any]:
             "training step first.",
         )
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as session:
         yield session
 

@@ -7,6 +7,7 @@ the time of the whole search is over.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from autockpt_solvers.refinement.refine import (
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 
     from autockpt_solvers.session import Session
 
+# Each run begins at the leanest plan of those before it. The first is long: runs that are too short
+# do not get far from a plan of a heuristic. Those after it are half as long. Large graphs get
+# fewer; if they get few, the first is warm, which depends less on where it begins.
 _WARM_RUN, _STRICT_RUN = Start(temperature=1e-3, weight=0.1), Start(temperature=1e-4, weight=1.0)
-# Runs from the leanest plan, then a strict one from the best plan found. Which run gets far is a
-# matter of chance, but runs that are too short do not get far at all. So large graphs get fewer
-# runs; if they get few, warm ones, which depend less on where they begin.
-_RUNS, _FEW_RUNS = 5, 2
-_STEPS_OF_EACH, _STEPS = 25, 20_000  # of a run: so many per decision and read, and at most so many
-_MOST_WORK = 300_000_000  # in runs and reads, for all runs but the last: about a second
+_STEPS_OF_EACH, _STEPS = 25, 20_000  # of the first run: so many per decision, and at most so many
+_SHORT_RUNS, _FEW_RUNS = 8, 2
+# After so many runs in a row that find nothing leaner by this, it begins anew if what was known is
+# leaner still, and ends otherwise.
+_IDLE_RUNS, _LEANER = 3, 0.999
+_MOST_WORK = 300_000_000  # in runs and reads, for the first run: about a second
+_MOST_SHORT_WORK = 240_000_000  # for all the others
 
 
 def descend(
@@ -53,16 +58,25 @@ def descend(
     if not refiner.has_choices:
         return None
     refiner.compile()
-    steps = min(_STEPS_OF_EACH * refiner.size, _STEPS)
-    num_runs = max(1, min(_RUNS, _MOST_WORK // (steps * work_per_step(facts))))
-    steps = min(steps, _MOST_WORK // work_per_step(facts))
-    start = min(starts, key=facts.evaluate)
-    for run in range(num_runs + 1):
-        is_last = run == num_runs
-        begin = refiner.lean_order if is_last else start
-        kind = _WARM_RUN if num_runs <= _FEW_RUNS and not is_last else _STRICT_RUN
-        refiner.run(begin or start, steps, clock.end, kind, chains=CHAINS)
+    wanted = min(_STEPS_OF_EACH * refiner.size, _STEPS)
+    work = work_per_step(facts)
+    num_short = max(1, min(_SHORT_RUNS, 2 * _MOST_SHORT_WORK // (wanted * work)))
+    steps = min(wanted, _MOST_WORK // work)
+    start = order = min(starts, key=facts.evaluate)
+    leanest_bytes, num_idle = math.inf, 0
+    for number in range(1 + num_short):
+        is_first = order is start
+        run = _WARM_RUN if number == 0 and num_short <= _FEW_RUNS else _STRICT_RUN
+        refiner.run(order, steps if is_first else steps // 2, clock.end, run, chains=CHAINS)
         if refiner.best_order is not None:  # it fits the bound
             break
+        order = refiner.lean_order or start
+        peak_bytes = facts.evaluate(order)[0]
+        num_idle = num_idle + 1 if peak_bytes > leanest_bytes * _LEANER else 0
+        leanest_bytes = min(leanest_bytes, peak_bytes)
+        if num_idle == _IDLE_RUNS:
+            if leanest_bytes < known:
+                break
+            order, num_idle = start, 0
     found = refiner.best_order or refiner.lean_order
     return found if found is not None and facts.evaluate(found)[0] < known else None
