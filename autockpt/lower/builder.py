@@ -46,6 +46,8 @@ class GraphBuilder:
         self._local: dict[tuple[int, int], int] = {}
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
+        # By graph: engine storages of gradients that autograd passes to it in other storages.
+        self._passed_back: dict[int, list[int]] = {}
         self._passed_on: dict[int, None] = {}
         self._drawn: dict[int, tuple[int, ...]] = {}
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
@@ -137,7 +139,9 @@ class GraphBuilder:
             last = len(self._capture.graphs) - 1
             self._add_hold("end of the forward", tuple(self._passed_on), last)
 
-    def _add_hold(self, name: str, reads: tuple[int, ...], region: int) -> None:
+    def _add_hold(
+        self, name: str, reads: tuple[int, ...], region: int, *, is_backward: bool = False
+    ) -> None:
         self._add(
             Op(
                 name=name,
@@ -145,7 +149,9 @@ class GraphBuilder:
                 reads=reads,
                 writes=(self._marker(),),
                 recomputable=False,
+                is_backward=is_backward,
                 region=region,
+                is_fence=is_backward,
             ),
             Origin(kind="hold", region=region),
         )
@@ -164,15 +170,14 @@ class GraphBuilder:
                     made = self._storage(f"g{region}.tangent{number}", joint.storage_bytes[storage])
                     self._local[region, storage] = made
                     unknown.append(made)
-                    # The caller keeps the gradients that it starts the backward from until it ends.
-                    self._outputs[made] = None
-        if unknown:
+        passed_back = self._passed_back.pop(region, [])
+        if unknown or passed_back:
             self._add(
                 Op(
                     name="incoming gradients",
                     runtime_ns=0,
-                    reads=(),
-                    writes=tuple(unknown),
+                    reads=tuple(passed_back),
+                    writes=tuple(unknown) or (self._marker(),),
                     recomputable=False,
                     is_backward=True,
                     region=region,
@@ -187,13 +192,46 @@ class GraphBuilder:
             for storage, key in zip(storages, keys, strict=True):
                 if (region, storage) in self._local:
                     self._grad_by_key[key] = self._local[region, storage]
+        self._keep_gradients(region)
+        # The caller keeps the gradients that it starts the backward from until it ends; autograd
+        # frees those that it passes on.
+        held = self._capture.held_keys
+        if any(key in held for keys in graph.output_keys for key in keys):
+            self._outputs.update(dict.fromkeys(unknown))
+        elif unknown:
+            self._add_hold("end of a graph's backward", tuple(unknown), region, is_backward=True)
+
+    def _keep_gradients(self, region: int) -> None:
+        """Keep gradients of parameters and inputs; autograd passes the others to earlier graphs."""
+        graph = self._capture.graphs[region]
         parameters = self._add_gradients(region)
         goes_on = gradients_wanted_before(self._capture, region)
-        for storages, keys in zip(joint.backward_output_storages, graph.grad_keys, strict=False):
+        outgoing = zip(graph.joint.backward_output_storages, graph.grad_keys, strict=False)
+        for (storages, keys), maker in zip(outgoing, self._makers(region), strict=False):
             for storage, key in zip(storages, keys, strict=True):
                 gradient = self._local.get((region, storage))
-                if gradient is not None and key not in goes_on and gradient not in parameters:
+                if gradient is None or key in goes_on or gradient in parameters:
+                    continue
+                if maker is None:
                     self._outputs[gradient] = None
+                else:
+                    self._passed_back.setdefault(maker, []).append(gradient)
+
+    def _makers(self, region: int) -> list[int | None]:
+        """The earlier graph that makes each input of a graph, by the gradient's number."""
+        graph = self._capture.graphs[region]
+        if len(graph.grad_keys) != len(graph.input_keys):
+            return [None] * len(graph.grad_keys)
+        makers = {
+            key: number
+            for number, earlier in enumerate(self._capture.graphs[:region])
+            if earlier.has_backward
+            for keys in earlier.output_keys
+            for key in keys
+        }
+        return [
+            next((makers[key] for key in keys if key in makers), None) for keys in graph.input_keys
+        ]
 
     def _add_gradients(self, region: int) -> set[int]:
         """Keep gradients of parameters until they are complete, then keep or accumulate them.

@@ -61,6 +61,24 @@ def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(
     assert plan.measured_peak_bytes == plan.predicted_peak_bytes <= plan.budget_bytes
 
 
+def test_gradients_that_pass_between_pieces_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AOTAutograd copies some gradients that pass a cut. A plan took copies and originals for what
+    the caller holds to the end: 28.4 MiB were predicted for a small Whisper that took 27.4."""
+    monkeypatch.setattr(Call, "pieces", property(lambda call: "equal"))
+    tiny = build("gpt2")
+    autockpt.optimize(
+        tiny.model, "85%", method="greedy", sample_args=tiny.args, sample_kwargs=tiny.kwargs
+    )
+    plan = autockpt.get_plan(tiny.model)
+    assert plan is not None
+    assert plan.num_graphs > 2
+    names = [plan.graph.storages[storage].name for storage in plan.graph.outputs]
+    passed = [storage.name for storage in plan.graph.storages if "tangent" in storage.name]
+    assert len(passed) > 1  # the loss's own, and at least one copy
+    assert [name for name in names if "tangent" in name] == passed[:1]
+    assert plan.measured_peak_bytes == plan.predicted_peak_bytes
+
+
 def test_what_was_accumulated_is_as_it_was_when_a_step_was_tried() -> None:
     """Verification runs steps that add to the real gradients, and must take that back."""
     tiny = build("control_flow")
