@@ -65,7 +65,7 @@ def _tried(trial: Trial, kept: KeptPlan) -> AcceptedPlan | None:
     return AcceptedPlan(
         plan=dataclasses.replace(
             plan,
-            measured_peak_bytes=peak_bytes,
+            measured_peak_bytes=peak_bytes if trial.is_exact else plan.measured_peak_bytes,
             rung=plan.rung if executable is not None else "eager",
         ),
         executable=executable,

@@ -290,13 +290,13 @@ class Trial:
             excess_bytes = measured_bytes - budget_bytes
             plan = executable.plan
             if excess_bytes <= 0:
-                notes = (*plan.notes, *reference.notes)
+                notes = (*plan.notes, *reference.notes, *self._notes_on(measured_bytes))
                 plan = dataclasses.replace(
                     plan,
                     budget_bytes=budget_bytes,
                     minimum_peak_bytes=plan.minimum_peak_bytes
                     + max(0, measured_bytes - plan.predicted_peak_bytes),
-                    measured_peak_bytes=measured_bytes,
+                    measured_peak_bytes=measured_bytes if self.is_exact else None,
                     notes=notes,
                 )
                 return AcceptedPlan(
@@ -315,6 +315,12 @@ class Trial:
             f"step is measured at {format_bytes(measured_bytes)}, over the budget of "
             f"{format_bytes(budget_bytes)}"
         )
+
+    def _notes_on(self, measured_bytes: int) -> tuple[str, ...]:
+        """What to say of a measured peak that may be that of smaller inputs."""
+        if self.is_exact:
+            return ()
+        return (f"a step, with inputs that may be smaller, took {format_bytes(measured_bytes)}",)
 
     def _peak_bytes(
         self, planner: StepPlanner, run: Step, reference: _Reference, *, warm_up: bool
