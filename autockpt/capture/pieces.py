@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 import torch.fx as fx
 
+from autockpt.capture.uses import num_uses_by
 from autockpt.torch_private.graphs import split_in_pieces
 from autockpt.torch_private.modes import SET_GRAD_ENABLED
 from autockpt.torch_private.pytree import tree_leaves
@@ -166,6 +167,7 @@ class _Facts:
             for node in self._nodes
         }
         self._summed = self._differentiable_uses()
+        self._uses_inside: dict[tuple[int, fx.Node], int] = {}
         self.parameter_bytes, self.largest_parameter_bytes = self._parameters()
         self.crossing_bytes = self._crossing(before=len(self._nodes))
         self._old_crossing_bytes: dict[int, list[int]] = {}
@@ -177,14 +179,14 @@ class _Facts:
             if not forbidden[at] and self.crossing_bytes[at]
         ]
 
-    def _differentiable_uses(self) -> list[list[int]]:
-        """By value that takes a gradient: where it is used."""
-        uses: dict[fx.Node, list[int]] = {}
+    def _differentiable_uses(self) -> list[list[tuple[int, fx.Node]]]:
+        """By value that takes a gradient: where it is used, and under which name."""
+        uses: dict[fx.Node, list[tuple[int, fx.Node]]] = {}
         same: dict[fx.Node | None, fx.Node] = {}
         for node in self._nodes:
             if any(leaf.requires_grad for leaf in _tensors_of(node)):
                 same[node] = same.get(_passed_through(node), node)
-                uses.setdefault(same[node], []).extend(self._uses_at[node])
+                uses.setdefault(same[node], []).extend((at, node) for at in self._uses_at[node])
         return list(uses.values())
 
     def _parameters(self) -> tuple[list[int], int]:
@@ -263,11 +265,18 @@ class _Facts:
         sum of its uses: the same only for the first that arrives, or if the piece has one use.
         """
         for uses in self._summed:
-            per_piece = collections.Counter(bisect.bisect_right(cuts, at) for at in uses)
+            per_piece = collections.Counter(bisect.bisect_right(cuts, at) for at, _ in uses)
             last = max(per_piece, default=0)
-            if any(count > 1 for piece, count in per_piece.items() if piece != last):
-                return False
+            for at, node in uses:
+                piece = bisect.bisect_right(cuts, at)
+                if piece != last and (per_piece[piece] > 1 or self._num_uses(at, node) > 1):
+                    return False
         return True
+
+    def _num_uses(self, at: int, node: fx.Node) -> int:
+        if (at, node) not in self._uses_inside:
+            self._uses_inside[at, node] = num_uses_by(self._nodes[at], node)
+        return self._uses_inside[at, node]
 
 
 def _tensors_of(node: fx.Node) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 
+from autockpt.torch_private.autograd import num_gradients
 from autockpt.torch_private.graphs import add_input, copied_for_aot, is_autocast_on
 from autockpt.torch_private.pytree import tree_leaves
 
@@ -68,11 +69,36 @@ def with_uses_apart(
 
 def num_uses(node: fx.Node) -> int:
     """How many gradients autograd would add up for a value."""
-    return sum(
-        leaf is node
-        for user in differentiable_users(node)
-        for leaf in tree_leaves((user.args, user.kwargs))
-    )
+    return sum(num_uses_by(user, node) for user in differentiable_users(node))
+
+
+def num_uses_by(user: fx.Node, node: fx.Node) -> int:
+    """How many gradients come back to a value through one node of Dynamo's graph.
+
+    An operation such as ``torch.gru_cell`` or ``F.normalize`` uses its input twice inside.
+    """
+    num_given = sum(leaf is node for leaf in tree_leaves((user.args, user.kwargs)))
+    example = node.meta.get("example_value")
+    if user.op not in ("call_function", "call_method") or not isinstance(example, torch.Tensor):
+        return num_given
+    used = example.detach().requires_grad_()
+
+    def given(argument: fx.Node) -> Any:
+        value = argument.meta.get("example_value")
+        if not isinstance(value, torch.Tensor):
+            return value
+        return used if argument is node else value.detach().requires_grad_(value.requires_grad)
+
+    args, kwargs = fx.map_arg((user.args, user.kwargs), given)
+    try:
+        with torch.enable_grad(), torch.autocast(used.device.type, enabled=False):
+            if user.op == "call_method":
+                output = getattr(args[0], str(user.target))(*args[1:], **kwargs)
+            else:
+                output = user.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # noqa: BLE001 - an operation that does not run alone
+        return num_given
+    return max(num_given, num_gradients(output, used))
 
 
 def differentiable_users(node: fx.Node) -> list[fx.Node]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from autockpt.torch_private.pytree import tree_leaves
+
 
 def next_sequence_number() -> int:
     """The number that autograd gives the next node of this thread."""
@@ -20,6 +22,24 @@ def running_sequence_number() -> int | None:
     """The number of the node that runs in a backward; None if none does."""
     node: Any = torch._C._current_autograd_node()
     return None if node is None else int(node._sequence_nr())
+
+
+def num_gradients(outputs: Any, leaf: torch.Tensor) -> int:
+    """How many gradients a backward from some outputs adds up for a leaf."""
+    tensors = [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
+    waiting = [each.grad_fn for each in tensors if each.grad_fn is not None]
+    seen = set(waiting)
+    num_edges = 0
+    while waiting:
+        for following, _ in waiting.pop().next_functions:
+            if following is None:
+                continue
+            if getattr(following, "variable", None) is leaf:
+                num_edges += 1
+            elif following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return num_edges
 
 
 def backward_keeps_graph() -> bool:
