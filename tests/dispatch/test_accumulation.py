@@ -223,8 +223,8 @@ def test_no_cut_where_a_sum_of_gradients_would_change_its_order(pieces: Pieces) 
 
 @pytest.mark.parametrize("pieces", PIECES)
 def test_no_cut_where_an_operation_reads_twice_inside(pieces: Pieces) -> None:
-    """`F.rms_norm` reads its input twice. A piece would return the sum of both, where eager adds one
-    by one to the gradient of the skip connection."""
+    """`F.rms_norm` reads its input twice. A piece would return the sum of both, where eager adds
+    one by one to the gradient of the skip connection."""
 
     class Skipping(Chain):
         def __init__(self, norm: Any) -> None:
