@@ -22,6 +22,7 @@ _WITH_OLDER = ("between", "set to zero", "accumulated", "never")
 # much, and about a number that each call gets anew.
 EXPECTED = (
     "Larger budgets cost less",
+    "Raise the budget if you can",
     "changes at every call",
     "trains in eval mode",
     "before one backward",
