@@ -26,7 +26,12 @@ from autockpt.torch_private.aot import (
     mark_boxed,
     with_eager_gradients,
 )
-from autockpt.torch_private.graphs import copied_graph, is_sym_node, skips_version_check
+from autockpt.torch_private.graphs import (
+    copied_graph,
+    is_sym_node,
+    skips_version_check,
+    without_code,
+)
 from autockpt.torch_private.kernels import exact_tracing
 from autockpt.verify import device_memory
 
@@ -59,7 +64,7 @@ class JointTemplate:
     def of(cls, joint: fx.GraphModule, num_fwd_outputs: int, **kwargs: Any) -> JointTemplate:
         """Copy what a partition function is given."""
         return cls(
-            module=fx.GraphModule(joint, copied_graph(joint.graph)),
+            module=without_code(joint, copied_graph(joint.graph)),
             num_fwd_outputs=num_fwd_outputs,
             static_indices=tuple(kwargs.get("static_lifetime_input_indices") or ()),
             num_tangents=sum(is_tangent(n) for n in joint.graph.find_nodes(op="placeholder")),
@@ -72,7 +77,7 @@ class JointTemplate:
         """
         if absent_tangents not in self._analyses:
             self._analyses[absent_tangents] = analyze(
-                fx.GraphModule(self.module, copied_graph(self.module.graph)),
+                without_code(self.module, copied_graph(self.module.graph)),
                 num_fwd_outputs=self.num_fwd_outputs,
                 static_indices=self.static_indices,
                 absent_tangents=absent_tangents,

@@ -21,6 +21,7 @@ from autockpt.capture.phases import backward_nodes, with_ancestors
 from autockpt.capture.storages import Storages, number_storages
 from autockpt.capture.sums import summed_inputs
 from autockpt.capture.tangents import is_tangent
+from autockpt.torch_private.graphs import without_code
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,7 +152,7 @@ def copied(joint: JointGraph) -> JointGraph:
         new[node].name = node.name
     return dataclasses.replace(
         joint,
-        module=fx.GraphModule(joint.module, graph),
+        module=without_code(joint.module, graph),
         ops=tuple(dataclasses.replace(op, node=new[op.node]) for op in joint.ops),
         node_storages={new[node]: storages for node, storages in joint.node_storages.items()},
         backward_nodes=frozenset(map(new.__getitem__, joint.backward_nodes)),

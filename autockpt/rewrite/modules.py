@@ -90,7 +90,6 @@ class _Rewriter:
         self._place_outputs(joint.num_fwd_outputs, len(self._output.args[0]))
         self._drop_unused()
         self._graph.lint()
-        joint.module.recompile()
         forward, backward = extract_forward_backward(
             joint.module,
             list(self._saved),

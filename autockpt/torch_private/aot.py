@@ -20,7 +20,12 @@ from torch._functorch import partitioners
 
 from autockpt.errors import DoubleBackwardError, internal_errors
 from autockpt.torch_private.fakes import FakeTensor
-from autockpt.torch_private.graphs import is_sym_node, take_one_list
+from autockpt.torch_private.graphs import (
+    code_when_it_runs,
+    generate_code,
+    is_sym_node,
+    take_one_list,
+)
 from autockpt.torch_private.operators import CONTIGUOUS_GRADIENTS
 from autockpt.torch_private.subclasses import is_in_name_only, plain
 from autockpt.torch_private.tensors import suggest_memory_format
@@ -47,13 +52,14 @@ def extract_forward_backward(
     Nodes that must run in the backward carry ``meta["partitioner_tag"] = "must_be_in_backward"``.
     """
     info = partitioners.classify_nodes(joint, list(static_indices), num_fwd_outputs)
-    forward, backward = partitioners._extract_fwd_bwd_modules(
-        joint,
-        [node for node in saved if not is_sym_node(node)],
-        saved_sym_nodes=[node for node in saved if is_sym_node(node)],
-        num_fwd_outputs=num_fwd_outputs,
-        static_lifetime_input_nodes=info.static_lifetime_input_nodes,
-    )
+    with code_when_it_runs():
+        forward, backward = partitioners._extract_fwd_bwd_modules(
+            joint,
+            [node for node in saved if not is_sym_node(node)],
+            saved_sym_nodes=[node for node in saved if is_sym_node(node)],
+            num_fwd_outputs=num_fwd_outputs,
+            static_lifetime_input_nodes=info.static_lifetime_input_nodes,
+        )
     # Except while it traces, torch leaves draws of the forward in the backward, without a reader.
     backward.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     backward.recompile()
@@ -97,6 +103,7 @@ def compile_joint(
                 backward_compiler,
                 inference_compiler,
             )
+            settings.enter_context(code_when_it_runs())
             settings.enter_context(_no_donated_buffers())
             settings.enter_context(_tangents_as_they_come())
             settings.enter_context(functorch_config.patch(backward_pass_autocast="off"))
@@ -205,7 +212,7 @@ def boxed(graph_module: fx.GraphModule) -> Callable[[list[Any]], Any]:
         for node in graph_module.graph.find_nodes(op="call_function", target=target):
             _lay_out(graph_module.graph, node, node.args[place])
     take_one_list(graph_module.graph)
-    graph_module.recompile()
+    generate_code(graph_module)
     return mark_boxed(graph_module.forward)
 
 

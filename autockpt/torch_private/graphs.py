@@ -5,6 +5,7 @@ Tested with torch 2.11 to 2.15.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import operator
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.fx as fx
+from torch.fx._lazy_graph_module import _LazyGraphModule, _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import is_sym_node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.graph import _BoxedCodeGen
@@ -20,14 +22,17 @@ from torch.fx.passes.split_module import split_module
 
 __all__ = [
     "add_input",
+    "code_when_it_runs",
     "copied_for_aot",
     "copied_graph",
+    "generate_code",
     "is_autocast_on",
     "is_sym_node",
     "skips_version_check",
     "split_in_pieces",
     "statically_known_true",
     "take_one_list",
+    "without_code",
 ]
 
 # torch 2.11 cannot make pieces with one result return a tuple.
@@ -46,6 +51,24 @@ def copied_graph(graph: fx.Graph) -> fx.Graph:
     output: Any = new.output(values, type_expr=old_output.type)
     output.meta = dict(old_output.meta)
     return new
+
+
+def code_when_it_runs() -> contextlib.AbstractContextManager[None]:
+    """Let graph modules that torch makes inside generate code when they run, if they ever do."""
+    lazily: contextlib.AbstractContextManager[None] = _use_lazy_graph_module(True)
+    return lazily
+
+
+def without_code(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph module that generates code when it runs, if it ever does."""
+    module: fx.GraphModule = _LazyGraphModule(root, graph)
+    return module
+
+
+def generate_code(graph_module: fx.GraphModule) -> None:
+    """Generate the code of a graph that has changed."""
+    graph_module.recompile()
+    _LazyGraphModule.force_recompile(graph_module)
 
 
 def skips_version_check(node: fx.Node) -> bool:

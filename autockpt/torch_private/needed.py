@@ -64,6 +64,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     f"{_AOT}.runtime_wrappers.AOTDispatchAutograd.process_runtime_tangent": (),
     # Graphs and the sizes in them.
     "torch.fx.graph._BoxedCodeGen": (),
+    "torch.fx._lazy_graph_module._LazyGraphModule.force_recompile": ("gm",),
+    "torch.fx._lazy_graph_module._use_lazy_graph_module": ("should_use",),
     "torch.fx.experimental.proxy_tensor.is_sym_node": (),
     "torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode": (),
     "torch.fx.experimental.symbolic_shapes.statically_known_true": (),
