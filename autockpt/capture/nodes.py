@@ -127,10 +127,15 @@ def batch_norm_again(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
 
 
 def written_arguments(node: fx.Node) -> list[fx.Node]:
-    """The nodes whose values an operator writes in place, by its schema."""
+    """The nodes whose values an operator writes in place, by its schema.
+
+    The schema of ``native_batch_norm`` does not tell that it updates its running statistics.
+    """
     if not is_operator(node.target):
         return []
     found: list[fx.Node] = []
+    if is_batch_norm(node) and node.target is not BATCH_NORM_FUNCTIONAL:
+        found += [leaf for leaf in node.args[3:5] if isinstance(leaf, fx.Node)]
     for position, argument in enumerate(arguments_of(node.target)):
         if is_written(argument):
             value = (

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 import torch.fx as fx
 
-from autockpt.capture.uses import num_uses_by
+from autockpt.capture.uses import num_gradients_through, times_given
 from autockpt.torch_private.graphs import split_in_pieces
 from autockpt.torch_private.modes import SET_GRAD_ENABLED
 from autockpt.torch_private.pytree import tree_leaves
@@ -163,11 +163,13 @@ class _Facts:
         self._nodes = list(graph.nodes)
         self._position = {node: at for at, node in enumerate(self._nodes)}
         self._uses_at: dict[fx.Node, list[int]] = {
-            node: [self._position[user] for user in node.users for _ in range(_uses(user, node))]
+            node: [
+                self._position[user] for user in node.users for _ in range(times_given(user, node))
+            ]
             for node in self._nodes
         }
         self._summed = self._differentiable_uses()
-        self._uses_inside: dict[tuple[int, fx.Node], int] = {}
+        self._num_gradients: dict[tuple[int, fx.Node], int] = {}
         self.parameter_bytes, self.largest_parameter_bytes = self._parameters()
         self.crossing_bytes = self._crossing(before=len(self._nodes))
         self._old_crossing_bytes: dict[int, list[int]] = {}
@@ -180,7 +182,7 @@ class _Facts:
         ]
 
     def _differentiable_uses(self) -> list[list[tuple[int, fx.Node]]]:
-        """By value that takes a gradient: where it is used, and under which name."""
+        """By value that takes a gradient: where it is used, and through which alias."""
         uses: dict[fx.Node, list[tuple[int, fx.Node]]] = {}
         same: dict[fx.Node | None, fx.Node] = {}
         for node in self._nodes:
@@ -269,14 +271,16 @@ class _Facts:
             last = max(per_piece, default=0)
             for at, node in uses:
                 piece = bisect.bisect_right(cuts, at)
-                if piece != last and (per_piece[piece] > 1 or self._num_uses(at, node) > 1):
+                if piece != last and (
+                    per_piece[piece] > 1 or self._gradients_through(at, node) > 1
+                ):
                     return False
         return True
 
-    def _num_uses(self, at: int, node: fx.Node) -> int:
-        if (at, node) not in self._uses_inside:
-            self._uses_inside[at, node] = num_uses_by(self._nodes[at], node)
-        return self._uses_inside[at, node]
+    def _gradients_through(self, at: int, node: fx.Node) -> int:
+        if (at, node) not in self._num_gradients:
+            self._num_gradients[at, node] = num_gradients_through(self._nodes[at], node)
+        return self._num_gradients[at, node]
 
 
 def _tensors_of(node: fx.Node) -> list[torch.Tensor]:
@@ -296,10 +300,6 @@ def _between(starts: list[int], first: int, last: int) -> None:
     """Count the positions between two nodes, in a list of differences."""
     starts[first + 1] += 1
     starts[last + 1] -= 1
-
-
-def _uses(user: fx.Node, node: fx.Node) -> int:
-    return sum(leaf is node for leaf in tree_leaves((user.args, user.kwargs)))
 
 
 def _passed_through(node: fx.Node) -> fx.Node | None:

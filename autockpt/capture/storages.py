@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.fx as fx
 
-from autockpt.capture.nodes import is_effect, tensors_of, written_arguments
+from autockpt.capture.nodes import tensors_of, written_arguments
 from autockpt.torch_private.tensors import key_of_storage
 
 
@@ -55,9 +55,8 @@ def number_storages(graph: fx.Graph) -> Storages:
         of_node[node] = tuple(used)
         if node.op in ("placeholder", "get_attr"):
             external.update(used)
-        if is_effect(node):
-            for argument in written_arguments(node):
-                mutated.update(of_node[argument])
+        for argument in written_arguments(node):
+            mutated.update(of_node[argument])
     return Storages(
         size_bytes=tuple(size_bytes),
         of_node=of_node,

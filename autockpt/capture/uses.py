@@ -67,17 +67,19 @@ def with_uses_apart(
     return apart, examples, around
 
 
-def num_uses(node: fx.Node) -> int:
-    """How many gradients autograd would add up for a value."""
-    return sum(num_uses_by(user, node) for user in differentiable_users(node))
+def times_given(user: fx.Node, node: fx.Node) -> int:
+    """How often a node of a graph is an argument of another."""
+    return sum(leaf is node for leaf in tree_leaves((user.args, user.kwargs)))
 
 
-def num_uses_by(user: fx.Node, node: fx.Node) -> int:
+def num_gradients_through(user: fx.Node, node: fx.Node) -> int:
     """How many gradients come back to a value through one node of Dynamo's graph.
 
-    An operation such as ``torch.gru_cell`` or ``F.normalize`` uses its input twice inside.
+    An operation such as ``torch.gru_cell`` or ``F.normalize`` uses its input twice inside. So it
+    runs on the graph's fake tensors, and autograd's graph tells. If it does not run alone, that is
+    not known, and counts as two.
     """
-    num_given = sum(leaf is node for leaf in tree_leaves((user.args, user.kwargs)))
+    num_given = times_given(user, node)
     example = node.meta.get("example_value")
     if user.op not in ("call_function", "call_method") or not isinstance(example, torch.Tensor):
         return num_given
@@ -91,13 +93,14 @@ def num_uses_by(user: fx.Node, node: fx.Node) -> int:
 
     args, kwargs = fx.map_arg((user.args, user.kwargs), given)
     try:
+        # Under autocast a cast would come first, and hide how often its result is used.
         with torch.enable_grad(), torch.autocast(used.device.type, enabled=False):
             if user.op == "call_method":
                 output = getattr(args[0], str(user.target))(*args[1:], **kwargs)
             else:
                 output = user.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # noqa: BLE001 - an operation that does not run alone
-        return num_given
+        return max(num_given, 2)
     return max(num_given, num_gradients(output, used))
 
 
@@ -113,7 +116,8 @@ def _is_used_twice(node: fx.Node) -> bool:
         return False
     if len(node.users) < 2 or any(_may_write(user) for user in node.users):
         return False
-    return len(differentiable_users(node)) == num_uses(node) == 2
+    users = differentiable_users(node)
+    return len(users) == 2 and all(num_gradients_through(user, node) == 1 for user in users)
 
 
 def _takes_gradient(node: fx.Node) -> bool:

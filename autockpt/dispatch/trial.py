@@ -290,7 +290,7 @@ class Trial:
             excess_bytes = measured_bytes - budget_bytes
             plan = executable.plan
             if excess_bytes <= 0:
-                notes = (*plan.notes, *reference.notes, *self._notes_on(measured_bytes))
+                notes = (*plan.notes, *reference.notes, *self._size_notes(measured_bytes))
                 plan = dataclasses.replace(
                     plan,
                     budget_bytes=budget_bytes,
@@ -316,11 +316,11 @@ class Trial:
             f"{format_bytes(budget_bytes)}"
         )
 
-    def _notes_on(self, measured_bytes: int) -> tuple[str, ...]:
+    def _size_notes(self, measured_bytes: int) -> tuple[str, ...]:
         """What to say of a measured peak that may be that of smaller inputs."""
         if self.is_exact:
             return ()
-        return (f"a step, with inputs that may be smaller, took {format_bytes(measured_bytes)}",)
+        return (f"a step whose inputs may be smaller peaked at {format_bytes(measured_bytes)}",)
 
     def _peak_bytes(
         self, planner: StepPlanner, run: Step, reference: _Reference, *, warm_up: bool

@@ -6,6 +6,8 @@ twice, who keeps what) becomes plain facts of an op.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.fx as fx
 
 from autockpt.capture.captured import (
@@ -18,7 +20,7 @@ from autockpt.capture.captured import (
     taken_up_by_later_frames,
 )
 from autockpt.capture.joint import JointNode, needed_by_forward
-from autockpt.capture.nodes import activation_writes, may_move
+from autockpt.capture.nodes import activation_writes, may_move, written_arguments
 from autockpt.loop import Loop
 from autockpt.lower.once import must_run_once
 from autockpt.lower.origins import Origin, module_of
@@ -46,10 +48,13 @@ class GraphBuilder:
         self._local: dict[tuple[int, int], int] = {}
         self._by_key: dict[int, int] = {}
         self._grad_by_key: dict[int, int] = {}
-        # By graph: engine storages of gradients that autograd passes to it in other storages.
+        # By graph: engine storages of gradients that autograd adds up on the way there.
         self._passed_back: dict[int, list[int]] = {}
         self._passed_on: dict[int, None] = {}
         self._drawn: dict[int, tuple[int, ...]] = {}
+        # By graph and storage: what has read it since it was overwritten last, and what did that.
+        self._looked_at: dict[tuple[int, int], list[int]] = {}
+        self._changed: dict[tuple[int, int], int] = {}
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
         # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
         self._contributions: dict[int, list[int]] = {}
@@ -139,9 +144,7 @@ class GraphBuilder:
             last = len(self._capture.graphs) - 1
             self._add_hold("end of the forward", tuple(self._passed_on), last)
 
-    def _add_hold(
-        self, name: str, reads: tuple[int, ...], region: int, *, is_backward: bool = False
-    ) -> None:
+    def _add_hold(self, name: str, reads: tuple[int, ...], region: int) -> None:
         self._add(
             Op(
                 name=name,
@@ -149,9 +152,7 @@ class GraphBuilder:
                 reads=reads,
                 writes=(self._marker(),),
                 recomputable=False,
-                is_backward=is_backward,
                 region=region,
-                is_fence=is_backward,
             ),
             Origin(kind="hold", region=region),
         )
@@ -170,20 +171,17 @@ class GraphBuilder:
                     made = self._storage(f"g{region}.tangent{number}", joint.storage_bytes[storage])
                     self._local[region, storage] = made
                     unknown.append(made)
+        if unknown:
+            self._add_fence(
+                "incoming gradients", (), unknown, Origin(kind="tangents", region=region)
+            )
         passed_back = self._passed_back.pop(region, [])
-        if unknown or passed_back:
-            self._add(
-                Op(
-                    name="incoming gradients",
-                    runtime_ns=0,
-                    reads=tuple(passed_back),
-                    writes=tuple(unknown) or (self._marker(),),
-                    recomputable=False,
-                    is_backward=True,
-                    region=region,
-                    is_fence=True,
-                ),
-                Origin(kind="tangents", region=region),
+        if passed_back:
+            self._add_fence(
+                "sums of gradients",
+                passed_back,
+                [self._marker()],
+                Origin(kind="sums", region=region),
             )
         for index, op in enumerate(joint.ops):
             if op.is_backward:
@@ -198,8 +196,24 @@ class GraphBuilder:
         held = self._capture.held_keys
         if any(key in held for keys in graph.output_keys for key in keys):
             self._outputs.update(dict.fromkeys(unknown))
-        elif unknown:
-            self._add_hold("end of a graph's backward", tuple(unknown), region, is_backward=True)
+
+    def _add_fence(
+        self, name: str, reads: Sequence[int], writes: Sequence[int], origin: Origin
+    ) -> None:
+        """Add a step of the backward that has a fixed place."""
+        self._add(
+            Op(
+                name=name,
+                runtime_ns=0,
+                reads=tuple(reads),
+                writes=tuple(writes),
+                recomputable=False,
+                is_backward=True,
+                region=origin.region,
+                is_fence=True,
+            ),
+            origin,
+        )
 
     def _keep_gradients(self, region: int) -> None:
         """Keep gradients of parameters and inputs; autograd passes the others to earlier graphs."""
@@ -222,13 +236,13 @@ class GraphBuilder:
         graph = self._capture.graphs[region]
         if len(graph.grad_keys) != len(graph.input_keys):
             return [None] * len(graph.grad_keys)
-        makers = {
-            key: number
-            for number, earlier in enumerate(self._capture.graphs[:region])
-            if earlier.has_backward
-            for keys in earlier.output_keys
-            for key in keys
-        }
+        makers: dict[int, int] = {}
+        for number, earlier in enumerate(self._capture.graphs[:region]):
+            # A graph may return a view of an input: it does not make that.
+            taken = {key for keys in earlier.input_keys for key in keys}
+            made = {key for keys in earlier.output_keys for key in keys} - taken
+            if earlier.has_backward:
+                makers.update(dict.fromkeys(made, number))
         return [
             next((makers[key] for key in keys if key in makers), None) for keys in graph.input_keys
         ]
@@ -258,19 +272,8 @@ class GraphBuilder:
             gone += contributions[0 if self._accumulates else 1 :]
         gone = [storage for storage in dict.fromkeys(gone) if storage not in self._outputs]
         if gone:
-            self._add(
-                Op(
-                    name="accumulation",
-                    runtime_ns=0,
-                    reads=tuple(gone),
-                    writes=(self._marker(),),
-                    recomputable=False,
-                    is_backward=True,
-                    region=region,
-                    is_fence=True,
-                ),
-                Origin(kind="accumulation", region=region),
-            )
+            origin = Origin(kind="accumulation", region=region)
+            self._add_fence("accumulation", gone, [self._marker()], origin)
         return parameters
 
     def add_optimizer(self, step_bytes: int) -> None:
@@ -322,6 +325,7 @@ class GraphBuilder:
         # moves it in the forward.
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
+        self._keep_order(region, op, reads, writes)
         runs_once = is_unused_draw or must_run_once(
             graph,
             op,
@@ -359,6 +363,33 @@ class GraphBuilder:
             ),
             Origin(kind="node", region=region, joint_op=index),
         )
+
+    def _keep_order(self, region: int, op: JointNode, reads: list[int], writes: list[int]) -> None:
+        """Let readers of what is overwritten come before or after it, as they do in the graph.
+
+        Args:
+            region: The graph.
+            op: The op, of which all earlier ones were added.
+            reads: What it reads; may be added to.
+            writes: What it writes; may be added to.
+        """
+        joint = self._capture.graphs[region].joint
+        touched = {s for parent in op.node.all_input_nodes for s in joint.node_storages[parent]}
+        touched &= joint.mutated_storages
+        if not touched:
+            return
+        changed = {s for node in written_arguments(op.node) for s in joint.node_storages[node]}
+        for storage in sorted(touched):
+            place = region, storage
+            if place in self._changed:
+                reads.append(self._changed[place])
+            done = self._storage(f"g{region}.{op.node.name}.order", 0)
+            writes.append(done)
+            if storage in changed:
+                reads.extend(self._looked_at.pop(place, ()))
+                self._changed[place] = done
+            else:
+                self._looked_at.setdefault(place, []).append(done)
 
     def _add_writes(self, region: int, op: JointNode, held: frozenset[int]) -> list[int]:
         """Add the storages that an op makes."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch.fx as fx
 
-OpKind = Literal["node", "rng_state", "tangents", "hold", "accumulation", "optimizer"]
+OpKind = Literal["node", "rng_state", "tangents", "sums", "hold", "accumulation", "optimizer"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +15,9 @@ class Origin:
     """Where an engine op comes from: a node of a captured graph, or what happens around it.
 
     Attributes:
-        kind: `rng_state` reads the generator before a random node, `tangents` are gradients from
-            outside code, `hold` keeps what Python frames keep, `accumulation` adds complete
+        kind: `rng_state` reads the generator before a random node, `tangents` are gradients that
+            arrive in storages of their own, `sums` adds up gradients that are passed back to an
+            earlier graph, `hold` keeps what Python frames keep, `accumulation` adds complete
             gradients to older ones, and `optimizer` is the optimizer's step.
         region: The captured graph.
         joint_op: Position among the ops of its joint graph; -1 if it is none of them.

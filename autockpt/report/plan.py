@@ -48,7 +48,8 @@ class Plan(PlanValues):
         status: Whether the plan is proven optimal in the bound's class.
         method: Name of the solver's method.
         solve_time_s: Time the solver took.
-        measured_peak_bytes: Peak of a real step; None before one has run.
+        measured_peak_bytes: Peak of a real step; None before one has run, and for a plan that
+            serves several sizes, where a note has the peak of the step that was tried.
         fixed: Memory in use for the whole step, whatever the plan.
         gradients_bytes: All gradients together, at the end of the backward.
         outputs_bytes: The outputs that the caller keeps through the backward, of all calls before

@@ -27,8 +27,9 @@ def running_sequence_number() -> int | None:
 def num_gradients(outputs: Any, leaf: torch.Tensor) -> int:
     """How many gradients a backward from some outputs adds up for a leaf."""
     tensors = [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
-    waiting = [each.grad_fn for each in tensors if each.grad_fn is not None]
-    seen = set(waiting)
+    # A node with several outputs, such as that of `chunk`, returns one gradient for all of them.
+    seen = {each.grad_fn for each in tensors if each.grad_fn is not None}
+    waiting = list(seen)
     num_edges = 0
     while waiting:
         for following, _ in waiting.pop().next_functions:

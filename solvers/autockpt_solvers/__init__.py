@@ -76,7 +76,7 @@ __all__ = [
     "with_frees",
 ]
 
-# Importing the kernels' compiler takes half a second, and names that are near need none of it.
+# Importing the kernels' compiler takes half a second; the command line needs only `near_names`.
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

@@ -62,7 +62,7 @@ def test_an_accumulating_step_is_equal_and_takes_no_more_than_eager(
 
 
 def test_gradients_that_pass_between_pieces_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AOTAutograd copies some gradients that pass a cut. A plan took copies and originals for what
+    """Autograd adds up gradients of two uses that pass a cut. A plan took sums and parts for what
     the caller holds to the end: 28.4 MiB were predicted for a small Whisper that took 27.4."""
     monkeypatch.setattr(Call, "pieces", property(lambda call: "equal"))
     tiny = build("gpt2")
@@ -74,7 +74,7 @@ def test_gradients_that_pass_between_pieces_do_not_stay(monkeypatch: pytest.Monk
     assert plan.num_graphs > 2
     names = [plan.graph.storages[storage].name for storage in plan.graph.outputs]
     passed = [storage.name for storage in plan.graph.storages if "tangent" in storage.name]
-    assert len(passed) > 1  # the loss's own, and at least one copy
+    assert len(passed) > 1  # the loss's own, and at least one sum
     assert [name for name in names if "tangent" in name] == passed[:1]
     assert plan.measured_peak_bytes == plan.predicted_peak_bytes
 

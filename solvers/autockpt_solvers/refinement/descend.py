@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from autockpt_solvers.session import Session
 
-# Each run begins at the leanest plan of those before it. The first is long: runs that are too short
-# do not get far from a plan of a heuristic. Those after it are half as long. Large graphs get
-# fewer; if they get few, the first is warm, which depends less on where it begins.
+# Each run begins at the leanest plan of those before it. The first is long, and so is one that
+# begins anew: runs that are too short do not get far from a plan of a heuristic. The others are
+# half as long. Large graphs get fewer; if they get few, the first is warm, which depends less on
+# where it begins.
 _WARM_RUN, _STRICT_RUN = Start(temperature=1e-3, weight=0.1), Start(temperature=1e-4, weight=1.0)
 _STEPS_OF_EACH, _STEPS = 25, 20_000  # of the first run: so many per decision, and at most so many
 _SHORT_RUNS, _FEW_RUNS = 8, 2
@@ -65,15 +66,15 @@ def descend(
     start = order = min(starts, key=facts.evaluate)
     leanest_bytes, num_idle = math.inf, 0
     for number in range(1 + num_short):
-        is_first = order is start
+        is_from_start = order is start
         run = _WARM_RUN if number == 0 and num_short <= _FEW_RUNS else _STRICT_RUN
-        refiner.run(order, steps if is_first else steps // 2, clock.end, run, chains=CHAINS)
+        refiner.run(order, steps if is_from_start else steps // 2, clock.end, run, chains=CHAINS)
         if refiner.best_order is not None:  # it fits the bound
             break
         order = refiner.lean_order or start
         peak_bytes = facts.evaluate(order)[0]
         num_idle = num_idle + 1 if peak_bytes > leanest_bytes * _LEANER else 0
-        leanest_bytes = min(leanest_bytes, peak_bytes)
+        leanest_bytes = peak_bytes
         if num_idle == _IDLE_RUNS:
             if leanest_bytes < known:
                 break
