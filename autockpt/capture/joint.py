@@ -10,7 +10,9 @@ for the graph on real ones.
 from __future__ import annotations
 
 import dataclasses
+import operator
 
+import torch
 import torch.fx as fx
 
 from autockpt.capture.fingerprint import constants, fingerprint
@@ -157,6 +159,21 @@ def copied(joint: JointGraph) -> JointGraph:
         node_storages={new[node]: storages for node, storages in joint.node_storages.items()},
         backward_nodes=frozenset(map(new.__getitem__, joint.backward_nodes)),
     )
+
+
+def gradients_as_views(joint: JointGraph) -> frozenset[int]:
+    """Storages of the gradients that a graph returns as views, or with gaps or in another order."""
+    makers = {op.node for op in joint.ops}
+    output = next(iter(joint.module.graph.find_nodes(op="output")))
+    found: set[int] = set()
+    for gradient in output.args[0][joint.num_fwd_outputs :]:
+        value = gradient.meta.get("val") if isinstance(gradient, fx.Node) else None
+        if not isinstance(value, torch.Tensor):
+            continue
+        maker = gradient.args[0] if gradient.target is operator.getitem else gradient
+        if maker not in makers or not value.is_contiguous():
+            found.update(joint.node_storages[gradient])
+    return frozenset(found)
 
 
 def summed_storages(joint: JointGraph) -> frozenset[int]:

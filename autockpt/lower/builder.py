@@ -19,7 +19,7 @@ from autockpt.capture.captured import (
     overwritten_keys,
     taken_up_by_later_frames,
 )
-from autockpt.capture.joint import JointNode, needed_by_forward
+from autockpt.capture.joint import JointNode, gradients_as_views, needed_by_forward
 from autockpt.capture.nodes import activation_writes, may_move, written_arguments
 from autockpt.loop import Loop
 from autockpt.lower.once import must_run_once
@@ -56,8 +56,10 @@ class GraphBuilder:
         self._looked_at: dict[tuple[int, int], list[int]] = {}
         self._changed: dict[tuple[int, int], int] = {}
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
-        # Engine storages of a parameter's gradient, one for each graph that uses the parameter.
+        # Engine storages of a parameter's gradient, one for each graph that uses the parameter, or
+        # two; and those of gradients that are views.
         self._contributions: dict[int, list[int]] = {}
+        self._views: set[int] = set()
         self._first_users = first_users(capture)
         self._overwritten_keys = overwritten_keys(capture.graphs)
         self._needed: set[fx.Node] = set()
@@ -190,6 +192,11 @@ class GraphBuilder:
             for storage, key in zip(storages, keys, strict=True):
                 if (region, storage) in self._local:
                     self._grad_by_key[key] = self._local[region, storage]
+        self._views.update(
+            self._local[region, storage]
+            for storage in gradients_as_views(joint)
+            if (region, storage) in self._local
+        )
         self._keep_gradients(region)
         # The caller keeps the gradients that it starts the backward from until it ends; autograd
         # frees those that it passes on.
@@ -220,16 +227,29 @@ class GraphBuilder:
         graph = self._capture.graphs[region]
         parameters = self._add_gradients(region)
         goes_on = gradients_wanted_before(self._capture, region)
+        of_inputs: dict[tuple[int, ...], list[int]] = {}
         outgoing = zip(graph.joint.backward_output_storages, graph.grad_keys, strict=False)
-        for (storages, keys), maker in zip(outgoing, self._makers(region), strict=False):
+        for number, ((storages, keys), maker) in enumerate(
+            zip(outgoing, self._makers(region), strict=False)
+        ):
             for storage, key in zip(storages, keys, strict=True):
                 gradient = self._local.get((region, storage))
                 if gradient is None or key in goes_on or gradient in parameters:
                     continue
                 if maker is None:
-                    self._outputs[gradient] = None
+                    of_inputs.setdefault(self._input_keys(region, number), []).append(gradient)
                 else:
                     self._passed_back.setdefault(maker, []).append(gradient)
+        for gradients in of_inputs.values():
+            is_new = self._is_summed_elsewhere(gradients)
+            kept = [self._add_sum(gradients, region)] if is_new else gradients
+            self._outputs.update(dict.fromkeys(kept))
+
+    def _input_keys(self, region: int, number: int) -> tuple[int, ...]:
+        """The storages of the input that a gradient is for; of none but this one if not known."""
+        graph = self._capture.graphs[region]
+        is_known = len(graph.grad_keys) == len(graph.input_keys)
+        return graph.input_keys[number] if is_known else (-1 - number,)
 
     def _makers(self, region: int) -> list[int | None]:
         """The earlier graph that makes each input of a graph, by the gradient's number."""
@@ -267,6 +287,10 @@ class GraphBuilder:
                 complete[key] = None
         for key in complete:
             contributions = self._contributions[key]
+            if self._is_summed_elsewhere(contributions):
+                summed = self._add_sum(contributions, region)
+                contributions = [summed]
+                parameters.add(summed)
             if not self._accumulates:
                 self._outputs[contributions[0]] = None
             gone += contributions[0 if self._accumulates else 1 :]
@@ -275,6 +299,22 @@ class GraphBuilder:
             origin = Origin(kind="accumulation", region=region)
             self._add_fence("accumulation", gone, [self._marker()], origin)
         return parameters
+
+    def _is_summed_elsewhere(self, gradients: Sequence[int]) -> bool:
+        """Whether autograd adds several gradients up in new memory.
+
+        A view holds on to its base, so autograd does not add into it. Gradients of linear layers
+        are views: they come transposed.
+        """
+        return len({*gradients}) > 1 and not self._views.isdisjoint(gradients)
+
+    def _add_sum(self, gradients: Sequence[int], region: int) -> int:
+        """Add the sum of gradients, in memory of its own; return it."""
+        size_bytes = max(self._storages[gradient].size_bytes for gradient in gradients)
+        summed = self._storage(f"g{region}.sum", size_bytes)
+        reads = tuple(dict.fromkeys(gradients))
+        self._add_fence("sum of gradients", reads, [summed], Origin(kind="sums", region=region))
+        return summed
 
     def add_optimizer(self, step_bytes: int) -> None:
         """Add the optimizer's step, which needs all gradients and this much memory beside them."""
