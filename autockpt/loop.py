@@ -16,12 +16,15 @@ class Loop:
         num_calls: How many calls of the model share one backward.
         freed_outputs: Positions among the leaves of the output. These tensors are freed before the
             backward begins. None for all of them but single numbers, such as a loss.
+        used_outputs: Positions among the leaves of the output. The backward starts from these
+            tensors, or from a loss that is made of them. None if that is not known.
     """
 
     accumulates: bool = False
     clears_late: bool = False
     num_calls: int = 1
     freed_outputs: frozenset[int] | None = frozenset()
+    used_outputs: frozenset[int] | None = None
 
     def frees(self, position: int) -> bool:
         """Whether the leaf of the output at this position is freed."""
@@ -42,7 +45,7 @@ class Loop:
     @property
     def plain(self) -> Loop:
         """The same number of calls, with no older gradients and all outputs kept."""
-        return Loop(num_calls=self.num_calls)
+        return Loop(num_calls=self.num_calls, used_outputs=self.used_outputs)
 
 
 PLAIN = Loop()

@@ -106,7 +106,7 @@ def run_eager_step(
             )
         if recorder is not None:
             recorder.leave_the_model()
-        loss: Any = find_loss(output, loss_fn)
+        loss: Any = find_loss(output, loss_fn, loop.used_outputs)
         require_gradient(loss)
         roots = BackwardRoots.of(loss, freed_tensors(output, loop))
         output_types = tuple(

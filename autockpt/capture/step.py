@@ -131,6 +131,7 @@ def capture(
                 positions_are_counted=packed.is_counted,
                 pieces=pieces,
                 blocks=blocks,
+                used_outputs=loop.used_outputs,
             )
             with loss_kept(loss_fn):
                 traced = run_traced_step(step, fakes)

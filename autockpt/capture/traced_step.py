@@ -54,6 +54,7 @@ class StepToTrace:
     positions_are_counted: bool
     pieces: Pieces
     blocks: tuple[str, ...]
+    used_outputs: frozenset[int] | None = None
 
 
 def run_traced_step(step: StepToTrace, fakes: FakeStep) -> TracedStep:
@@ -133,7 +134,7 @@ def _recorded(
             raise FailedBlocks(failed)
         held = tree_leaves(output)
         if step.loss_fn is None:
-            loss: Any = find_loss(output, None)
+            loss: Any = find_loss(output, None, step.used_outputs)
         else:
             recorder.is_outside = True
             with models_code("loss_fn", "it cannot be traced"):

@@ -180,7 +180,7 @@ class _Observer:
             self._written = WrittenTensors(buffers=buffers, parameters=parameters)
             started_ns = self._now()
             output = step.forward(*args, **kwargs)
-            loss = find_loss(output, step.loss_fn)
+            loss = find_loss(output, step.loss_fn, step.loop.used_outputs)
             runtime_ns = self._now() - started_ns
             roots = backward_roots(loss)[0]
             if not roots:

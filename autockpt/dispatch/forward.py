@@ -119,6 +119,7 @@ class OptimizedForward:
         self._habits = Habits(
             module,
             keeps_outputs=request.keeps_outputs,
+            has_loss_fn=request.loss_fn is not None,
             on_backward=self._begin_backward,
         )
         self._guard = Guard(self._maker)
@@ -181,23 +182,29 @@ class OptimizedForward:
             warn_user(warning)
         if not self._module.training and not self._habits.trains_in_eval:
             output = self.original(*args, **kwargs)
-            self._watch(output, self._layout(args, kwargs), None)
+            self._disarm_unless(self._habits.watch(output, self._layout(args, kwargs), None))
             return output
         call = self._call(args, kwargs)
         output = self._planned(call, args, kwargs)
         if call.parallel is not None:
             self._first_gradient.disarm()
             return output
-        compiled = getattr(self._maker.store.forward(call.key), "compiled", None)
+        forward = self._maker.store.forward(call.key)
+        compiled = getattr(forward, "compiled", None)
         plan = self._maker.store.value(call.key)
         sums_uses = compiled is not None and compiled.sums_uses
-        self._watch(output, call.key.layout, plan, sums_uses=sums_uses)
+        is_watched = self._habits.watch(
+            output,
+            call.key.layout,
+            plan,
+            sums_uses=sums_uses,
+            num_other=lambda: getattr(forward, "num_other_backwards", 0),
+        )
+        self._disarm_unless(is_watched)
         return output
 
-    def _watch(
-        self, output: Any, layout: Layout, plan: Plan | None, *, sums_uses: bool = False
-    ) -> None:
-        if not self._habits.watch(output, layout, plan, sums_uses=sums_uses):
+    def _disarm_unless(self, is_watched: bool) -> None:
+        if not is_watched:
             # Its backward, if one comes, is not seen.
             self._first_gradient.disarm()
 

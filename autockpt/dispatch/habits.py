@@ -24,6 +24,7 @@ from autockpt.torch_private.aot import compiled_node
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import StorageWatch, storage_key, write_count
 from autockpt.verify.inputs import input_leaves
+from autockpt.verify.loss import find_loss
 
 _MOST_BACKWARDS = 8  # that are remembered while one call waits
 _WORTH_A_PLAN = 0.01  # of the budget: freed outputs of fewer bytes change no plan
@@ -41,6 +42,7 @@ class _Call:
             whether an optimizer had stepped since that backward.
         is_training: Whether the module was in training mode.
         outputs: By position among the output's leaves: the tensor, and its storage.
+        arrivals: The outputs for which gradients have come.
         has_begun: Whether its backward has begun.
         together: The backwards of other calls that began while it waited.
     """
@@ -51,8 +53,30 @@ class _Call:
     has_older: bool | None
     is_training: bool
     outputs: dict[int, tuple[weakref.ref[torch.Tensor], StorageWatch]]
+    arrivals: _Arrivals
     has_begun: bool = False
     together: list[list[_Call]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Arrivals:
+    """The outputs of a call for which gradients have come, by position among the leaves.
+
+    Attributes:
+        kind: What calls of its kind have in common.
+        plan: The plan that it follows, if it follows one.
+        num_other: How often its forward has had gradients for other outputs than planned.
+        num_before: The same when the call began.
+        planned: The outputs that it was planned for.
+        outputs: The positions.
+    """
+
+    kind: Any
+    plan: Plan | None
+    num_other: Callable[[], int]
+    num_before: int
+    planned: frozenset[int]
+    outputs: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +120,7 @@ class Habits:
         module: torch.nn.Module,
         *,
         keeps_outputs: bool | None = None,
+        has_loss_fn: bool = False,
         on_backward: Callable[[], None] = lambda: None,
     ) -> None:
         """Know nothing but what is said.
@@ -103,10 +128,12 @@ class Habits:
         Args:
             module: The module.
             keeps_outputs: Whether outputs are kept until the backward ends; None to find out.
+            has_loss_fn: Whether it is said which loss the loop makes of the output.
             on_backward: Called when the backward of a call begins.
         """
         self._on_backward = on_backward
         self._keeps_outputs = keeps_outputs
+        self._has_loss_fn = has_loss_fn
         self._module = module
         self._waiting: weakref.WeakSet[_Call] = weakref.WeakSet()
         self._num_calls = 1
@@ -117,6 +144,11 @@ class Habits:
         # Whether gradients that are cleared after the forward took a step over its budget.
         self._late_matters = False
         self._freed: dict[Any, frozenset[int]] = {}
+        # The outputs from which backwards start, where that is not what was planned.
+        self._used: dict[Any, frozenset[int]] = {}
+        self._used_last: dict[Any, frozenset[int]] = {}
+        self._told_once: set[str] = set()
+        self._last: _Arrivals | None = None
         self._writes_at_backward: int | None = None
         self._to_tell: dict[str, None] = {}
         # Of several calls, only the first backward sees gradients that are older than this step.
@@ -149,6 +181,7 @@ class Habits:
             clears_late=clears_late,
             num_calls=self._num_calls,
             freed_outputs=freed,
+            used_outputs=self._used.get(_kind(layout)),
         )
 
     def _freed_of(self, layout: Layout) -> frozenset[int] | None:
@@ -157,7 +190,13 @@ class Habits:
         return self._freed.get(_kind(layout), frozenset())
 
     def watch(
-        self, output: Any, layout: Layout, plan: Plan | None, *, sums_uses: bool = False
+        self,
+        output: Any,
+        layout: Layout,
+        plan: Plan | None,
+        *,
+        sums_uses: bool = False,
+        num_other: Callable[[], int] = lambda: 0,
     ) -> bool:
         """Learn from a call once its backward begins.
 
@@ -166,15 +205,26 @@ class Habits:
             layout: Its inputs.
             plan: The plan that it followed; None if it ran as it is.
             sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
+            num_other: How often its forward has had gradients for other outputs than planned.
 
         Returns:
             Whether its backward will be seen.
         """
         self._is_first_backward = True
         leaves = [leaf for leaf in input_leaves(output) if isinstance(leaf, torch.Tensor)]
-        nodes = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
+        # By node: the position of each of its results among the leaves.
+        nodes: dict[Any, dict[int, int]] = {
+            leaf.grad_fn: {} for leaf in leaves if leaf.grad_fn is not None
+        }
         if not nodes:
             return False
+        roots = find_loss(output, None, self._used.get(_kind(layout)))
+        planned: set[int] = set()
+        for at, leaf in enumerate(tree_leaves(output)):
+            if isinstance(leaf, torch.Tensor) and leaf.grad_fn in nodes:
+                nodes[leaf.grad_fn][leaf.output_nr] = at
+                if any(leaf is root for root in roots):
+                    planned.add(at)
         outputs = {
             at: (weakref.ref(leaf), StorageWatch(leaf))
             for at, leaf in enumerate(tree_leaves(output))
@@ -187,10 +237,18 @@ class Habits:
             has_older=self._has_stepped(),
             is_training=self._module.training,
             outputs=outputs if plan is not None else {},
+            arrivals=_Arrivals(
+                kind=_kind(layout),
+                plan=plan,
+                num_other=num_other,
+                num_before=num_other(),
+                planned=frozenset(planned),
+            ),
         )
         self._waiting.add(call)
-        for node in nodes:
-            node.register_prehook(_hook(self, call, compiled_node(node)))
+        self._last = call.arrivals
+        for node, positions in nodes.items():
+            node.register_prehook(_hook(self, call, compiled_node(node), positions))
         return True
 
     @property
@@ -205,6 +263,7 @@ class Habits:
             "_stays": dict(self._stays),
             "_late_matters": self._late_matters,
             "_freed": dict(self._freed),
+            "_used": dict(self._used),
             "trains_in_eval": self.trains_in_eval,
         }
 
@@ -215,6 +274,7 @@ class Habits:
 
     def told(self) -> list[str]:
         """Warnings about the steps so far; they are returned once."""
+        self._learn_used()
         if self._together is not None:
             self._tell(self._together.text)
             self._together = None
@@ -259,6 +319,47 @@ class Habits:
             self._learn_older(call, call.plan)
         if self._keeps_outputs is None:
             self._learn_freed(call, call.plan, saved)
+
+    def _learn_used(self) -> None:
+        """Learn for which outputs gradients came, if a plan was made for others.
+
+        A plan for fewer outputs cannot serve a backward from all of them, so it is made only for a
+        loop that used the same few twice in a row.
+        """
+        last = self._last
+        if last is None or not last.outputs:
+            return
+        self._last = None
+        if last.plan is None or last.num_other() == last.num_before:
+            return
+        budget = format_bytes(last.plan.budget_bytes)
+        if self._has_loss_fn:
+            self._tell_once(
+                "gets gradients for other outputs than loss_fn uses. Such a backward follows no "
+                f"plan, and may exceed the budget of {budget}. Pass the loss_fn that the loop uses"
+            )
+            return
+        used, seen = frozenset(last.outputs), self._used_last.get(last.kind)
+        self._used_last[last.kind] = used
+        known = self._used.get(last.kind)
+        wanted = used | (last.planned if known is None else known)
+        if wanted != last.planned:  # more than planned
+            self._used[last.kind] = wanted
+        elif known is None and used == seen:
+            self._used[last.kind] = used
+            return
+        elif seen is not None:
+            self._tell_once(
+                "gets gradients for other outputs from backward to backward. Those that are not "
+                f"for all of them follow no plan, and may exceed the budget of {budget}. Pass "
+                "loss_fn=... with the loss that needs the most"
+            )
+            return
+        self._tell_once(
+            "got gradients for other outputs than planned. That backward followed no plan, and may "
+            f"have exceeded the budget of {budget}; autockpt plans for what the loop uses. With "
+            "loss_fn=... the first plan is for that"
+        )
 
     def _learn_calls(self, calls: list[_Call]) -> None:
         """Learn how many calls waited for their backwards at once.
@@ -361,16 +462,26 @@ class Habits:
             if not parameter.is_inference()
         )
 
+    def _tell_once(self, what: str) -> None:
+        if what not in self._told_once:
+            self._told_once.add(what)
+            self._tell(what)
+
     def _tell(self, what: str) -> None:
         self._to_tell[f"{type(self._module).__name__} {what}."] = None
 
 
-def _hook(habits: Habits, call: _Call, node: Any) -> Callable[[Any], None]:
+def _hook(
+    habits: Habits, call: _Call, node: Any, positions: Mapping[int, int]
+) -> Callable[[Any], None]:
     """What runs when a backward of the call begins; it keeps the call alive with its graph."""
     its_habits = weakref.ref(habits)
     its_node = None if node is None else weakref.ref(node)
 
-    def begin(_: Any) -> None:
+    def begin(gradients: Any) -> None:
+        call.arrivals.outputs.update(
+            at for number, at in positions.items() if gradients[number] is not None
+        )
         known = its_habits()
         if known is None:
             return

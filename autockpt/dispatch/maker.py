@@ -359,7 +359,8 @@ class PlanMaker:
         """The trace that plans of one call for different loops have in common; only the latest."""
         if key.is_parallel or key.loop.accumulates:
             return None
-        base = dataclasses.replace(key, loop=PLAIN), modes_and_hooks(self.module)
+        loop = dataclasses.replace(PLAIN, used_outputs=key.loop.used_outputs)
+        base = dataclasses.replace(key, loop=loop), modes_and_hooks(self.module)
         if base not in self.memos:
             self.memos.clear()
             self.memos[base] = TraceMemo()

@@ -107,6 +107,11 @@ class PlannedForward:
         return self._graphs.num_unknown > 0 or self.is_twice
 
     @property
+    def num_other_backwards(self) -> int:
+        """How often gradients came for other outputs than planned; such a backward is unplanned."""
+        return self._graphs.num_other_backwards
+
+    @property
     def is_twice(self) -> bool:
         """Whether a backward was to be differentiated again, which no graph can be."""
         return any(graph.is_twice for graph in self._compiled.backend.graphs)
@@ -243,6 +248,7 @@ class _PlannedGraphs:
         self._graphs = graphs
         self._num_compiled = 0
         self.num_unknown = 0
+        self.num_other_backwards = 0
         self.num_compilations = 0
         self.is_quiet = False
         self.must_match = False
@@ -358,6 +364,7 @@ class _FollowedRegion:
             del tangents
             if absent == self._expected:
                 return planned(args)
+            self._plan.num_other_backwards += 1
             return self._other_backward(absent)(args)
 
         self._graph.backward = backward
@@ -374,9 +381,10 @@ class _FollowedRegion:
             except LookupError as error:
                 raise CaptureError(
                     where="a backward that the plan did not expect",
-                    reason=f"gradients arrive for other outputs than planned, and {error} was not "
-                    "saved for them",
-                    advice="Pass loss_fn=... so that the plan sees the loss that is used.",
+                    reason="gradients arrive for other outputs of the forward than planned, and "
+                    f"what they need ({error}) was not saved",
+                    advice="autockpt plans the next step for them, if you go on. Pass loss_fn=... "
+                    "so that the first plan sees the loss that is used.",
                 ) from error
             self._others[absent] = boxed(module)
         return self._others[absent]

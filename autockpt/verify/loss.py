@@ -17,11 +17,18 @@ from autockpt.user_code import raised_at
 from autockpt.verify.inputs import input_leaves
 
 
-def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> list[torch.Tensor]:
+def find_loss(
+    output: Any, loss_fn: Callable[[Any], torch.Tensor] | None, used: frozenset[int] | None = None
+) -> list[torch.Tensor]:
     """Returns the loss, or every differentiable output if none of them is a loss.
 
-    A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or its first scalar
-    that requires a gradient.
+    A loss is ``loss_fn(output)``, an attribute or key ``loss`` of the output, or all of its scalars
+    that require a gradient, which detectors return for the loop to add up.
+
+    Args:
+        output: What the forward returned.
+        loss_fn: Makes the loss, if that happens outside of the model.
+        used: Positions among the leaves of the output from which the backward starts, if known.
 
     Raises:
         CaptureError: ``loss_fn`` fails.
@@ -29,6 +36,10 @@ def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> lis
     """
     if loss_fn is not None:
         return [_made_by(loss_fn, output)]
+    if used is not None:
+        chosen = [leaf for at, leaf in enumerate(tree_leaves(output)) if at in used]
+        if found := _differentiable(chosen):
+            return found
     named = getattr(output, "loss", None)
     if named is None and isinstance(output, Mapping):
         named = output.get("loss")
@@ -36,7 +47,7 @@ def find_loss(output: Any, loss_fn: Callable[[Any], torch.Tensor] | None) -> lis
     if isinstance(named, torch.Tensor) and named.requires_grad and named.numel() == 1:
         return [named]
     scalars = [t for t in candidates if t.numel() == 1]
-    return scalars[:1] or candidates
+    return scalars or candidates
 
 
 def _made_by(loss_fn: Callable[[Any], torch.Tensor], output: Any) -> torch.Tensor:

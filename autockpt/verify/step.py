@@ -195,7 +195,7 @@ class Step:
         """Runs one call; returns where its backward begins, without the outputs to be freed."""
         args, kwargs = inputs
         output = self.forward(*args, **kwargs)
-        loss = find_loss(output, self.loss_fn)
+        loss = find_loss(output, self.loss_fn, self.loop.used_outputs)
         freed = freed_tensors(output, self.loop)
         # An object that nothing can look into is kept as it is, with the tensors in it.
         kept += [
