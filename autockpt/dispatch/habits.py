@@ -17,6 +17,7 @@ import torch
 
 from autockpt.budget import format_bytes
 from autockpt.dispatch.layout import Layout, round_up
+from autockpt.dispatch.used_outputs import Arrivals, UsedOutputs, positions_by_node
 from autockpt.loop import Loop
 from autockpt.lower.orders import forward_peak_bytes
 from autockpt.report.plan import Plan
@@ -24,7 +25,6 @@ from autockpt.torch_private.aot import compiled_node
 from autockpt.torch_private.pytree import tree_leaves
 from autockpt.torch_private.tensors import StorageWatch, storage_key, write_count
 from autockpt.verify.inputs import input_leaves
-from autockpt.verify.loss import find_loss
 
 _MOST_BACKWARDS = 8  # that are remembered while one call waits
 _WORTH_A_PLAN = 0.01  # of the budget: freed outputs of fewer bytes change no plan
@@ -53,30 +53,9 @@ class _Call:
     has_older: bool | None
     is_training: bool
     outputs: dict[int, tuple[weakref.ref[torch.Tensor], StorageWatch]]
-    arrivals: _Arrivals
+    arrivals: Arrivals
     has_begun: bool = False
     together: list[list[_Call]] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class _Arrivals:
-    """The outputs of a call for which gradients have come, by position among the leaves.
-
-    Attributes:
-        kind: What calls of its kind have in common.
-        plan: The plan that it follows, if it follows one.
-        num_other: How often its forward has had gradients for other outputs than planned.
-        num_before: The same when the call began.
-        planned: The outputs that it was planned for.
-        outputs: The positions.
-    """
-
-    kind: Any
-    plan: Plan | None
-    num_other: Callable[[], int]
-    num_before: int
-    planned: frozenset[int]
-    outputs: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +112,6 @@ class Habits:
         """
         self._on_backward = on_backward
         self._keeps_outputs = keeps_outputs
-        self._has_loss_fn = has_loss_fn
         self._module = module
         self._waiting: weakref.WeakSet[_Call] = weakref.WeakSet()
         self._num_calls = 1
@@ -144,11 +122,7 @@ class Habits:
         # Whether gradients that are cleared after the forward took a step over its budget.
         self._late_matters = False
         self._freed: dict[Any, frozenset[int]] = {}
-        # The outputs from which backwards start, where that is not what was planned.
-        self._used: dict[Any, frozenset[int]] = {}
-        self._used_last: dict[Any, frozenset[int]] = {}
-        self._told_once: set[str] = set()
-        self._last: _Arrivals | None = None
+        self._used_outputs = UsedOutputs(has_loss_fn=has_loss_fn)
         self._writes_at_backward: int | None = None
         self._to_tell: dict[str, None] = {}
         # Of several calls, only the first backward sees gradients that are older than this step.
@@ -181,7 +155,7 @@ class Habits:
             clears_late=clears_late,
             num_calls=self._num_calls,
             freed_outputs=freed,
-            used_outputs=self._used.get(_kind(layout)),
+            used_outputs=self._used_outputs.of(_kind(layout)),
         )
 
     def _freed_of(self, layout: Layout) -> frozenset[int] | None:
@@ -212,19 +186,9 @@ class Habits:
         """
         self._is_first_backward = True
         leaves = [leaf for leaf in input_leaves(output) if isinstance(leaf, torch.Tensor)]
-        # By node: the position of each of its results among the leaves.
-        nodes: dict[Any, dict[int, int]] = {
-            leaf.grad_fn: {} for leaf in leaves if leaf.grad_fn is not None
-        }
+        nodes = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
         if not nodes:
             return False
-        roots = find_loss(output, None, self._used.get(_kind(layout)))
-        planned: set[int] = set()
-        for at, leaf in enumerate(tree_leaves(output)):
-            if isinstance(leaf, torch.Tensor) and leaf.grad_fn in nodes:
-                nodes[leaf.grad_fn][leaf.output_nr] = at
-                if any(leaf is root for root in roots):
-                    planned.add(at)
         outputs = {
             at: (weakref.ref(leaf), StorageWatch(leaf))
             for at, leaf in enumerate(tree_leaves(output))
@@ -237,18 +201,13 @@ class Habits:
             has_older=self._has_stepped(),
             is_training=self._module.training,
             outputs=outputs if plan is not None else {},
-            arrivals=_Arrivals(
-                kind=_kind(layout),
-                plan=plan,
-                num_other=num_other,
-                num_before=num_other(),
-                planned=frozenset(planned),
-            ),
+            arrivals=self._used_outputs.watched(output, _kind(layout), plan, num_other),
         )
         self._waiting.add(call)
-        self._last = call.arrivals
-        for node, positions in nodes.items():
-            node.register_prehook(_hook(self, call, compiled_node(node), positions))
+        positions = positions_by_node(output)
+        for node in nodes:
+            hook = _hook(self, call, compiled_node(node), positions.get(node, {}))
+            node.register_prehook(hook)
         return True
 
     @property
@@ -263,7 +222,7 @@ class Habits:
             "_stays": dict(self._stays),
             "_late_matters": self._late_matters,
             "_freed": dict(self._freed),
-            "_used": dict(self._used),
+            "_used_outputs": self._used_outputs.learned(),
             "trains_in_eval": self.trains_in_eval,
         }
 
@@ -274,7 +233,8 @@ class Habits:
 
     def told(self) -> list[str]:
         """Warnings about the steps so far; they are returned once."""
-        self._learn_used()
+        if news := self._used_outputs.news():
+            self._tell(news)
         if self._together is not None:
             self._tell(self._together.text)
             self._together = None
@@ -319,47 +279,6 @@ class Habits:
             self._learn_older(call, call.plan)
         if self._keeps_outputs is None:
             self._learn_freed(call, call.plan, saved)
-
-    def _learn_used(self) -> None:
-        """Learn for which outputs gradients came, if a plan was made for others.
-
-        A plan for fewer outputs cannot serve a backward from all of them, so it is made only for a
-        loop that used the same few twice in a row.
-        """
-        last = self._last
-        if last is None or not last.outputs:
-            return
-        self._last = None
-        if last.plan is None or last.num_other() == last.num_before:
-            return
-        budget = format_bytes(last.plan.budget_bytes)
-        if self._has_loss_fn:
-            self._tell_once(
-                "gets gradients for other outputs than loss_fn uses. Such a backward follows no "
-                f"plan, and may exceed the budget of {budget}. Pass the loss_fn that the loop uses"
-            )
-            return
-        used, seen = frozenset(last.outputs), self._used_last.get(last.kind)
-        self._used_last[last.kind] = used
-        known = self._used.get(last.kind)
-        wanted = used | (last.planned if known is None else known)
-        if wanted != last.planned:  # more than planned
-            self._used[last.kind] = wanted
-        elif known is None and used == seen:
-            self._used[last.kind] = used
-            return
-        elif seen is not None:
-            self._tell_once(
-                "gets gradients for other outputs from backward to backward. Those that are not "
-                f"for all of them follow no plan, and may exceed the budget of {budget}. Pass "
-                "loss_fn=... with the loss that needs the most"
-            )
-            return
-        self._tell_once(
-            "got gradients for other outputs than planned. That backward followed no plan, and may "
-            f"have exceeded the budget of {budget}; autockpt plans for what the loop uses. With "
-            "loss_fn=... the first plan is for that"
-        )
 
     def _learn_calls(self, calls: list[_Call]) -> None:
         """Learn how many calls waited for their backwards at once.
@@ -462,11 +381,6 @@ class Habits:
             if not parameter.is_inference()
         )
 
-    def _tell_once(self, what: str) -> None:
-        if what not in self._told_once:
-            self._told_once.add(what)
-            self._tell(what)
-
     def _tell(self, what: str) -> None:
         self._to_tell[f"{type(self._module).__name__} {what}."] = None
 
@@ -479,9 +393,7 @@ def _hook(
     its_node = None if node is None else weakref.ref(node)
 
     def begin(gradients: Any) -> None:
-        call.arrivals.outputs.update(
-            at for number, at in positions.items() if gradients[number] is not None
-        )
+        call.arrivals.note(positions, gradients)
         known = its_habits()
         if known is None:
             return
