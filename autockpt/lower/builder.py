@@ -20,9 +20,11 @@ from autockpt.capture.captured import (
     taken_up_by_later_frames,
 )
 from autockpt.capture.joint import JointNode, gradients_as_views, needed_by_forward
-from autockpt.capture.nodes import activation_writes, may_move, written_arguments
+from autockpt.capture.nodes import activation_writes, may_move
 from autockpt.loop import Loop
+from autockpt.lower.gradients import keys_of_input, makers_of_inputs
 from autockpt.lower.once import must_run_once
+from autockpt.lower.order_of_writes import OrderOfWrites
 from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
 from autockpt.report.timeline.marked_ops import CLEARED_GRADIENTS, OPTIMIZER_STEP
@@ -52,9 +54,7 @@ class GraphBuilder:
         self._passed_back: dict[int, list[int]] = {}
         self._passed_on: dict[int, None] = {}
         self._drawn: dict[int, tuple[int, ...]] = {}
-        # By graph and storage: what has read it since it was overwritten last, and what did that.
-        self._looked_at: dict[tuple[int, int], list[int]] = {}
-        self._changed: dict[tuple[int, int], int] = {}
+        self._order = OrderOfWrites(capture.graphs, self._storage)
         self._formulas: dict[tuple[int, int | None], list[int]] = {}
         # Engine storages of a parameter's gradient, one for each graph that uses the parameter, or
         # two; and those of gradients that are views.
@@ -230,42 +230,22 @@ class GraphBuilder:
         of_inputs: dict[tuple[int, ...], list[int]] = {}
         outgoing = zip(graph.joint.backward_output_storages, graph.grad_keys, strict=False)
         for number, ((storages, keys), maker) in enumerate(
-            zip(outgoing, self._makers(region), strict=False)
+            zip(outgoing, makers_of_inputs(self._capture, region), strict=False)
         ):
             for storage, key in zip(storages, keys, strict=True):
                 gradient = self._local.get((region, storage))
                 if gradient is None or key in goes_on or gradient in parameters:
                     continue
                 if maker is None:
-                    of_inputs.setdefault(self._input_keys(region, number), []).append(gradient)
+                    of_inputs.setdefault(keys_of_input(self._capture, region, number), []).append(
+                        gradient
+                    )
                 else:
                     self._passed_back.setdefault(maker, []).append(gradient)
         for gradients in of_inputs.values():
             is_new = self._is_summed_elsewhere(gradients)
             kept = [self._add_sum(gradients, region)] if is_new else gradients
             self._outputs.update(dict.fromkeys(kept))
-
-    def _input_keys(self, region: int, number: int) -> tuple[int, ...]:
-        """The storages of the input that a gradient is for; of none but this one if not known."""
-        graph = self._capture.graphs[region]
-        is_known = len(graph.grad_keys) == len(graph.input_keys)
-        return graph.input_keys[number] if is_known else (-1 - number,)
-
-    def _makers(self, region: int) -> list[int | None]:
-        """The earlier graph that makes each input of a graph, by the gradient's number."""
-        graph = self._capture.graphs[region]
-        if len(graph.grad_keys) != len(graph.input_keys):
-            return [None] * len(graph.grad_keys)
-        makers: dict[int, int] = {}
-        for number, earlier in enumerate(self._capture.graphs[:region]):
-            # A graph may return a view of an input: it does not make that.
-            taken = {key for keys in earlier.input_keys for key in keys}
-            made = {key for keys in earlier.output_keys for key in keys} - taken
-            if earlier.has_backward:
-                makers.update(dict.fromkeys(made, number))
-        return [
-            next((makers[key] for key in keys if key in makers), None) for keys in graph.input_keys
-        ]
 
     def _add_gradients(self, region: int) -> set[int]:
         """Keep gradients of parameters until they are complete, then keep or accumulate them.
@@ -365,7 +345,7 @@ class GraphBuilder:
         # moves it in the forward.
         if op.is_effect or is_unused_draw:
             writes.append(self._marker())
-        self._keep_order(region, op, reads, writes)
+        self._order.keep(region, op, reads, writes)
         runs_once = is_unused_draw or must_run_once(
             graph,
             op,
@@ -403,33 +383,6 @@ class GraphBuilder:
             ),
             Origin(kind="node", region=region, joint_op=index),
         )
-
-    def _keep_order(self, region: int, op: JointNode, reads: list[int], writes: list[int]) -> None:
-        """Let readers of what is overwritten come before or after it, as they do in the graph.
-
-        Args:
-            region: The graph.
-            op: The op, of which all earlier ones were added.
-            reads: What it reads; may be added to.
-            writes: What it writes; may be added to.
-        """
-        joint = self._capture.graphs[region].joint
-        touched = {s for parent in op.node.all_input_nodes for s in joint.node_storages[parent]}
-        touched &= joint.mutated_storages
-        if not touched:
-            return
-        changed = {s for node in written_arguments(op.node) for s in joint.node_storages[node]}
-        for storage in sorted(touched):
-            place = region, storage
-            if place in self._changed:
-                reads.append(self._changed[place])
-            done = self._storage(f"g{region}.{op.node.name}.order", 0)
-            writes.append(done)
-            if storage in changed:
-                reads.extend(self._looked_at.pop(place, ()))
-                self._changed[place] = done
-            else:
-                self._looked_at.setdefault(place, []).append(done)
 
     def _add_writes(self, region: int, op: JointNode, held: frozenset[int]) -> list[int]:
         """Add the storages that an op makes."""
