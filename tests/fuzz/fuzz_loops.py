@@ -23,6 +23,7 @@ _WITH_OLDER = ("between", "set to zero", "accumulated", "never")
 EXPECTED = (
     "Larger budgets cost less",
     "Raise the budget if you can",
+    "gradients for other outputs",
     "changes at every call",
     "trains in eval mode",
     "before one backward",
