@@ -243,8 +243,9 @@ class GraphBuilder:
                 else:
                     self._passed_back.setdefault(maker, []).append(gradient)
         for gradients in of_inputs.values():
-            is_new = self._is_summed_elsewhere(gradients)
-            kept = [self._add_sum(gradients, region)] if is_new else gradients
+            # Whether autograd can add in place is not always what their layouts in the trace tell.
+            is_summed = len({*gradients}) > 1
+            kept = [self._add_sum(gradients, region)] if is_summed else gradients
             self._outputs.update(dict.fromkeys(kept))
 
     def _add_gradients(self, region: int) -> set[int]:
