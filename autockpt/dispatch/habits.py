@@ -27,6 +27,7 @@ from autockpt.torch_private.tensors import StorageWatch, storage_key, write_coun
 from autockpt.verify.inputs import input_leaves
 
 _MOST_BACKWARDS = 8  # that are remembered while one call waits
+_MUCH_FOR_GRAPHS = 3  # of eager's peak: in that, gradients of gradients have room
 _WORTH_A_PLAN = 0.01  # of the budget: freed outputs of fewer bytes change no plan
 
 
@@ -121,6 +122,7 @@ class Habits:
         self._stays: dict[bool, bool] = {}
         # Whether gradients that are cleared after the forward took a step over its budget.
         self._late_matters = False
+        self._has_told_of_graphs = False
         self._freed: dict[Any, frozenset[int]] = {}
         self._used_outputs = UsedOutputs(has_loss_fn=has_loss_fn)
         self._writes_at_backward: int | None = None
@@ -275,10 +277,24 @@ class Habits:
             )
         if call.plan is None:
             return
+        if torch.is_grad_enabled():  # by the engine, exactly when create_graph=True
+            self._tell_of_graphs(call.plan)
         if call.has_older is not None and is_first:
             self._learn_older(call, call.plan)
         if self._keeps_outputs is None:
             self._learn_freed(call, call.plan, saved)
+
+    def _tell_of_graphs(self, plan: Plan) -> None:
+        """Tell that a backward is to be differentiated again, which takes memory too."""
+        has_room = plan.budget_bytes >= _MUCH_FOR_GRAPHS * plan.baseline_peak_bytes
+        if has_room or self._has_told_of_graphs:
+            return
+        self._has_told_of_graphs = True
+        self._tell(
+            "has a backward that is to be differentiated again (create_graph=True). No plan counts "
+            "what that needs, so such a step may exceed the budget of "
+            f"{format_bytes(plan.budget_bytes)}. Choose a smaller budget or a smaller batch for it"
+        )
 
     def _learn_calls(self, calls: list[_Call]) -> None:
         """Learn how many calls waited for their backwards at once.

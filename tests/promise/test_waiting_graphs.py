@@ -79,7 +79,9 @@ def test_gradients_of_gradients_from_the_second_step_on() -> None:
     assert plan is not None
     assert plan.rung == "checkpoint"
     assert plan.recompute_ns > 0
-    assert _is_same_step(eager, critic, _penalized)
+    # It was at 1.25 times its budget, and nothing was said.
+    with pytest.warns(UserWarning, match="to be differentiated again.*may exceed the budget"):
+        assert _is_same_step(eager, critic, _penalized)
 
 
 def test_transforms_of_torch_func_run_the_model_as_it_is() -> None:
