@@ -37,6 +37,17 @@ def _restore(
     return error
 
 
+def drop_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error that was dealt with, and of those that led to it.
+
+    Their frames hold the tensors of the caller, and often the error itself. In such a cycle all of
+    that would stay in memory until Python collects garbage.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 class BudgetError(AutockptError, ValueError):
     """No plan was found for the budget: none exists, the search missed it, or it ran out of time.
 

@@ -41,7 +41,7 @@ from autockpt.dispatch.passed_by import (
 from autockpt.dispatch.ranks import Parallel, parallel_around, refuse_spread
 from autockpt.dispatch.replanning import replan, without_kept
 from autockpt.dispatch.store import PlanStore, StoredPlans
-from autockpt.errors import AutockptError, BudgetError, CaptureError
+from autockpt.errors import AutockptError, BudgetError, CaptureError, drop_frames
 from autockpt.ladder.executable import changing, is_stale
 from autockpt.ladder.ladder import Ladder
 from autockpt.loop import PLAIN, Loop
@@ -266,12 +266,14 @@ class OptimizedForward:
                 # You did not ask for this forward, or this method, to be optimized.
                 self.uninstall()
                 warn_user(f"it runs as it is, without regard to the budget: {error}")
+                drop_frames(error)
                 return self.original
             if not isinstance(error, BudgetError):
                 self._give_up(error, args, kwargs)
                 raise
-            self._refusals[call.key] = error
-            raise
+            # The traceback of what is raised leads to the loop's tensors: a copy has none.
+            self._refusals[call.key] = error.of_budget(error.budget_bytes)
+            raise error.with_traceback(None) from error.__cause__
         except Exception:
             self.uninstall()
             raise

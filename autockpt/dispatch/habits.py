@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from autockpt.dispatch.used_outputs import Arrivals, UsedOutputs, positions_by_n
 from autockpt.loop import Loop
 from autockpt.lower.orders import forward_peak_bytes
 from autockpt.report.plan import Plan
-from autockpt.torch_private.aot import compiled_node
+from autockpt.torch_private.aot import compiled_node, saved_by_graphs
 from autockpt.torch_private.pytree import tree_leaves
-from autockpt.torch_private.tensors import StorageWatch, storage_key, write_count
+from autockpt.torch_private.tensors import StorageWatch, is_held_by_code, storage_key, write_count
 from autockpt.verify.inputs import input_leaves
 
 _MOST_BACKWARDS = 8  # that are remembered while one call waits
@@ -248,12 +249,12 @@ class Habits:
         """Note that gradients come now; what is written to parameters later is a step."""
         self._writes_at_backward = self._writes()
 
-    def begin_backward(self, call: _Call, saved: Callable[[], list[torch.Tensor]]) -> None:
+    def begin_backward(self, call: _Call, saved: Callable[[], Iterable[torch.Tensor]]) -> None:
         """Learn what is the case when the backward of a call begins.
 
         Args:
             call: The call.
-            saved: Returns what its graph has saved.
+            saved: Returns what its graphs have saved.
         """
         if call.has_begun:
             return
@@ -354,21 +355,18 @@ class Habits:
             )
 
     def _learn_freed(
-        self, call: _Call, plan: Plan, saved: Callable[[], list[torch.Tensor]]
+        self, call: _Call, plan: Plan, saved: Callable[[], Iterable[torch.Tensor]]
     ) -> None:
         known = self._freed.get(call.kind)
         if (known is not None and not known) or (known is None and not plan.recompute_ns):
             return
-        owned: dict[int, int] = {}
-        for tensor in saved():
-            key = storage_key(tensor)
-            owned[key] = owned.get(key, 0) + 1
+        owned = Counter(map(storage_key, saved()))
         freed = frozenset(
             at
             for at, (tensor, storage) in call.outputs.items()
-            if tensor() is None
+            if not is_held_by_code(tensor)
             # What the plan itself has saved does not count, and eager saves what it likes.
-            and (plan.leaves_the_model or storage.num_owners <= owned.get(storage.key, 0))
+            and (plan.leaves_the_model or storage.num_owners <= owned[storage.key])
         )
         if known is None:
             num_bytes = sum(call.outputs[at][1].num_bytes for at in freed)
@@ -414,9 +412,9 @@ def _hook(
         if known is None:
             return
 
-        def saved() -> list[torch.Tensor]:
+        def saved() -> Iterable[torch.Tensor]:
             compiled = None if its_node is None else its_node()
-            return [] if compiled is None else list(compiled.saved_tensors)
+            return () if compiled is None else saved_by_graphs(compiled)
 
         known.begin_backward(call, saved)
 

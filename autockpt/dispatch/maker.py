@@ -25,7 +25,7 @@ from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
 from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
-from autockpt.errors import AutockptError, BudgetError
+from autockpt.errors import AutockptError, BudgetError, drop_frames
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
@@ -128,6 +128,7 @@ class PlanMaker:
                     accepted = self._leanest(call, error)
                 else:
                     accepted = self._as_it_is(call)
+                drop_frames(error)
                 bucket, names = None, {}
             if bucket in names:
                 file = self.keep(names[bucket], accepted)
@@ -154,6 +155,7 @@ class PlanMaker:
                 break
             except BudgetError as raised:
                 budget_bytes = raised.minimum_peak_bytes  # a step was measured to need more
+                drop_frames(raised)
         if accepted is None:
             raise error
         plan = dataclasses.replace(accepted.plan, notes=(*accepted.plan.notes, _OVER_BUDGET))

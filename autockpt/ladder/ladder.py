@@ -25,6 +25,7 @@ from autockpt.errors import (
     InternalError,
     PlanMismatchError,
     VerificationError,
+    drop_frames,
 )
 from autockpt.report.plan import Plan
 from autockpt.user_warnings import warn_user
@@ -139,8 +140,11 @@ class Ladder:
                 failures.append((rung, error))
                 continue
             self._settle_on(rung.name, failures)
+            _drop_frames(failures)
             return result
-        raise _with_others_as_notes(failures)
+        main = _with_others_as_notes(failures)
+        _drop_frames(failures, but=main)
+        raise main
 
     def _settle_on(self, rung: str, failures: list[tuple[Rung[T], AutockptError]]) -> None:
         reasons = dict(self._given_up)
@@ -177,6 +181,15 @@ def _with_others_as_notes(failures: list[tuple[Rung[T], AutockptError]]) -> Auto
             way = f", {rung.way}," if rung.way else ""
             main.add_note(f"The rung {rung.name!r}{way} was tried as well: {error}")
     return main
+
+
+def _drop_frames(
+    failures: list[tuple[Rung[T], AutockptError]], but: AutockptError | None = None
+) -> None:
+    for _, failure in failures:
+        if failure is not but:
+            drop_frames(failure)
+    failures.clear()
 
 
 def _short(error: AutockptError) -> str:

@@ -288,6 +288,19 @@ def compiled_node(node: Any) -> Any:
     return None
 
 
+def saved_by_graphs(node: Any) -> Iterator[torch.Tensor]:
+    """What compiled graphs have saved for a backward that begins at a node."""
+    nodes = [node]
+    seen = {node}
+    while nodes:
+        node = nodes.pop()
+        if node.name() == _COMPILED_NODE:
+            yield from node.saved_tensors
+        above = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= above
+        nodes.extend(above)
+
+
 def _check_backward(refusing: Callable[[], None], _: Any) -> None:
     # The engine runs a backward with grad mode on exactly when create_graph=True.
     if torch.is_grad_enabled():

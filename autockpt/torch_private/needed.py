@@ -130,6 +130,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch.optim.optimizer._global_optimizer_pre_hooks": (),
     "torch.UntypedStorage._cdata": (),
     "torch.Tensor._version": (),
+    "torch.Tensor._use_count": (),
     "torch._C._autograd._unsafe_set_version_counter": (),
     "torch.Tensor._post_accumulate_grad_hooks": (),
     "torch.nn.Module._parameters": (),

@@ -5,6 +5,8 @@ Tested with torch 2.11 to 2.15.
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Iterable
 
 import torch
@@ -15,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 __all__ = [
     "StorageWatch",
     "has_step_in_backward",
+    "is_held_by_code",
     "key_of_storage",
     "set_write_counts",
     "storage_key",
@@ -55,6 +58,17 @@ class StorageWatch:
             return 0
         # One is Python's own object for the storage.
         return int(_storage_Use_Count(self._weak.cdata)) - 1
+
+
+def is_held_by_code(reference: weakref.ref[torch.Tensor]) -> bool:
+    """Whether Python code holds a tensor: a graph that has saved it keeps it alive as well."""
+    tensor = reference()
+    if tensor is None:
+        return False
+    ours = torch.empty(0)  # held by one variable, as `tensor` is here
+    # A tensor that anything in C++ holds has one reference more to its object.
+    by_torch = int(tensor._use_count() > 1)  # type: ignore[attr-defined]
+    return sys.getrefcount(tensor) - by_torch > sys.getrefcount(ours)
 
 
 def write_count(tensor: torch.Tensor) -> int:
