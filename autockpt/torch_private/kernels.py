@@ -20,6 +20,8 @@ import torch
 from torch._C import DispatchKey
 from torch._decomp import decomposition_table
 from torch._decomp.decompositions import native_batch_norm, native_batch_norm_backward
+from torch._refs import roll
+from torch._subclasses.fake_tensor import torch_decomp_decompositions
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from autockpt.torch_private.fakes import FakeTensorMode
@@ -130,6 +132,19 @@ def _batch_norm_backward_shape(
     return None if of_input is None else _normalized_like(x), *others
 
 
+# What it replaces is in another module of torch's, so it goes by the name of its neighbour.
+@functools.wraps(native_batch_norm, assigned=("__module__", "__name__"))
+def _roll_shape(x: torch.Tensor, shifts: list[int], dims: list[int] | None = None) -> torch.Tensor:
+    """The CPU's kernel joins two parts along each dimension, in channels last if they are."""
+    if x.device.type != "cpu" or not dims or x.numel() == 0:
+        return roll(x, shifts, dims or ())
+    for shift, dim in zip(shifts, dims, strict=True):
+        start = -shift % x.shape[dim]
+        parts = x.narrow(dim, start, x.shape[dim] - start), x.narrow(dim, 0, start)
+        x = torch.cat(parts, dim)
+    return x
+
+
 # In-place operators, which keep strides, that have a functional form whose result is contiguous.
 _MADE_CONTIGUOUS = (
     *("masked_fill", "masked_scatter", "scatter", "scatter_add", "scatter_reduce", "index_add"),
@@ -171,6 +186,7 @@ def _split_into_views(mode: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> l
 _EXACT_SHAPES: dict[Any, Any] = {
     aten.native_batch_norm.default: _batch_norm_shape,
     aten.native_batch_norm_backward.default: _batch_norm_backward_shape,
+    aten.roll.default: _roll_shape,
 }
 
 
@@ -196,12 +212,18 @@ def _traced_only_ops() -> tuple[Any, ...]:
 def exact_layouts() -> Iterator[None]:
     """Give fake tensors the strides that eager's would have; everything is put back."""
     with _TRACING_LOCK, mock.patch.dict(decomposition_table, _EXACT_SHAPES):
-        # Fakes know outputs by the operator and the metadata of its inputs.
-        FakeTensorMode.cache_clear()
+        _forget_fakes()
         try:
             yield
         finally:
-            FakeTensorMode.cache_clear()
+            _forget_fakes()
+
+
+def _forget_fakes() -> None:
+    # Fakes know outputs by the operator and the metadata of its inputs, and which operators the
+    # table is used for.
+    FakeTensorMode.cache_clear()
+    torch_decomp_decompositions.cache_clear()
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ _QUICK = ("--method", "greedy", "--time-limit", "1", "-q")
 @pytest.mark.parametrize(
     ("kind", "args"),
     [
-        ("plan", ["plan", "MODEL", "--budget", "80%", *_STEP, *_QUICK]),
+        ("plan", ["plan", "MODEL", "--budget", "90%", *_STEP, *_QUICK]),
         ("graph", ["graph", "MODEL", *_STEP, "-q"]),
         ("pareto", ["pareto", "MODEL", "--points", "3", *_STEP, *_QUICK]),
         ("fit", ["fit", "MODEL", "--device", "t4", *_STEP, "-q"]),
