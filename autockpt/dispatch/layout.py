@@ -2,13 +2,14 @@
 
 Inputs of one *family* differ in nothing but the sizes of dimensions. A plan made for some sizes
 serves all smaller ones of its family, if the graph can be traced with those sizes left open; it
-recomputes as much as the larger inputs need. Plans are made for a few sizes, *buckets*, a factor of
-about 1.4 apart, so that batches of a hundred lengths need a handful of plans.
+recomputes as much as the larger inputs need. Plans are made for a few sizes, *buckets*
+(:mod:`autockpt.dispatch.buckets`), so that batches of a hundred lengths need a handful of plans.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,14 +68,35 @@ class Layout:
             if mine != theirs
         )
 
+    def of_sizes(self, sizes: Sizes) -> Layout:
+        """The layout of inputs that have other sizes; its family and leaves are meant alone."""
+        return dataclasses.replace(self, sizes=sizes)
+
     def rounded(self, varying: Dimensions) -> Sizes:
-        """The sizes of the bucket: varying dimensions are rounded up."""
+        """The sizes with varying dimensions rounded up."""
         return tuple(
             tuple(
                 round_up(size) if (leaf, dimension) in varying else size
                 for dimension, size in enumerate(own)
             )
             for leaf, own in zip(self.leaves, self.sizes, strict=True)
+        )
+
+    def num_elements(self, varying: Dimensions, *, smaller: float = 1) -> float:
+        """How many elements the inputs have of which a dimension varies: how large the step is.
+
+        Args:
+            varying: The dimensions that vary.
+            smaller: Divide each of them by this.
+        """
+        counted = {leaf for leaf, _ in varying}
+        return sum(
+            math.prod(
+                size / smaller if (leaf, dimension) in varying else size
+                for dimension, size in enumerate(own)
+            )
+            for leaf, own in zip(self.leaves, self.sizes, strict=True)
+            if leaf in counted
         )
 
 

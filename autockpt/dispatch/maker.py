@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from autockpt import progress
-from autockpt.budget import Budget, format_bytes
+from autockpt.budget import Budget
 from autockpt.capture.step import TraceMemo
 from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.dispatch.buckets import Bucket
+from autockpt.dispatch.budgets import request_for, with_held_back
 from autockpt.dispatch.call import Call
-from autockpt.dispatch.device_budget import budget_on_device
 from autockpt.dispatch.identity import identity
 from autockpt.dispatch.kept import KeptPlan, are_kept, keep, load, unless_a_bug
 from autockpt.dispatch.kept_trial import accept_kept
@@ -25,9 +25,11 @@ from autockpt.dispatch.layout import resized
 from autockpt.dispatch.ranks import Parallel
 from autockpt.dispatch.store import PlanStore
 from autockpt.dispatch.trial import AcceptedPlan, Trial
+from autockpt.dispatch.variety import why_many
 from autockpt.errors import AutockptError, BudgetError, drop_frames
 from autockpt.ladder.eager import eager_plan
 from autockpt.ladder.executable import ExecutablePlan
+from autockpt.ladder.graphs import GraphPlanner
 from autockpt.ladder.ladder import Ladder, Rung, leads_down
 from autockpt.ladder.rungs import only_rung, rungs_of
 from autockpt.ladder.step import StepToPlan
@@ -112,6 +114,7 @@ class PlanMaker:
             return self._planned(call)
 
     def _planned(self, call: Call) -> Callable[..., Any]:
+        self._know_share(call)
         names = self._names_if_kept(call)
         accepted, bucket = self._kept(call, names)
         where = "kept from an earlier process"
@@ -138,7 +141,8 @@ class PlanMaker:
         if warning := cost_warning(accepted.plan):
             warn_user(warning)
         if len(self.store) == _MANY_PLANS:
-            warn_user(many_plans_warning(type(self.module).__name__, _MANY_PLANS))
+            why = why_many(self.store.keys())
+            warn_user(many_plans_warning(type(self.module).__name__, _MANY_PLANS, why))
         return accepted.forward
 
     def _leanest(self, call: Call, error: BudgetError) -> AcceptedPlan:
@@ -185,7 +189,7 @@ class PlanMaker:
 
         If sizes vary, a plan for a bucket serves more inputs than one that was kept for a size.
         """
-        buckets: list[Bucket | None] = [*self._candidates(call.key)]
+        buckets: list[Bucket | None] = [*self._candidates(call)]
         request = self._request_for(call)
         if self.store.held_back_bytes:
             return {}  # the next process may need no less
@@ -256,41 +260,51 @@ class PlanMaker:
         Raises:
             AutockptError: See ``optimize``.
         """
-        for bucket in self._candidates(call.key):
+        held_back_bytes = self.store.held_back_bytes
+        buckets = self._candidates(call)
+        while buckets:
+            bucket = buckets.pop(0)
             try:
                 accepted = self.ladder.descend(self._rungs(call, bucket))
-                return self._with_held_back(accepted), bucket
+                return with_held_back(accepted, held_back_bytes), bucket
             except AutockptError as error:
                 if not leads_down(error):
                     raise
-                self.store.fail(call.key, bucket)
-        return self._with_held_back(self._exactly(call)), None
+                too_small = error.budget_bytes if isinstance(error, BudgetError) else None
+                self.store.fail(call.key, bucket, budget_bytes=too_small)
+                if too_small is None:
+                    buckets = buckets[-1:]  # other inputs that are made up would not help
+        return with_held_back(self._exactly(call), held_back_bytes), None
 
-    def _with_held_back(self, accepted: AcceptedPlan) -> AcceptedPlan:
-        """A plan with the whole budget, of which a part was held back while it was made."""
-        less_bytes, plan = self.store.held_back_bytes, accepted.plan
-        if not less_bytes:
-            return accepted
-        note = f"planned with {format_bytes(less_bytes)} less, because earlier steps took more"
-        plan = dataclasses.replace(
-            plan,
-            budget_bytes=plan.budget_bytes + less_bytes,
-            minimum_peak_bytes=plan.minimum_peak_bytes + less_bytes,
-            notes=(*plan.notes, note),
-        )
-        return dataclasses.replace(accepted, plan=plan)
-
-    def _candidates(self, key: PlanKey) -> list[Bucket]:
+    def _candidates(self, call: Call) -> list[Bucket]:
         """Buckets to try; none without a capture.
 
         Ranks agree about layouts, so theirs are planned exactly.
         """
-        # A percentage refers to the peak of a step that really runs.
-        budget = self.request.budget
-        rounds_up = budget.percent is None or budget.is_of_device
-        found = self.store.candidates(key, rounds_up=rounds_up)
-        captures = self._captures(key) and not self.ladder.has_given_up("whole")
-        return found if captures and not key.is_parallel else []
+        budget = self._request_for(call).budget
+        found = self.store.candidates(
+            call.key,
+            # A percentage refers to the peak of a step that really runs.
+            rounds_up=self.request.budget.percent is None or self.request.budget.is_of_device,
+            budget_bytes=None if budget.bytes is None else budget.resolve(0),
+        )
+        captures = self._captures(call.key) and not self.ladder.has_given_up("whole")
+        return found if captures and not call.key.is_parallel else []
+
+    def _know_share(self, call: Call) -> None:
+        """Find out what a share of eager's peak is, before plans for larger inputs are made."""
+        is_known = self._request_for(call).budget.percent is None or call.key != call.key.plain
+        sizes = call.key.layout.sizes
+        if is_known or all(bucket.sizes == sizes for bucket in self._candidates(call)):
+            return
+        try:
+            planner = GraphPlanner.capture(self.step_of(call))
+        except AutockptError as error:
+            if not leads_down(error):
+                raise
+            return
+        call.planners["whole"] = planner
+        self.store.know_budget(call.key, planner.budget_bytes + self.store.held_back_bytes)
 
     def _captures(self, key: PlanKey) -> bool:
         """Whether graphs of such a call may be planned."""
@@ -378,20 +392,7 @@ class PlanMaker:
         )
 
     def _request_for(self, call: Call) -> Request:
-        memory = self.request.optimizer.scaled_to(self.module.parameters())
-        # A plan that was given is for the first kind of call.
-        given = self.request.given if self.store.latest is None else None
-        request = dataclasses.replace(self.request, optimizer=memory, given=given)
-        if request.budget.is_of_device:
-            # Read once: later, activations of the step in progress are in the device's memory.
-            if self.store.device_budget is None:
-                inputs = call.args, dict(call.kwargs)
-                self.store.device_budget = budget_on_device(request, self.module, inputs)
-            request = dataclasses.replace(request, budget=self.store.device_budget)
-        budget_bytes = self.store.budget_bytes(call.key)
-        budget = request.budget if budget_bytes is None else Budget(bytes=budget_bytes)
-        budget = dataclasses.replace(budget, less_bytes=self.store.held_back_bytes)
-        return dataclasses.replace(request, budget=budget)
+        return request_for(call, self.request, self.module, self.store)
 
     def _following(
         self, executable: ExecutablePlan | None, parallel: Parallel | None

@@ -76,6 +76,10 @@ class PlanStore:
         """The number of inputs that were planned for."""
         return len(self._plans)
 
+    def keys(self) -> list[PlanKey]:
+        """What was planned for, in that order."""
+        return list(self._plans)
+
     def __contains__(self, key: PlanKey) -> bool:
         return key in self._plans
 
@@ -105,9 +109,13 @@ class PlanStore:
             return key
         return self._buckets[key.without_layout].serving(key.layout)
 
-    def candidates(self, key: PlanKey, *, rounds_up: bool) -> list[Bucket]:
+    def candidates(
+        self, key: PlanKey, *, rounds_up: bool, budget_bytes: int | None
+    ) -> list[Bucket]:
         """Buckets to plan for instead of exactly this key; see `Buckets.candidates`."""
-        return self._buckets[key.without_layout].candidates(key.layout, rounds_up=rounds_up)
+        return self._buckets[key.without_layout].candidates(
+            key.layout, rounds_up=rounds_up, budget_bytes=budget_bytes
+        )
 
     def budget_bytes(self, key: PlanKey) -> int | None:
         """The budget that a step has because of earlier ones; None if it is the largest so far.
@@ -118,6 +126,16 @@ class PlanStore:
         is_known = key != key.plain or known.is_within_known(key.layout)
         return self._budget_bytes.get(key.loop.num_calls) if is_known else None
 
+    def know_budget(self, key: PlanKey, budget_bytes: int) -> None:
+        """Remember the budget of a plain step, before a plan for larger inputs serves it."""
+        self._buckets[key.without_layout].know_budget(key.layout)
+        self._note_budget(key, budget_bytes)
+
+    def _note_budget(self, key: PlanKey, budget_bytes: int) -> None:
+        if key == key.plain:
+            known_bytes = self._budget_bytes.get(key.loop.num_calls, 0)
+            self._budget_bytes[key.loop.num_calls] = max(known_bytes, budget_bytes)
+
     def add(self, key: PlanKey, accepted: AcceptedPlan, bucket: Bucket | None) -> None:
         """Remember a plan; with a bucket it also serves the smaller inputs of that bucket."""
         buckets = self._buckets[key.without_layout]
@@ -126,9 +144,7 @@ class PlanStore:
         if accepted.executable is None:
             sizes = key.layout.sizes if bucket is None else bucket.sizes
             buckets.add_untouched(key.layout, key, sizes)
-        if key == key.plain:
-            known_bytes = self._budget_bytes.get(key.loop.num_calls, 0)
-            self._budget_bytes[key.loop.num_calls] = max(known_bytes, accepted.plan.budget_bytes)
+        self._note_budget(key, accepted.plan.budget_bytes)
         self.latest = self._values[key] = accepted.plan
         self._plans[key] = accepted.executable
 
@@ -138,9 +154,9 @@ class PlanStore:
         """Remember the plan that all ranks follow."""
         self._plans[key], self.latest = executable, latest
 
-    def fail(self, key: PlanKey, bucket: Bucket) -> None:
-        """Do not plan for a bucket again."""
-        self._buckets[key.without_layout].fail(key.layout, bucket)
+    def fail(self, key: PlanKey, bucket: Bucket, *, budget_bytes: int | None) -> None:
+        """Do not plan for a bucket again; with a budget, it was too small for it."""
+        self._buckets[key.without_layout].fail(key.layout, bucket, budget_bytes=budget_bytes)
 
     def needs_eager_graph(self, key: PlanKey) -> bool:
         """Whether autograd must see such a call as in eager: node by node, not as one graph."""

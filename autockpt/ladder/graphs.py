@@ -303,6 +303,7 @@ class GraphPlanner:
             pieces=self.pieces,
             varying=self.step.varying,
             blocks=self.blocks,
+            numbers_vary=self.step.numbers_vary,
             output_types=captured.output_types,
         )
 

@@ -57,6 +57,12 @@ class StepToPlan:
         return type(self.module).__name__
 
     @property
+    def numbers_vary(self) -> bool:
+        """Whether numbers of inputs may be smaller, and not only sizes of tensors."""
+        leaves = input_leaves((self.args, dict(self.kwargs)))
+        return any(not isinstance(leaves[leaf], torch.Tensor) for leaf, _ in self.varying)
+
+    @property
     def accumulates(self) -> bool:
         """Whether the backward adds to gradients of an earlier one."""
         return self.loop.accumulates

@@ -186,9 +186,9 @@ def test_other_dtypes_values_and_unit_sizes_are_other_families() -> None:
 def test_a_plan_serves_what_is_smaller_in_its_bucket_alone() -> None:
     buckets = Buckets()
     first, second = layout_of((torch.zeros(4, 40),), {}), layout_of((torch.zeros(4, 33),), {})
-    assert buckets.candidates(first, rounds_up=True) == []
-    wide, narrow = buckets.candidates(second, rounds_up=True)
-    assert (wide.sizes, narrow.sizes) == (((4, 48),), ((4, 33),))
+    assert buckets.candidates(first, rounds_up=True, budget_bytes=None) == []
+    wide, seen, narrow = buckets.candidates(second, rounds_up=True, budget_bytes=None)
+    assert [b.sizes for b in (wide, seen, narrow)] == [((4, 48),), ((4, 40),), ((4, 33),)]
     buckets.add(second, "narrow", narrow)
     assert buckets.serving(layout_of((torch.zeros(4, 34),), {})) is None
     buckets.add(second, "wide", wide)

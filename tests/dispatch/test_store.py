@@ -27,7 +27,7 @@ def accepted(budget_bytes: int = 100) -> AcceptedPlan:
 
 
 def added(store: PlanStore, key: PlanKey, budget_bytes: int = 100) -> None:
-    assert store.candidates(key, rounds_up=True) == []
+    assert store.candidates(key, rounds_up=True, budget_bytes=None) == []
     made = accepted(budget_bytes)
     store.add(key, made, None)
     store.set_forward(key, made.forward)

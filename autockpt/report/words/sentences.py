@@ -45,12 +45,9 @@ def cost_warning(plan: PlanValues) -> str:
     return f"{text}. Larger budgets cost less ({'; '.join(cheaper)})."
 
 
-def many_plans_warning(name: str, num_plans: int) -> str:
+def many_plans_warning(name: str, num_plans: int, why: str) -> str:
     """What to tell of a model that was planned for many kinds of input."""
-    return (
-        f"autockpt has planned {name} for {num_plans} kinds of input: it plans again for each new "
-        "value of an argument that is no tensor. Pass what changes as a tensor."
-    )
+    return f"autockpt has planned {name} for {num_plans} kinds of input: {why}."
 
 
 def leanest_warning(reason: str, error: BudgetError, peak_bytes: int) -> str:
