@@ -86,7 +86,8 @@ def optimize(
             or to ``(time_ns, workspace_bytes)``, or the name of an entry point of
             ``autockpt.costs``. By default autockpt measures.
         time_limit_s: When to end the search for a better plan, in seconds. By default it ends once
-            it has stalled, and after 60 seconds at the latest.
+            it has stalled, and 60 seconds after planning began at the latest, unless capturing the
+            step takes longer than 20 seconds.
         verify: Try the plan on real steps first: compare it with eager if that fits in memory, and
             compare the measured peak with the budget.
         progress: Show on a terminal, in a notebook or in the log what planning does, if it takes

@@ -266,7 +266,8 @@ class GraphPlanner:
     @property
     def is_refused_at_once(self) -> bool:
         """Whether a bound proves, before any search, that no plan fits."""
-        return self.problem.is_refused_at_once
+        with self.step.solving.uncounted():
+            return self.problem.is_refused_at_once
 
     def unplanned(self) -> ExecutablePlan | None:
         """The captured graphs with nothing recomputed; None if a plan is compiled anew anyway."""

@@ -11,7 +11,13 @@ _MOST_SOLVES = 7
 _CLOSE = 0.01  # of the budget: a search ends when this little is left unused
 
 
-def plan_for_calls(plan_beside: Callable[[int], Plan], *, num_calls: int, room_bytes: int) -> Plan:
+def plan_for_calls(
+    plan_beside: Callable[[int], Plan],
+    *,
+    num_calls: int,
+    room_bytes: int,
+    is_over: Callable[[], bool],
+) -> Plan:
     """Find the plan that costs least among those with which all calls fit together.
 
     The more memory one call may use, the more it saves, and the more the others hold beside it.
@@ -21,6 +27,7 @@ def plan_for_calls(plan_beside: Callable[[int], Plan], *, num_calls: int, room_b
         plan_beside: Makes a plan for one call, with this many bytes set aside for the others.
         num_calls: How many calls share the backward.
         room_bytes: The budget, less what is in memory all the time.
+        is_over: Whether the time is over; the search then ends with what it has.
 
     Raises:
         BudgetError: There is none. What it names is for one call.
@@ -30,6 +37,8 @@ def plan_for_calls(plan_beside: Callable[[int], Plan], *, num_calls: int, room_b
     refused: BudgetError | None = None
     aside_bytes = room_bytes * (num_calls - 1) // num_calls
     for _ in range(_MOST_SOLVES):
+        if is_over() and (best is not None or refused is not None):
+            break
         try:
             plan = plan_beside(aside_bytes)
         except BudgetError as error:

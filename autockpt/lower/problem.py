@@ -99,12 +99,17 @@ class StepProblem:
         if self.num_calls == 1:
             return self._plan(method, time_limit_s, solving, held_back_bytes)
 
+        def is_over() -> bool:
+            return solving.is_over(time_limit_s)
+
         def plan_beside(other_bytes: int) -> Plan:
             return self._plan(method, time_limit_s, solving, held_back_bytes + other_bytes)
 
         room_bytes = max(0, self.budget_bytes - held_back_bytes - self.fixed_bytes)
         try:
-            return plan_for_calls(plan_beside, num_calls=self.num_calls, room_bytes=room_bytes)
+            return plan_for_calls(
+                plan_beside, num_calls=self.num_calls, room_bytes=room_bytes, is_over=is_over
+            )
         except BudgetError as error:
             # It is of one call.
             limit_s = min(_QUICK_S, solving.for_a_minimum(time_limit_s))
@@ -141,11 +146,12 @@ class StepProblem:
             budget_bytes=max(1, self.budget_bytes - held_back_bytes),
             fixed_bytes=self.fixed_bytes,
         )
-        limit_s = solving.for_a_solve(time_limit_s)
+        limit_s = solving.for_a_solve(time_limit_s, is_one_of_many=self.num_calls > 1)
         watch = self._watch("solving", limit_s)
         watch = solving.watched(watch, step_ns=self.graph.total_runtime_ns)
-        result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
-        solving.spend(result.solve_time_s)
+        result = solving.result(
+            lambda: solve(problem, method=method, time_limit_s=limit_s, watch=watch)
+        )
         if result.schedule is not None:
             cheaper = self._cheaper_budgets(result, result.schedule, time_limit_s, solving)
             return self._described(result, result.schedule, cheaper)
@@ -223,9 +229,7 @@ class StepProblem:
         )
         limit_s = min(_QUICK_S, solving.for_a_solve(time_limit_s))
         watch = self._watch("judging the given plan", limit_s)
-        result = judge(problem, schedule, time_limit_s=limit_s, watch=watch)
-        solving.spend(result.solve_time_s)
-        return result
+        return solving.result(lambda: judge(problem, schedule, time_limit_s=limit_s, watch=watch))
 
     @property
     def is_refused_at_once(self) -> bool:
@@ -256,8 +260,9 @@ class StepProblem:
         )
         limit_s = min(_MINIMUM_S, solving.for_a_minimum(time_limit_s))
         watch = self._watch("searching for the smallest workable budget", limit_s)
-        result = solve(problem, method=method, time_limit_s=limit_s, watch=watch)
-        solving.spend(result.solve_time_s)
+        result = solving.result(
+            lambda: solve(problem, method=method, time_limit_s=limit_s, watch=watch)
+        )
         assert result.schedule is not None
         return self._described(dataclasses.replace(result, method="none"), result.schedule)
 
