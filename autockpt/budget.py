@@ -76,6 +76,15 @@ class Budget:
         """Whether the budget depends on a device's memory; see `on_device`."""
         return self.of != "eager peak"
 
+    @property
+    def counts_other_models(self) -> bool:
+        """Whether other optimized models of the step are part of it.
+
+        A share of eager's peak is one of the model's own step, and what others have in memory is
+        not free.
+        """
+        return self.bytes is not None or self.of == "device"
+
     def on_device(self, *, total_bytes: int, usable_bytes: int) -> Budget:
         """Returns the budget for a step on a device; itself if it does not depend on a device.
 

@@ -6,6 +6,24 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OtherModels:
+    """What other optimized models need in the same step.
+
+    Attributes:
+        beside_bytes: What they have in memory while the forward and the backward of the model run.
+        between_bytes: The most that they need beyond that between its forward and its backward.
+        after_bytes: What they have in memory beyond that when an optimizer steps.
+    """
+
+    beside_bytes: int = 0
+    between_bytes: int = 0
+    after_bytes: int = 0
+
+
+NO_OTHERS = OtherModels()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
     """One kind of step of a training loop.
 
@@ -18,6 +36,7 @@ class Loop:
             backward begins. None for all of them but single numbers, such as a loss.
         used_outputs: Positions among the leaves of the output. The backward starts from these
             tensors, or from a loss that is made of them. None if that is not known.
+        others: What other optimized models need in the same step.
     """
 
     accumulates: bool = False
@@ -25,6 +44,7 @@ class Loop:
     num_calls: int = 1
     freed_outputs: frozenset[int] | None = frozenset()
     used_outputs: frozenset[int] | None = None
+    others: OtherModels = NO_OTHERS
 
     def frees(self, position: int) -> bool:
         """Whether the leaf of the output at this position is freed."""
@@ -38,9 +58,16 @@ class Loop:
     @property
     def reason(self) -> str:
         """Why a step needs more memory than a plain one, in words."""
+        if self.others != NO_OTHERS:
+            return "other optimized models need memory in the same step"
         if self.num_calls > 1:
             return f"{self.num_calls} calls of the model share one backward"
         return "gradients of an earlier backward are in memory beside this step's"
+
+    @property
+    def alone(self) -> Loop:
+        """The same without other models."""
+        return dataclasses.replace(self, others=NO_OTHERS)
 
     @property
     def plain(self) -> Loop:

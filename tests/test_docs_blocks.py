@@ -169,6 +169,7 @@ plan.save("plan.json")
 """
 _SMALL_PLAN = "model, batch = MyModel(depth=2), torch.randn(1024, 16); x = batch" + _PLAN
 _GIVEN = {
+    "loops": "encoder, decoder = MyModel(), MyModel()",
     "start": _TRANSFORMERS
     + _LIGHTNING
     + """

@@ -16,7 +16,7 @@ import torch
 from autockpt.checkpoint.calls import Call, Calls
 from autockpt.checkpoint.phases import Phases
 from autockpt.profile.optimizer import OptimizerMemory
-from autockpt.report.timeline.marked_ops import OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import INCOMING_GRADIENTS, OPTIMIZER_STEP
 from autockpt_solvers import Compute, ComputeGraph, Op, Storage, baseline_schedule, simulate
 
 _BACKWARD_TIMES_FORWARD = 2  # the time of a stretch's backward is not measured
@@ -275,10 +275,10 @@ class _Builder:
         """Add the gradients that the backward starts from, which its caller keeps."""
         self._ops.append(
             Op(
-                name="incoming gradients",
+                name=INCOMING_GRADIENTS,
                 runtime_ns=0,
                 reads=(),
-                writes=(self._storage("incoming gradients", size_bytes, is_output=True),),
+                writes=(self._storage(INCOMING_GRADIENTS, size_bytes, is_output=True),),
                 recomputable=False,
                 is_backward=True,
                 is_fence=True,

@@ -32,6 +32,7 @@ from autockpt.dispatch.methods import (
     remove_quiet_logs,
     running,
 )
+from autockpt.dispatch.partners import Partners
 from autockpt.dispatch.passed_by import (
     FirstGradient,
     how_passed,
@@ -116,13 +117,15 @@ class OptimizedForward:
             FirstGradient(module) if beside is None else beside._first_gradient
         )
         self._counters = Counters(forward) if name != "forward" else None
+        self._partners = Partners(module, request)
         self._habits = Habits(
             module,
+            self._partners,
             keeps_outputs=request.keeps_outputs,
             has_loss_fn=request.loss_fn is not None,
             on_backward=self._begin_backward,
         )
-        self._guard = Guard(self._maker)
+        self._guard = Guard(self._maker, self._partners)
         self._verify = verify
         # What is optimized instead of this forward, because it is not what the loop calls.
         self._instead: OptimizedForward | None = None
@@ -197,6 +200,7 @@ class OptimizedForward:
             output,
             call.key.layout,
             plan,
+            (args, kwargs),
             sums_uses=sums_uses,
             num_other=lambda: getattr(forward, "num_other_backwards", 0),
         )
@@ -229,6 +233,9 @@ class OptimizedForward:
             # Planning is impossible: a plan for another kind of loop is better than an error.
             forward = store.forward(dataclasses.replace(call.key, loop=PLAIN))
         if forward is None:
+            if self._habits.is_waiting:
+                # What was compiled for a call that waits must not follow another plan.
+                self._maker.memos.clear()
             is_armed = self._first_gradient.is_armed
             self._first_gradient.disarm()  # a step that is tried has gradients as well
             forward = self._first_forward(call, args, kwargs)
@@ -309,6 +316,8 @@ class OptimizedForward:
         self._parallel = parallel = parallel_around(self._module, self._parallel)
         layout = self._layout(args, kwargs)
         key = plan_key(self._module, parallel, layout, self._loop_now(parallel, layout))
+        if parallel is None:
+            key = self._partners.beside(key, (args, kwargs), self._maker.store)
         solving = SolvingTime(ends_early=self._maker.request.ends_early)
         return Call(key=key, parallel=parallel, args=args, kwargs=kwargs, solving=solving)
 
@@ -359,6 +368,7 @@ class OptimizedForward:
     def install(self) -> None:
         """Become the module's forward."""
         self._is_installed = True
+        self._partners.join()
         self._module.__dict__[self.name] = self
         if self.name == "forward":
             self._first_gradient.arm(self._pass_by)
@@ -368,6 +378,7 @@ class OptimizedForward:
     def retire(self) -> None:
         """Make way for another optimized forward, which is installed already."""
         self._is_installed = False
+        self._partners.leave()
         self._first_gradient.disarm()
         if self._instead is not None:
             self._instead.uninstall()

@@ -16,6 +16,7 @@ import torch
 from autockpt.budget import format_bytes
 from autockpt.dispatch.call import Call
 from autockpt.dispatch.maker import PlanMaker
+from autockpt.dispatch.partners import Partners
 from autockpt.dispatch.replanning import tighten
 from autockpt.errors import AutockptError, BudgetError
 from autockpt.ladder.executable import is_one_graph
@@ -74,8 +75,9 @@ class _Finding:
 class Guard:
     """Measures steps of one module now and then, and lets its plans be made tighter."""
 
-    def __init__(self, maker: PlanMaker) -> None:
+    def __init__(self, maker: PlanMaker, partners: Partners) -> None:
         self._maker = maker
+        self._partners = partners
         self._latest: _Window | None = None
         self._window: _Window | None = None  # the latest, if it is measured
         self._finding: _Finding | None = None
@@ -136,7 +138,9 @@ class Guard:
         if self._window is not None and call.key.loop.num_calls > 1 and is_measured:
             return self._window  # it began with the first of several calls
         gradients_bytes = plan.older_gradients_bytes
+        others_bytes = plan.fixed.other_models_bytes
         if is_measured:
+            others_bytes = self._partners.in_memory_bytes if others_bytes else 0
             gradients_bytes = distinct_bytes([p.grad for p in self._maker.module.parameters()])
             if not self._has_these_buffers():
                 self._buffers, self._usual_writes = list(self._maker.module.buffers()), None
@@ -145,7 +149,10 @@ class Guard:
             number=self._num_steps,
             device=device,
             before=device_memory.usage(device),
-            held_bytes=plan.fixed.resting_bytes + gradients_bytes,
+            held_bytes=plan.fixed.resting_bytes
+            - plan.fixed.other_models_bytes
+            + others_bytes
+            + gradients_bytes,
         )
         self._latest, self._window = window, window if is_measured else None
         return window
@@ -163,6 +170,8 @@ class Guard:
         if now.peak_bytes <= window.before.peak_bytes:
             return  # something before it took more, so its own peak is not known
         plan, measured_bytes = window.plan, window.step_bytes(now.peak_bytes)
+        if self._partners.have_worked and not plan.fixed.other_models_bytes:
+            return  # theirs is a part of the peak, and not of the plan
         excess_bytes = measured_bytes - plan.budget_bytes
         if excess_bytes <= 0:
             return

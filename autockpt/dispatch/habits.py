@@ -18,6 +18,7 @@ import torch
 
 from autockpt.budget import format_bytes
 from autockpt.dispatch.layout import Layout, round_up
+from autockpt.dispatch.partners import Partners, PartnersCall
 from autockpt.dispatch.used_outputs import Arrivals, UsedOutputs, positions_by_node
 from autockpt.loop import Loop
 from autockpt.lower.orders import forward_peak_bytes
@@ -45,6 +46,7 @@ class _Call:
         is_training: Whether the module was in training mode.
         outputs: By position among the output's leaves: the tensor, and its storage.
         arrivals: The outputs for which gradients have come.
+        of_partners: The call as other optimized models see it.
         has_begun: Whether its backward has begun.
         together: The backwards of other calls that began while it waited.
     """
@@ -56,6 +58,7 @@ class _Call:
     is_training: bool
     outputs: dict[int, tuple[weakref.ref[torch.Tensor], StorageWatch]]
     arrivals: Arrivals
+    of_partners: PartnersCall | None
     has_begun: bool = False
     together: list[list[_Call]] = dataclasses.field(default_factory=list)
 
@@ -99,6 +102,7 @@ class Habits:
     def __init__(
         self,
         module: torch.nn.Module,
+        partners: Partners,
         *,
         keeps_outputs: bool | None = None,
         has_loss_fn: bool = False,
@@ -108,6 +112,7 @@ class Habits:
 
         Args:
             module: The module.
+            partners: Other optimized models.
             keeps_outputs: Whether outputs are kept until the backward ends; None to find out.
             has_loss_fn: Whether it is said which loss the loop makes of the output.
             on_backward: Called when the backward of a call begins.
@@ -115,6 +120,7 @@ class Habits:
         self._on_backward = on_backward
         self._keeps_outputs = keeps_outputs
         self._module = module
+        self._partners = partners
         self._waiting: weakref.WeakSet[_Call] = weakref.WeakSet()
         self._num_calls = 1
         self._together: _Together | None = None
@@ -158,19 +164,20 @@ class Habits:
             clears_late=clears_late,
             num_calls=self._num_calls,
             freed_outputs=freed,
-            used_outputs=self._used_outputs.of(_kind(layout)),
+            used_outputs=self._used_outputs.of(layout.kind),
         )
 
     def _freed_of(self, layout: Layout) -> frozenset[int] | None:
         if self._keeps_outputs is not None:
             return frozenset() if self._keeps_outputs else None
-        return self._freed.get(_kind(layout), frozenset())
+        return self._freed.get(layout.kind, frozenset())
 
     def watch(
         self,
         output: Any,
         layout: Layout,
         plan: Plan | None,
+        inputs: Any = (),
         *,
         sums_uses: bool = False,
         num_other: Callable[[], int] = lambda: 0,
@@ -181,6 +188,7 @@ class Habits:
             output: What it returned.
             layout: Its inputs.
             plan: The plan that it followed; None if it ran as it is.
+            inputs: Its inputs, if it followed a plan.
             sums_uses: Whether its graphs add up the gradients of several uses of a parameter.
             num_other: How often its forward has had gradients for other outputs than planned.
 
@@ -198,13 +206,14 @@ class Habits:
             if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided and leaf.numel() > 1
         }
         call = _Call(
-            kind=_kind(layout),
+            kind=layout.kind,
             plan=plan,
             sums_uses=sums_uses,
             has_older=self._has_stepped(),
             is_training=self._module.training,
             outputs=outputs if plan is not None else {},
-            arrivals=self._used_outputs.watched(output, _kind(layout), plan, num_other),
+            arrivals=self._used_outputs.watched(output, layout.kind, plan, num_other),
+            of_partners=self._partners.begin(plan, inputs),
         )
         self._waiting.add(call)
         positions = positions_by_node(output)
@@ -236,8 +245,7 @@ class Habits:
 
     def told(self) -> list[str]:
         """Warnings about the steps so far; they are returned once."""
-        if news := self._used_outputs.news():
-            self._tell(news)
+        self._tell(self._used_outputs.news())
         if self._together is not None:
             self._tell(self._together.text)
             self._together = None
@@ -270,6 +278,8 @@ class Habits:
             if not other.has_begun and len(other.together) < _MOST_BACKWARDS:
                 other.together.append(calls)
         self.note_backward()
+        if call.of_partners is not None:
+            self._tell(self._partners.begin_backward(call.of_partners, call.kind))
         if not call.is_training and not self.trains_in_eval:
             self.trains_in_eval = True
             self._tell(
@@ -396,7 +406,8 @@ class Habits:
         )
 
     def _tell(self, what: str) -> None:
-        self._to_tell[f"{type(self._module).__name__} {what}."] = None
+        if what:
+            self._to_tell[f"{type(self._module).__name__} {what}."] = None
 
 
 def _hook(
@@ -425,7 +436,3 @@ def _forward_peak_bytes(plan: Plan) -> int:
     if plan.graph is None or plan.schedule is None:
         return plan.predicted_peak_bytes
     return plan.fixed.total_bytes + forward_peak_bytes(plan.graph, plan.schedule)
-
-
-def _kind(layout: Layout) -> Any:
-    return layout.family if layout.family is not None else layout.exact

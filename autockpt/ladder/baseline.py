@@ -23,7 +23,9 @@ def baseline_peak_bytes(
     kept_bytes = sum(graph.storages[storage].size_bytes for storage in graph.outputs)
     new_gradients_bytes = 0 if step.accumulates else captured.gradient_bytes
     after_bytes = max(new_gradients_bytes, kept_bytes) + optimizer.step_bytes
+    after_bytes += step.loop.others.after_bytes
     fixed_bytes = lowered.fixed_bytes + step.older_gradients_bytes + step.buckets_bytes
+    fixed_bytes += step.loop.others.beside_bytes
     if step.request.device is not None:
         fixed_bytes += step.request.device.workspace_bytes
     return fixed_bytes + max(running_bytes(captured, lowered), after_bytes)

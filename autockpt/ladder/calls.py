@@ -16,6 +16,8 @@ from autockpt.checkpoint.runtime import CheckpointedCalls
 from autockpt.errors import BudgetError, CaptureError, PlanMismatchError, internal_errors
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, eager_failures, solver_errors
+from autockpt.loop import NO_OTHERS
+from autockpt.lower.others import with_others
 from autockpt.lower.problem import StepProblem
 from autockpt.report.plan import Plan
 from autockpt.verify.inputs import input_leaves
@@ -76,12 +78,19 @@ class CallPlanner:
             graph_bytes = _baseline_peak_bytes(cuts[0])
             fixed_bytes = step.fixed.total_bytes + step.older_gradients_bytes
         with eager_failures(run, stage="checkpoint"):
-            phases = measure_phases(run, fixed_bytes + graph_bytes)
+            alone = dataclasses.replace(run, loop=run.loop.alone)
+            phases = measure_phases(alone, fixed_bytes + graph_bytes)
         if phases is not None:
             with internal_errors("checkpoint"):
                 cuts = tuple(cut.with_measured(phases) for cut in cuts)
                 # A step may need less than the sum of what its calls need alone.
                 graph_bytes = max(phases.peak_bytes, _optimizer_bytes(cuts[0]))
+        if step.loop.others != NO_OTHERS:
+            cuts = tuple(
+                dataclasses.replace(cut, graph=with_others(cut.graph, step.loop.others))
+                for cut in cuts
+            )
+            graph_bytes = max(graph_bytes, _baseline_peak_bytes(cuts[0]))
         problem = _problem(step, cuts[0], fixed_bytes + graph_bytes, device=str(run.device))
         return cls(step=step, calls=calls, cuts=cuts, problem=problem)
 

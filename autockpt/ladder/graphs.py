@@ -23,9 +23,11 @@ from autockpt.errors import CaptureError, internal_errors
 from autockpt.ladder.baseline import baseline_peak_bytes, running_bytes, with_measured_eager
 from autockpt.ladder.executable import ExecutablePlan
 from autockpt.ladder.step import StepToPlan, solver_errors
+from autockpt.loop import NO_OTHERS
 from autockpt.lower.graph import Lowered, lower
 from autockpt.lower.orders import region_orders
 from autockpt.lower.origins import module_of
+from autockpt.lower.others import with_others
 from autockpt.lower.places import places_of
 from autockpt.lower.problem import StepProblem
 from autockpt.profile.cost_model import CostModel, Placed, modelled, name_of
@@ -123,6 +125,9 @@ class GraphPlanner:
                 loop=step.loop,
                 cleared_gradients_bytes=step.cleared_gradients_bytes,
             )
+            if step.loop.others != NO_OTHERS:
+                graph = with_others(lowered.graph, step.loop.others)
+                lowered = dataclasses.replace(lowered, graph=graph)
             baseline_bytes = baseline_peak_bytes(step, captured, lowered, optimizer)
         problem = StepProblem(
             graph=lowered.graph,
@@ -135,6 +140,7 @@ class GraphPlanner:
                 inputs_bytes=step.loop.num_calls * captured.inputs_bytes,
                 communication_bytes=step.buckets_bytes,
                 workspace_bytes=0 if target is None else target.workspace_bytes,
+                other_models_bytes=step.loop.others.beside_bytes,
             ),
             older_gradients_bytes=step.older_gradients_bytes,
             gradients_bytes=captured.gradient_bytes,

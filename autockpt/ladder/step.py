@@ -99,6 +99,7 @@ class StepToPlan:
             optimizer_bytes=self.request.optimizer.state_bytes,
             inputs_bytes=self.inputs_bytes,
             communication_bytes=self.buckets_bytes,
+            other_models_bytes=self.loop.others.beside_bytes,
         )
 
     def runnable(self) -> Step:

@@ -27,7 +27,11 @@ from autockpt.lower.once import must_run_once
 from autockpt.lower.order_of_writes import OrderOfWrites
 from autockpt.lower.origins import Origin, module_of
 from autockpt.profile.cache import NodeCost
-from autockpt.report.timeline.marked_ops import CLEARED_GRADIENTS, OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import (
+    CLEARED_GRADIENTS,
+    INCOMING_GRADIENTS,
+    OPTIMIZER_STEP,
+)
 from autockpt.torch_private.generators import rng_state_bytes
 from autockpt.verify.live_bytes import rounded_up
 from autockpt_solvers import ComputeGraph, Op, Storage
@@ -174,9 +178,8 @@ class GraphBuilder:
                     self._local[region, storage] = made
                     unknown.append(made)
         if unknown:
-            self._add_fence(
-                "incoming gradients", (), unknown, Origin(kind="tangents", region=region)
-            )
+            origin = Origin(kind="tangents", region=region)
+            self._add_fence(INCOMING_GRADIENTS, (), unknown, origin)
         passed_back = self._passed_back.pop(region, [])
         if passed_back:
             self._add_fence(

@@ -44,6 +44,7 @@ class OptimizerMemory:
         most_step_bytes: The same if some of the parameters may have no gradient.
         trained_bytes: Bytes of the parameters that this was measured for.
         notes: Sentences on what could not be measured, for the plan.
+        of: A number for the optimizer that you passed. Models that it steps share its state.
     """
 
     name: str
@@ -53,6 +54,7 @@ class OptimizerMemory:
     most_step_bytes: int
     trained_bytes: int
     notes: tuple[str, ...] = ()
+    of: int | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def with_unused(self) -> OptimizerMemory:
         """Returns the memory if parameters without a gradient are skipped."""
@@ -137,6 +139,7 @@ def optimizer_memory(
         # An optimizer may step parameters of other models too, or not all of this one's.
         trained_bytes=sum(p.nbytes for p in trained),
         notes=notes,
+        of=id(optimizer) if isinstance(optimizer, torch.optim.Optimizer) else None,
     )
 
 

@@ -15,6 +15,7 @@ class MemoryKind(StrEnum):
     BUCKETS = "buckets"
     LIBRARIES = "workspace of cuBLAS"
     OTHER_CALLS = "other calls"
+    OTHER_MODELS = "other models"
     OLDER_GRADIENTS = "gradients of an earlier backward"
     # What a step itself has in memory.
     GRADIENTS = "gradients"
@@ -28,6 +29,8 @@ class MemoryKind(StrEnum):
     # What an op has in memory only while it runs.
     WORKSPACE = "workspace"
     OPTIMIZER_WORKSPACE = "optimizer's step"
+    # What runs between the forward and the backward.
+    OTHER_MODELS_CALLS = "calls of other models"
     # What is not known by its parts.
     EAGER_ALONE = "in eager PyTorch alone"
     WHOLE_STEP = "activations, gradients and workspace"
@@ -47,4 +50,9 @@ STORAGE_KINDS = (
     MemoryKind.OUTSIDE,
     MemoryKind.CLEARED_GRADIENTS,
 )
-STEP_KINDS = (*STORAGE_KINDS, MemoryKind.WORKSPACE, MemoryKind.OPTIMIZER_WORKSPACE)
+STEP_KINDS = (
+    *STORAGE_KINDS,
+    MemoryKind.WORKSPACE,
+    MemoryKind.OPTIMIZER_WORKSPACE,
+    MemoryKind.OTHER_MODELS_CALLS,
+)

@@ -21,6 +21,7 @@ class FixedBytes:
         workspace_bytes: What libraries such as cuBLAS keep once they have run.
         other_calls_bytes: What the other calls before the same backward hold while one is at its
             peak.
+        other_models_bytes: What other optimized models have in memory in the same step.
     """
 
     parameters_bytes: int
@@ -30,6 +31,7 @@ class FixedBytes:
     communication_bytes: int = 0
     workspace_bytes: int = 0
     other_calls_bytes: int = 0
+    other_models_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_not_negative(self)
@@ -55,6 +57,7 @@ class FixedBytes:
             MemoryKind.BUCKETS: self.communication_bytes,
             MemoryKind.LIBRARIES: self.workspace_bytes,
             MemoryKind.OTHER_CALLS: self.other_calls_bytes,
+            MemoryKind.OTHER_MODELS: self.other_models_bytes,
         }
 
 

@@ -303,3 +303,20 @@ def test_copies_are_watched_on_their_own(allocator: Allocator) -> None:
     twin(_BATCH)
     assert model.__dict__["forward"]._guard._finding is not None
     assert twin.__dict__["forward"]._guard._finding is None
+
+
+def test_a_step_in_which_another_model_has_worked_is_not_judged(allocator: Allocator) -> None:
+    """What an optimized model took between the forward and the backward of another was held against
+    the other's budget, which was then planned again with as much less."""
+    model, other = _model(), _model()
+    _optimized(model), _optimized(other)
+    _step(model)
+    allocator.peak_bytes = 0
+    model.zero_grad()
+    output = model(_BATCH).sum()
+    loss = output + other(_BATCH).sum()
+    allocator.peak_bytes = allocator.allocated_bytes + 2 * _plan(model).budget_bytes
+    loss.backward()
+    before = _plan(model)
+    _step(model)
+    assert _plan(model) is before

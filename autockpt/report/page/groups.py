@@ -30,13 +30,14 @@ GROUPS = (
     Group(
         key="parameters",
         label="parameters",
-        meaning="with buffers, inputs and what libraries keep, there all the time",
+        meaning="with buffers, inputs, other models and what libraries keep, there all the time",
         kinds=(
             MemoryKind.PARAMETERS,
             MemoryKind.BUFFERS,
             MemoryKind.INPUTS,
             MemoryKind.BUCKETS,
             MemoryKind.LIBRARIES,
+            MemoryKind.OTHER_MODELS,
         ),
     ),
     Group(

@@ -239,6 +239,7 @@ def _memory(plan: PlanValues) -> Padding:
         MemoryKind.BUCKETS: "of gradients, for data parallelism",
         MemoryKind.LIBRARIES: "what it keeps for the forward's thread and the backward's",
         MemoryKind.OTHER_CALLS: "what they hold before the same backward",
+        MemoryKind.OTHER_MODELS: "that are optimized and train in the same step",
         MemoryKind.GRADIENTS: f"all together take {format_bytes(plan.gradients_bytes)}",
         MemoryKind.OUTPUTS: "that your code keeps",
         MemoryKind.SAVED: "kept for the backward",
@@ -246,6 +247,7 @@ def _memory(plan: PlanValues) -> Padding:
         MemoryKind.FORWARD: "freed before the backward",
         MemoryKind.BACKWARD: "between operations of the backward",
         MemoryKind.OPTIMIZER_WORKSPACE: "what it allocates beside its state",
+        MemoryKind.OTHER_MODELS_CALLS: "between the forward and the backward",
         MemoryKind.EAGER_ALONE: "it overwrites fewer values",
     }
     grid = _grid("left", "right", "left")

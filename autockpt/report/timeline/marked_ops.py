@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 CLEARED_GRADIENTS = "gradients of an earlier backward"
+INCOMING_GRADIENTS = "incoming gradients"
 OPTIMIZER_STEP = "optimizer step"

@@ -6,8 +6,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from autockpt.report.kinds import STORAGE_KINDS, MemoryKind
-from autockpt.report.timeline.marked_ops import CLEARED_GRADIENTS, OPTIMIZER_STEP
+from autockpt.report.timeline.marked_ops import (
+    CLEARED_GRADIENTS,
+    INCOMING_GRADIENTS,
+    OPTIMIZER_STEP,
+)
 from autockpt_solvers import Compute, ComputeGraph, Free, Schedule
+
+_WORKSPACES = {
+    OPTIMIZER_STEP: MemoryKind.OPTIMIZER_WORKSPACE,
+    INCOMING_GRADIENTS: MemoryKind.OTHER_MODELS_CALLS,
+}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,8 +62,7 @@ class Replay:
         if isinstance(step, Free):
             return MemoryKind.WORKSPACE, 0
         op = self.graph.ops[step.op]
-        kind = MemoryKind.OPTIMIZER_WORKSPACE if op.name == OPTIMIZER_STEP else MemoryKind.WORKSPACE
-        return kind, op.workspace_bytes
+        return _WORKSPACES.get(op.name, MemoryKind.WORKSPACE), op.workspace_bytes
 
     def _remove(self, storage: int) -> None:
         self.totals[self.live.pop(storage)] -= self.graph.size(storage)
