@@ -64,6 +64,7 @@ class _Seen:
         least_bytes: What those need by any plan.
         waiting_bytes: What those that still waited hold in eager PyTorch.
         runs_backward: Whether the backward of an earlier call ran while it waited.
+        budget_bytes: The smallest budget of those that were called after it, if any counts others.
     """
 
     held_bytes: int = 0
@@ -73,6 +74,7 @@ class _Seen:
     least_bytes: int = 0
     waiting_bytes: int = 0
     runs_backward: bool = False
+    budget_bytes: int | None = None
 
 
 class Partners:
@@ -174,6 +176,13 @@ class Partners:
             for each in other._waiting
             if not each.has_begun and each.began_at > call.began_at
         ]
+        budgets = [
+            other._plan.budget_bytes
+            for other in later
+            if other._plan is not None and other._budget.counts_other_models
+        ]
+        budgets += [] if seen.budget_bytes is None else [seen.budget_bytes]
+        seen.budget_bytes = min(budgets, default=None)
         own = self._needs(call.plan)
         seen.held_bytes = max(seen.held_bytes, own.eager_held_bytes)
         seen.peak_bytes = max(seen.peak_bytes, own.eager_peak_bytes)
@@ -257,7 +266,10 @@ class Partners:
         at_rest_bytes, at_end_bytes = self._at_rest(others, inputs)
         now_bytes = held_bytes + at_rest_bytes
         room_bytes = max(0, budget_bytes - resting_bytes - now_bytes)
-        share_bytes = _share(room_bytes, seen)
+        # Those that have a smaller budget cannot use the rest.
+        least_budget_bytes = min(budget_bytes, seen.budget_bytes or budget_bytes)
+        beyond_bytes = budget_bytes - least_budget_bytes
+        share_bytes = _share(max(0, room_bytes - beyond_bytes), seen) + beyond_bytes
         beside_bytes = held_bytes + max(at_rest_bytes, seen.at_rest_bytes)
         if seen.waiting_bytes:
             both_bytes = seen.waiting_bytes + seen.peak_bytes
@@ -270,7 +282,7 @@ class Partners:
         after_bytes = at_end_bytes - beside_bytes
         found = OtherModels(
             **{
-                name: rounded_up(max(0, num_bytes), max(1, budget_bytes // _PARTS))
+                name: rounded_up(max(0, num_bytes), max(1, least_budget_bytes // _PARTS))
                 for name, num_bytes in (
                     ("beside_bytes", beside_bytes),
                     ("between_bytes", between_bytes),

@@ -70,6 +70,7 @@ class PlanStore:
             budget_bytes=dict(self._budget_bytes),
             latest=self.latest,
             in_eager_graph=frozenset(self._in_eager_graph),
+            values=dict(self._values),
         )
 
     def __len__(self) -> int:

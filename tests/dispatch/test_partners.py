@@ -157,6 +157,35 @@ def test_a_chain_of_three_shares_its_budget() -> None:
     assert _peak_bytes(step, *models) <= budget_bytes
 
 
+def test_each_model_keeps_its_own_budget() -> None:
+    """A roomy model held so much that no plan of the other one fitted beside it."""
+    torch.manual_seed(0)
+    models = Encoder(num_blocks=4), Decoder(num_blocks=4)
+    budget_bytes = _budget(_chain, models, 0.6)
+    _optimize(models[:1], "1GB")
+    _optimize(models[1:], budget_bytes)
+    done = _train(_chain, models)
+    assert done.is_same
+    (told,) = done.told
+    assert "trains together with" in told
+    assert autockpt.get_plan(models[1]).predicted_peak_bytes <= budget_bytes
+
+
+def test_copies_count_each_other_too() -> None:
+    """A copy did not know the plans of its calls, so nothing was learned from them: copies of a
+    chain took 1.24 times its budget."""
+    torch.manual_seed(0)
+    models = Encoder(num_blocks=4), Decoder(num_blocks=4)
+    budget_bytes = _budget(_chain, models, 0.6)
+    _optimize(models, budget_bytes)
+    _train(_chain, models)
+    copies = copy.deepcopy(models)
+    done = _train(_chain, copies)
+    assert done.is_same
+    assert done.num_plans[1] == done.num_plans[-1]
+    assert _peak_bytes(_chain, *copies) <= budget_bytes
+
+
 @pytest.mark.parametrize("budget", ["1GB", "80%"])
 def test_budgets_that_are_roomy_or_shares_of_a_model_plan_as_before(budget: str) -> None:
     """A share is one of the model's own step in eager PyTorch."""
