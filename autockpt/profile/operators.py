@@ -98,7 +98,8 @@ def _measured(
         workspace = (_workspace_cpu if device.type == "cpu" else _workspace_device)(missing, device)
         progress.stage("profiling the time of operators", num_all=len(missing))
         runs = {key: node for key, node in missing.items() if key in workspace}
-        for key, runtime_ns in zip(runs, _runtimes_ns(by_signature, runs, device), strict=True):
+        others = [node for key, node in by_signature.items() if key in known]
+        for key, runtime_ns in zip(runs, _runtimes_ns(runs, others, device), strict=True):
             workspace_bytes, output_bytes = workspace[key]
             measured[key] = NodeCost(
                 runtime_ns=runtime_ns,
@@ -150,15 +151,14 @@ def _made_up(value: Any) -> Any:
 
 
 def _runtimes_ns(
-    by_signature: dict[str, fx.Node], missing: dict[str, fx.Node], device: torch.device
+    missing: dict[str, fx.Node], known: list[fx.Node], device: torch.device
 ) -> list[int]:
     """Returns the times of the missing nodes' operators, in their order."""
     if device.type != "cpu":
         with torch.no_grad():
             return [_runtime_ns_device(_call(node), device) for node in missing.values()]
     # A few operators alone would find the caches as they left them: known ones run between them.
-    beside = [node for key, node in by_signature.items() if key not in missing]
-    beside = beside[: max(0, _MIN_IN_TURNS - len(missing))]
+    beside = known[: max(0, _MIN_IN_TURNS - len(missing))]
     return times_ns([*missing.values(), *beside], _call)[: len(missing)]
 
 

@@ -20,7 +20,7 @@ import torch
 from torch._C import DispatchKey
 from torch._decomp import decomposition_table
 from torch._decomp.decompositions import native_batch_norm, native_batch_norm_backward
-from torch._refs import roll
+from torch._refs import native_group_norm, native_layer_norm, roll
 from torch._subclasses.fake_tensor import torch_decomp_decompositions
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
@@ -105,8 +105,11 @@ def _normalized_like(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x, memory_format=filled)
 
 
-# Under the names of what they replace: fake tensors accept only torch's own.
-@functools.wraps(native_batch_norm)
+# Fake tensors accept only functions of one module of torch's: these go by the name of one.
+_accepted = functools.wraps(native_batch_norm, assigned=("__module__", "__name__"))
+
+
+@_accepted
 def _batch_norm_shape(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -115,15 +118,36 @@ def _batch_norm_shape(
     *args: Any,
 ) -> tuple[torch.Tensor, ...]:
     _, *statistics = native_batch_norm(x, weight, bias, running_mean, *args)
-    if (
-        x.device.type == "cpu"
-    ):  # of the parameters' type there, even if the input is of a smaller one
-        like = next((t for t in (weight, running_mean) if t is not None), x)
-        statistics = [s.to(like.dtype) for s in statistics]
-    return _normalized_like(x), *statistics
+    like = weight if weight is not None else running_mean
+    return _normalized_like(x), *_of_parameters_type(statistics, x, like)
 
 
-@functools.wraps(native_batch_norm_backward)
+@_accepted
+def _layer_norm_shape(
+    x: torch.Tensor, shape: list[int], weight: torch.Tensor | None, *args: Any
+) -> tuple[torch.Tensor, ...]:
+    output, *statistics = native_layer_norm(x, shape, weight, *args)
+    return output, *_of_parameters_type(statistics, x, weight)
+
+
+@_accepted
+def _group_norm_shape(
+    x: torch.Tensor, weight: torch.Tensor | None, *args: Any
+) -> tuple[torch.Tensor, ...]:
+    output, *statistics = native_group_norm(x, weight, *args)
+    return output, *_of_parameters_type(statistics, x, weight)
+
+
+def _of_parameters_type(
+    statistics: list[torch.Tensor], x: torch.Tensor, parameter: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """On the CPU, statistics have the type of the parameters, also of an input in a smaller one."""
+    if x.device.type != "cpu" or parameter is None:
+        return statistics
+    return [each.to(parameter.dtype) for each in statistics]
+
+
+@_accepted
 def _batch_norm_backward_shape(
     gradient: torch.Tensor, x: torch.Tensor, *args: Any
 ) -> tuple[torch.Tensor | None, ...]:
@@ -132,8 +156,7 @@ def _batch_norm_backward_shape(
     return None if of_input is None else _normalized_like(x), *others
 
 
-# What it replaces is in another module of torch's, so it goes by the name of its neighbour.
-@functools.wraps(native_batch_norm, assigned=("__module__", "__name__"))
+@_accepted
 def _roll_shape(x: torch.Tensor, shifts: list[int], dims: list[int] | None = None) -> torch.Tensor:
     """The CPU's kernel joins two parts along each dimension, in channels last if they are."""
     if x.device.type != "cpu" or not dims or x.numel() == 0:
@@ -182,10 +205,12 @@ def _split_into_views(mode: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> l
         return list(x.split(sizes, dim))
 
 
-# Operators that report other strides on fake tensors than their kernels return.
+# Operators that report other strides or types on fake tensors than their kernels return.
 _EXACT_SHAPES: dict[Any, Any] = {
     aten.native_batch_norm.default: _batch_norm_shape,
     aten.native_batch_norm_backward.default: _batch_norm_backward_shape,
+    aten.native_layer_norm.default: _layer_norm_shape,
+    aten.native_group_norm.default: _group_norm_shape,
     aten.roll.default: _roll_shape,
 }
 

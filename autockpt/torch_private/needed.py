@@ -99,6 +99,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     # Operators, their schemas and the Python kernels that tracing takes.
     "torch._decomp.decomposition_table": (),
     "torch._decomp.decompositions.native_batch_norm": (),
+    "torch._refs.native_group_norm": (),
+    "torch._refs.native_layer_norm": (),
     "torch._refs.roll": (),
     "torch._subclasses.fake_tensor.torch_decomp_decompositions.cache_clear": (),
     "torch._decomp.decompositions.native_batch_norm_backward": (),

@@ -57,6 +57,26 @@ def test_fakes_of_a_roll_have_its_strides(order: tuple[int, ...], size: int) -> 
         assert fake.shape == expected.shape
 
 
+@pytest.mark.parametrize("has_parameters", [True, False])
+def test_fakes_of_norms_have_their_types(has_parameters: bool) -> None:
+    """Statistics of an input in bf16 have the parameters' type on the CPU, and the input's by
+    torch's fakes: their bytes were mispredicted, and the norm's backward could not be profiled."""
+    aten = torch.ops.aten
+    x = torch.randn(2, 8, 4, 4, dtype=torch.bfloat16)
+
+    def norms(x: torch.Tensor, weight: torch.Tensor | None) -> list[torch.dtype]:
+        rows = x.flatten(1).unflatten(1, (16, 8))
+        of_rows = aten.native_layer_norm(rows, [8], weight, weight, 1e-5)
+        of_groups = aten.native_group_norm(x, weight, weight, 2, 8, 16, 2, 1e-5)
+        return [each.dtype for each in (*of_rows, *of_groups)]
+
+    weight = torch.ones(8) if has_parameters else None
+    expected = norms(x, weight)
+    with exact_layouts(), FakeTensorMode() as mode:
+        fake = None if weight is None else mode.from_tensor(weight)
+        assert norms(mode.from_tensor(x), fake) == expected
+
+
 class BehindANorm(nn.Module):
     """Blocks around a norm over a sequence's channels."""
 

@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from autockpt.profile import operators, turns
 from autockpt.profile.cache import NodeCost, ProfileCache
+from autockpt.profile.roofline import device_of, roofline
 
 _measured_ns = operators._runtimes_ns  # in tests, others stand in for it
 
@@ -90,3 +91,20 @@ def test_known_operators_run_beside_a_new_one(
     assert seen == [["tanh", "sin", "exp"]]
     assert [costs[node].runtime_ns for node in nodes[:2]] == [7, 7]
     assert costs[nodes[2]].runtime_ns > 0
+
+
+def test_an_operator_that_cannot_run_is_estimated_and_runs_beside_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was run beside new operators, as known ones are, and its error was a bug of ours."""
+    node, new = _nodes()[:2]
+    node.args = ("no tensor",)
+    monkeypatch.setattr(operators, "_runtimes_ns", _measured_ns)
+    costs = operators.profile(
+        [node, new],
+        torch.device("cpu"),
+        measure=True,
+        cache=ProfileCache(tmp_path / "costs.sqlite", "here"),
+    )
+    assert costs[node] == roofline(node, device_of(torch.device("cpu")))
+    assert costs[new].runtime_ns > 0
