@@ -62,7 +62,14 @@ class Loop:
             return "other optimized models need memory in the same step"
         if self.num_calls > 1:
             return f"{self.num_calls} calls of the model share one backward"
+        if not self.accumulates and not self.clears_late:
+            return "the loop uses other outputs than the model's loss"
         return "gradients of an earlier backward are in memory beside this step's"
+
+    @property
+    def needs_no_more(self) -> bool:
+        """Whether a plan for a plain step serves it as well."""
+        return dataclasses.replace(self, freed_outputs=PLAIN.freed_outputs) == PLAIN
 
     @property
     def alone(self) -> Loop:

@@ -24,6 +24,10 @@ def request_for(call: Call, request: Request, module: torch.nn.Module, store: Pl
         store: The plans so far.
     """
     memory = request.optimizer.scaled_to(module.parameters())
+    if memory.of is not None and store.latest is not None:
+        # It keeps the state of parameters that were frozen since.
+        kept_bytes = max(memory.state_bytes, store.latest.fixed.optimizer_bytes)
+        memory = dataclasses.replace(memory, state_bytes=kept_bytes)
     # A plan that was given is for the first kind of call.
     given = request.given if store.latest is None else None
     request = dataclasses.replace(request, optimizer=memory, given=given)

@@ -1,14 +1,17 @@
 """Everything that a module's attributes lead to, found in one way for all who ask.
 
 Attributes lead to lists and dicts, to objects of classes of your own, and to tensors and random
-generators in them. `held_state` puts all of that back after steps that are not yours, and
-`AttributeWatch` sees whether a call changes it, so that nothing is put back unseen.
+generators in them. So do hooks on modules, which may collect values in a list of yours.
+`held_state` puts all of that back after steps that are not yours, and `AttributeWatch` sees whether
+a call changes it, so that nothing is put back unseen.
 """
 
 from __future__ import annotations
 
 import collections
 import enum
+import functools
+import inspect
 import random
 import sys
 import sysconfig
@@ -107,7 +110,10 @@ def _is_own(value: Any) -> bool:
 
 def _is_users(kind: type) -> bool:
     """Whether a class is of the user's own code."""
-    name = kind.__module__
+    return _is_users_module(kind.__module__)
+
+
+def _is_users_module(name: str) -> bool:
     if name == "builtins" or name.partition(".")[0] in _OWN:
         return False
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -129,13 +135,36 @@ def _content(value: Any) -> list[Any]:
     if isinstance(value, torch.nn.Module):
         held = attributes(value.__dict__)
         registered = [*buffer_registry(value).items(), *value.named_children()]
-        return [*held.keys(), *held.values(), *(part for item in registered for part in item)]
+        hooks = [part for hook in _hooks(value) for part in _referred(hook)]
+        return [*held.keys(), *held.values(), *(p for item in registered for p in item), *hooks]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return list(value)
     namespace = getattr(value, "__dict__", {})
     return [*namespace.keys(), *namespace.values()]
+
+
+def _hooks(module: torch.nn.Module) -> list[Any]:
+    """The hooks on a module that are not of a library."""
+    registries = [each for name, each in vars(module).items() if "hook" in name]
+    hooks = [hook for each in registries if isinstance(each, dict) for hook in each.values()]
+    return [hook for hook in hooks if _is_users_module(getattr(hook, "__module__", ""))]
+
+
+def _referred(function: Any) -> list[Any]:
+    """What a function changes if it changes anything: what it is bound to, or refers to by name.
+
+    Of global variables, only containers: others lead to the whole program.
+    """
+    if isinstance(function, functools.partial):
+        given = [*function.args, *function.keywords.values()]
+        return [*_referred(function.func), *given]
+    if not isinstance(function, (types.FunctionType, types.MethodType)):
+        return [function]
+    named = inspect.getclosurevars(inspect.unwrap(function))
+    containers = [value for value in named.globals.values() if type(value) in CONTAINERS]
+    return [getattr(function, "__self__", None), *named.nonlocals.values(), *containers]
 
 
 def _fingerprint(value: Any) -> Any:

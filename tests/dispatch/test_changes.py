@@ -131,6 +131,21 @@ def test_parameters_that_are_unfrozen_bring_their_optimizers_state() -> None:
     assert peak_bytes(model, (X,)) <= autockpt.get_plan(model).budget_bytes
 
 
+def test_the_state_of_parameters_that_are_frozen_later_stays_in_memory() -> None:
+    """An optimizer keeps it: after the freeze, steps took 14% more than their budget."""
+    model = residual()
+    optimizer = torch.optim.AdamW(model.parameters())
+    autockpt.optimize(model, "90%", optimizer=optimizer, method="greedy")
+    model(X).backward()
+    optimizer.step()
+    state_bytes = autockpt.get_plan(model).fixed.optimizer_bytes
+    optimizer.zero_grad()
+    for layer in model.layers[:4]:
+        layer.requires_grad_(False)
+    model(X).backward()
+    assert autockpt.get_plan(model).fixed.optimizer_bytes == state_bytes
+
+
 class _TwoPaths(Residual):
     squares = False
 

@@ -136,6 +136,25 @@ def test_outputs_that_nobody_keeps_take_no_room() -> None:
     assert optimized_forward(model).num_plans == 2
 
 
+def test_larger_inputs_of_a_loop_that_frees_outputs_are_refused_as_in_any_other() -> None:
+    """A loop that needs less than a plain one was taken for one that needs more: its step went on
+    over the budget, with a warning about gradients that were not there."""
+    model, inputs = _language_model()
+    peak_of = autockpt.plan(
+        model, "1TB", sample_kwargs=inputs, optimizer="sgd"
+    ).predicted_peak_bytes
+    autockpt.optimize(model, int(0.7 * peak_of), optimizer="sgd", method="greedy")
+    for _ in range(2):
+        model.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+    assert autockpt.get_plan(model).outputs_bytes == 4
+    model.zero_grad()
+    larger = {name: ids.repeat(8, 1) for name, ids in inputs.items()}
+    with pytest.raises(autockpt.BudgetError):
+        model(**larger)
+
+
 def test_you_can_say_beforehand_what_becomes_of_outputs() -> None:
     model, inputs = _language_model()
     plans = []

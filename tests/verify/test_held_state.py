@@ -303,3 +303,35 @@ def test_a_number_that_changes_at_each_call_is_said() -> None:
             model.zero_grad()
     told = [str(warning.message) for warning in seen if "kinds of input" in str(warning.message)]
     assert len(told) == 1
+
+
+NORMS: list[torch.Tensor] = []
+
+
+@pytest.mark.parametrize("where", ["closure", "global", "bound"])
+def test_what_hooks_collect_in_a_list_of_yours(where: str) -> None:
+    """Steps that were tried left their values there too, some of them fake."""
+
+    class Log:
+        def __init__(self) -> None:
+            self.norms: list[torch.Tensor] = []
+
+        def take(self, module: nn.Module, args: object, output: torch.Tensor) -> None:
+            self.norms.append(output.detach().norm())
+
+    log, norms = Log(), [] if where == "closure" else NORMS
+    norms = log.norms if where == "bound" else norms
+    norms.clear()
+    hooks = {
+        "closure": lambda module, args, output: norms.append(output.detach().norm()),
+        "global": lambda module, args, output: NORMS.append(output.detach().norm()),
+        "bound": log.take,
+    }
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(6)))
+    model[1].register_forward_hook(hooks[where])
+    autockpt.optimize(model, "95%", optimizer="sgd", method="greedy")
+    for number in range(1, 3):
+        model(X).square().mean().backward()
+        model.zero_grad()
+        assert len(norms) == number
+    assert {type(norm) for norm in norms} == {torch.Tensor}
