@@ -58,12 +58,32 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             os.environ[name] = value
 
 
+class _Garbage:
+    """What tests leave behind, see `_older_objects_frozen`."""
+
+    # A full collection looks at millions of objects, so that it waits until there are enough.
+    NUM_OBJECTS = 400_000
+
+    def __init__(self) -> None:
+        self._num_kept = 0
+
+    def collect(self) -> None:
+        """Collect it if it may be much."""
+        if gc.get_freeze_count() < self._num_kept + self.NUM_OBJECTS:
+            return
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._num_kept = gc.get_freeze_count()
+
+
+_GARBAGE = _Garbage()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _garbage_collected() -> Iterator[None]:
-    """Collect what the module leaves behind, see `_older_objects_frozen`."""
     yield
-    gc.unfreeze()
-    gc.collect()
+    _GARBAGE.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +103,20 @@ def _same_times_everywhere() -> None:
         from estimated_times import estimate_times
 
         estimate_times()
+
+
+@pytest.fixture(scope="module")
+def short_searches() -> Iterator[None]:
+    """A twentieth of the solver's usual effort, for what holds at any effort."""
+    from autockpt_solvers.methods.ilp import pool
+    from autockpt_solvers.methods.local import method
+    from autockpt_solvers.refinement import refine
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (refine, "_STEPS_PER_OP"),
+            (pool, "_MAX_OPS_REPLAYED"),
+            (method, "_STEPS_PER_RUN"),
+        ):
+            patch.setattr(module, name, getattr(module, name) // 20)
+        yield

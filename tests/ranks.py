@@ -32,6 +32,15 @@ context.set_forkserver_preload(
         "autockpt.command.tasks.watching",
         "torch.distributed.fsdp",
         "pytest",
+        # What the first plan of a program loads, and the models of many.
+        "torch._dynamo.backends.inductor",
+        "torch._inductor.fx_passes.joint_graph",
+        "torch.export._trace",
+        "torch.distributed.tensor.experimental",
+        "numba.np.npyimpl",
+        "autockpt_solvers.methods.greedy",
+        "ortools.sat.python.cp_model",
+        "transformers.models.gpt2.modeling_gpt2",
     ]
 )
 

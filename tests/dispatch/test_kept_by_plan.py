@@ -186,13 +186,23 @@ def test_what_a_bug_left_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_line_keeps_plans_and_says_so(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, no_solving: Callable[[], None]
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_solving: Callable[[], None],
 ) -> None:
     monkeypatch.setenv("AUTOCKPT_PROGRESS", "1")
     monkeypatch.setattr("autockpt.progress.current.SILENT_S", 0.0)
 
+    model = tmp_path / "kept_by_the_command.py"
+    model.write_text(
+        "from kept_models import Net, X\n"  # as small as a model can be
+        "def make():\n"
+        "    return Net(), X\n"
+    )
+
     def run(*options: str) -> str:
-        arguments = ("plan", "zoo:sequential", "--budget", "70%", "--method", "greedy", *options)
+        arguments = ("plan", f"{model}:make", "--budget", "80%", "--method", "greedy", *options)
         done = CliRunner().invoke(_app, arguments)
         assert done.exit_code == 0, done.output
         return " ".join(done.output.split())

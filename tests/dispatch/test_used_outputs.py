@@ -24,7 +24,7 @@ class Blocks(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.blocks = nn.Sequential(
-            *(nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(3))
+            *(nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(2))
         )
         self.left, self.right = nn.Linear(16, 1), nn.Linear(16, 5)
 

@@ -32,11 +32,13 @@ def section(name):
 """
 
 _OPTIMIZE = """
-import tiny_models
-tiny = tiny_models.build("sequential")
+import torch
+from torch import nn
+layers = (m for _ in range(3) for m in (nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)))
+model, x = nn.Sequential(*layers), torch.randn(256, 32)
 def optimize(**options):
     return autockpt.optimize(
-        tiny.model, "85%", sample_args=tiny.args, method="greedy", optimizer="sgd", **options
+        model, "85%", sample_args=(x,), method="greedy", optimizer="sgd", **options
     )
 """
 _OUTCOME = (
@@ -90,7 +92,7 @@ optimize()
 section("slow")
 current.SILENT_S = 0.0
 optimize()
-autockpt.restore(tiny.model)
+autockpt.restore(model)
 section("off")
 optimize(progress=False)
 section("end")

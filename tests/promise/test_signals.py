@@ -29,7 +29,7 @@ class Net(nn.Module):
             nn.Sequential(
                 nn.Linear(16, 32), nn.BatchNorm1d(32), nn.GELU(), nn.Dropout(0.2), nn.Linear(32, 16)
             )
-            for _ in range(4)
+            for _ in range(3)
         ))
         self.num_calls = 0
 
@@ -47,7 +47,7 @@ net(x).backward()
 def optimize(method="auto"):
     "The default runs CP-SAT, which has handlers of its own."
     autockpt.optimize(
-        net, "85%", sample_args=(x,), optimizer="sgd", time_limit_s=5, method=method
+        net, "85%", sample_args=(x,), optimizer="sgd", time_limit_s=2, method=method
     )
 
 def state():

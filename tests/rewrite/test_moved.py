@@ -14,6 +14,8 @@ import autockpt
 
 _DIM = 32
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 
 class _Attention(nn.Module):
     """Three projections of one value: their gradients for it are added, those for weights wait."""
@@ -100,7 +102,7 @@ def test_draws_of_the_backward_keep_their_order(budget: str) -> None:
     """They counted as the forward's, ran right before their first reader, and traded places."""
     torch.manual_seed(0)
     model, x = _Model(), torch.randn(8, 48, _DIM)
-    model.layers = nn.Sequential(*(_NoisyAttention() for _ in range(3)))
+    model.layers = nn.Sequential(*(_NoisyAttention() for _ in range(2)))
     assert _train_moved(model, x, budget).rung == "whole"
 
 

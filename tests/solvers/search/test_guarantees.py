@@ -74,7 +74,7 @@ def test_more_budget_never_costs_more_on_layers(method, graph):
     assert costs == sorted(costs, reverse=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(graph=TRAINING, share=st.floats(0, 1))
 def test_what_ilp_and_auto_start_from_is_never_better(graph, share):
     (room,) = rooms_between(graph, [share])
