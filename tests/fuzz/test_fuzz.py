@@ -43,9 +43,9 @@ def test_a_difference_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> No
     linear = Node(layer="linear", reads=(0,), seed=1)
     program = dataclasses.replace(
         random_program(0),
-        nodes=(linear, dropout, linear), inputs=("seq",), dtype="float32", autocast=False,
+        nodes=(linear, dropout), inputs=("seq",), dtype="float32", autocast=False,
         output="loss", verify=False, sampled=True, by_keyword=False, frozen=False, share=0.95,
-        optimizer="adamw", num_steps=2, grad_inputs=False, channels_last=False, other_length=False,
+        optimizer="adamw", num_steps=2, container="", grad_inputs=False, channels_last=False, other_length=False,
     )  # fmt: skip
     verdict = run_trial(program)
     assert verdict.kind == "difference"

@@ -195,7 +195,7 @@ def test_larger_budgets_are_searched_within_the_limit_and_counted(
 ) -> None:
     """They took two seconds a plan, whatever the limit, and beside it."""
     solver = _Solver(monkeypatch)
-    layers = [m for _ in range(40) for m in (torch.nn.Linear(32, 32), torch.nn.Tanh())]
+    layers = [m for _ in range(24) for m in (torch.nn.Linear(32, 32), torch.nn.Tanh())]
     model, x = torch.nn.Sequential(*layers), torch.randn(512, 32)
     with pytest.raises(autockpt.BudgetError) as caught:
         autockpt.plan(model, "1kB", sample_args=(x,), method="revolve", optimizer="sgd")
@@ -235,6 +235,7 @@ def test_a_budget_below_the_bound_is_refused_after_a_short_search(
 
 @pytest.mark.filterwarnings("ignore:the plan for .* recomputes")
 @pytest.mark.parametrize("time_limit_s", [1.0, 6.0])
+@pytest.mark.usefixtures("short_searches")
 def test_a_limit_is_never_told_as_infeasible(time_limit_s: float) -> None:
     """ResNet-50 at 40% within 20 s was refused with "use a smaller batch"; it has a plan."""
     example = load("zoo:resnet50", size="small", device="meta")

@@ -28,7 +28,7 @@ BUDGETS = ("small", "middle")
 class Body(nn.Module):
     """Layers that are worth recomputing, for models to put something in between."""
 
-    def __init__(self, width: int = 64, depth: int = 4) -> None:
+    def __init__(self, width: int = 64, depth: int = 3) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
 

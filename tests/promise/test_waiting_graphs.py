@@ -19,7 +19,7 @@ class Critic(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(32, 128), nn.BatchNorm1d(128), nn.GELU(), nn.Linear(128, 32))
-            for _ in range(4)
+            for _ in range(3)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -78,18 +78,27 @@ def test_the_setting_of_numba_stays_as_it_was() -> None:
     assert folder is None or str(folder) != numba.config.CACHE_DIR
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A package, and a cache with what it has compiled."""
+    folder = tmp_path_factory.mktemp("kept")
+    shutil.copytree(Path(autockpt_solvers.__file__).parent, folder / "autockpt_solvers")
+    run(folder / "autockpt_solvers", folder / "cache")
+    return folder / "autockpt_solvers", folder / "cache"
+
+
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 @pytest.mark.parametrize("left", [0, 20])
-def test_a_truncated_file_is_compiled_again(tmp_path: Path, kind: str, left: int) -> None:
+def test_a_truncated_file_is_compiled_again(
+    kept: tuple[Path, Path], kind: str, left: int
+) -> None:
     """A full disk left a part of a file, and every later search failed with an error of pickle."""
-    package = tmp_path / "autockpt_solvers"
-    shutil.copytree(Path(autockpt_solvers.__file__).parent, package)
-    cache = tmp_path / "cache"
-    first, folder = run(package, cache)
+    package, cache = kept
+    (folder,) = cache.iterdir()
     files = list(folder.rglob(f"*.{kind}"))
     assert files
     for file in files:
         file.write_bytes(file.read_bytes()[:left])
-    assert run(package, cache) == (first, folder)
+    assert run(package, cache) == (5, folder)
     # What was compiled anew is kept.
     assert all(file.stat().st_size > left for file in files)
