@@ -33,11 +33,12 @@ class Block(nn.Module):
 
 class Net(nn.Module):
     block: Callable[[], nn.Module] = Block
+    num_blocks = 2
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList(self.block() for _ in range(2))
+        self.blocks = nn.ModuleList(self.block() for _ in range(self.num_blocks))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:

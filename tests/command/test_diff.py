@@ -55,7 +55,7 @@ def test_what_is_no_plan_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_plan_writes_a_page(tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
-    args = ("zoo:sequential", "--budget", "70%", "--time-limit", "2", "--quiet", "--html", page)
+    args = ("zoo:sequential", "--budget", "70%", "--method", "greedy", "--quiet", "--html", page)
     result = _run("plan", *args)
     assert result.exit_code == exits.FITS, result.output
     text = page.read_text(encoding="utf-8")

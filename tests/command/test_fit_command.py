@@ -54,7 +54,7 @@ def test_what_does_not_fit_has_an_exit_code_of_its_own() -> None:
 
 
 def test_other_commands_take_configurations_and_devices(llama: str) -> None:
-    size = ("--seq", "64", "--dtype", "bf16")
+    size = ("--seq", "64", "--dtype", "bf16", "--method", "greedy")
     planned = _run("plan", llama, "--budget", "100%", "--device", "a100", *size, "--batch", "2")
     assert planned.exit_code == 0, planned.output
     assert "a100-80" in planned.output
