@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from kept_models import Net, X, assert_same, cannot_capture, files, optimized, trained
 from torch import nn
@@ -89,10 +88,8 @@ SCRIPT = """
 
 def test_another_process_finds_the_plan(folder: Path) -> None:
     def run() -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(SCRIPT)],
-            env=os.environ, capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
+        done = forked.run(textwrap.dedent(SCRIPT), env=os.environ)
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     assert run() == "whole True False"

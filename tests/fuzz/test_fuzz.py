@@ -45,7 +45,8 @@ def test_a_difference_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> No
         random_program(0),
         nodes=(linear, dropout), inputs=("seq",), dtype="float32", autocast=False,
         output="loss", verify=False, sampled=True, by_keyword=False, frozen=False, share=0.95,
-        optimizer="adamw", num_steps=2, container="", grad_inputs=False, channels_last=False, other_length=False,
+        optimizer="adamw", num_steps=2, container="", grad_inputs=False,
+        channels_last=False, other_length=False,
     )  # fmt: skip
     verdict = run_trial(program)
     assert verdict.kind == "difference"

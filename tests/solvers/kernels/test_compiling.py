@@ -89,9 +89,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 @pytest.mark.parametrize("left", [0, 20])
-def test_a_truncated_file_is_compiled_again(
-    kept: tuple[Path, Path], kind: str, left: int
-) -> None:
+def test_a_truncated_file_is_compiled_again(kept: tuple[Path, Path], kind: str, left: int) -> None:
     """A full disk left a part of a file, and every later search failed with an error of pickle."""
     package, cache = kept
     (folder,) = cache.iterdir()
