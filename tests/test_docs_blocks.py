@@ -42,6 +42,8 @@ from tests.small_plans import layers_graph, planned
 _ROOT = Path(__file__).parents[1]
 _DOCS = _ROOT / "docs"
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 # The pages that go on with what the page before has made.
 _CHAPTER = [
     _DOCS / f"{name}.md"
@@ -183,7 +185,7 @@ torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0
 """,
     "curves": _SMALL_PLAN,
     "report": _SMALL_PLAN,
-    "kept_plans": "model, x = Net(), torch.randn(16, 128, 256)" + _PLAN,
+    "kept_plans": "model, x = Net(depth=2), torch.randn(16, 64, 256)" + _PLAN,
     "fit": "batch = {'x': batch}",
     "batches": _TRANSFORMERS
     + """
