@@ -200,7 +200,7 @@ def test_siamese() -> None:
 def test_gan() -> None:
     torch.manual_seed(0)
     # A player may step beside gradients that the other's backward left: room for them too.
-    generators, judges = _pair(Head(), "96%"), _pair(Head(), "96%")
+    generators, judges = _pair(Head(depth=4), "96%"), _pair(Head(depth=4), "96%")
     for maker, judge in zip(generators, judges, strict=True):
         torch.manual_seed(1)
         optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-3) for m in (maker, judge)]
