@@ -105,10 +105,20 @@ class PlanStore:
         self._forwards[key] = forward
 
     def serving(self, key: PlanKey) -> PlanKey | None:
-        """The key whose plan serves this one: its own, or that of a bucket; None if none does."""
+        """The key whose plan serves this one: its own, or that of a bucket; None if none does.
+
+        A step that frees outputs needs no more than one that keeps them, so that a plan that
+        recomputes nothing serves it too.
+        """
         if key in self._plans:
             return key
-        return self._buckets[key.without_layout].serving(key.layout)
+        found = self._buckets[key.without_layout].serving(key.layout)
+        if found is None and key.loop.frees_any:
+            keeping = dataclasses.replace(key.loop, freed_outputs=frozenset())
+            kept = self.serving(dataclasses.replace(key, loop=keeping))
+            plan = None if kept is None else self._values.get(kept)
+            found = kept if plan is not None and not plan.recompute_ns else None
+        return found
 
     def candidates(
         self, key: PlanKey, *, rounds_up: bool, budget_bytes: int | None

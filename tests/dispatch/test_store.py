@@ -49,6 +49,22 @@ def test_a_key_is_of_the_call_alone() -> None:
     assert key_of(module.eval(), 4, 8) != key
 
 
+def test_a_plan_that_recomputes_nothing_serves_a_step_that_frees_its_outputs() -> None:
+    """Each size was planned again once it was seen that a loop frees them."""
+    module, store = nn.Linear(8, 8), PlanStore()
+    kept, freed = (
+        key_of(module, 4, 8, loop=Loop(freed_outputs=outputs)) for outputs in (frozenset(), None)
+    )
+    added(store, kept)
+    assert (store.serving(freed) == kept) == (PLAN.recompute_ns == 0)
+    plan = dataclasses.replace(PLAN, recompute_ns=0)
+    store.add(kept, dataclasses.replace(accepted(), plan=plan), None)
+    assert store.serving(freed) == kept
+    assert store.serving(key_of(module, 5, 8, loop=freed.loop)) is None
+    accumulating = dataclasses.replace(freed.loop, accumulates=True)
+    assert store.serving(key_of(module, 4, 8, loop=accumulating)) is None
+
+
 def test_a_model_that_fits_as_it_is_does_so_for_smaller_inputs() -> None:
     module, store = nn.Linear(8, 8), PlanStore()
     large, small = key_of(module, 6, 8), key_of(module, 4, 8)
