@@ -11,7 +11,8 @@ class OtherModels:
 
     Attributes:
         beside_bytes: What they have in memory while the forward and the backward of the model run.
-        between_bytes: The most that they need beyond that between its forward and its backward.
+        between_bytes: The most that is needed beyond that between its forward and its backward, by
+            them and by calls of the model itself without gradients.
         after_bytes: What they have in memory beyond that when an optimizer steps.
     """
 
@@ -58,8 +59,10 @@ class Loop:
     @property
     def reason(self) -> str:
         """Why a step needs more memory than a plain one, in words."""
-        if self.others != NO_OTHERS:
+        if self.others.beside_bytes or self.others.after_bytes:
             return "other optimized models need memory in the same step"
+        if self.others.between_bytes:
+            return "the model is called without gradients between its forward and its backward"
         if self.num_calls > 1:
             return f"{self.num_calls} calls of the model share one backward"
         if not self.accumulates and not self.clears_late:

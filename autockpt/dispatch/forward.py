@@ -168,7 +168,11 @@ class OptimizedForward:
             note_compilation()
             return self.original(*args, **kwargs)
         is_part = is_running(self._module)
-        if is_part or not self._is_installed or not torch.is_grad_enabled():
+        if is_part or not self._is_installed:
+            return self.original(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            if self._habits.note_without_gradients():
+                self._guard.skip_step()
             return self.original(*args, **kwargs)
         with running(self._module):
             return self._trained(args, kwargs)
@@ -318,6 +322,7 @@ class OptimizedForward:
         key = plan_key(self._module, parallel, layout, self._loop_now(parallel, layout))
         if parallel is None:
             key = self._partners.beside(key, (args, kwargs), self._maker.store)
+            key = self._habits.without_gradients.beside(key, self._maker.store)
         solving = SolvingTime(ends_early=self._maker.request.ends_early)
         return Call(key=key, parallel=parallel, args=args, kwargs=kwargs, solving=solving)
 

@@ -119,6 +119,10 @@ class Guard:
         finding = self._out_of_memory("the forward of a step", plan, at_bytes)
         return self._run_again(call, finding, changes, failure)
 
+    def skip_step(self) -> None:
+        """Measure no more of this step: something runs in it that its plan does not count."""
+        self._window = None
+
     def begin_backward(self) -> None:
         """Note that a backward begins; call it in one."""
         if self._window is not None:

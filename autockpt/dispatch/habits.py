@@ -20,6 +20,7 @@ from autockpt.budget import format_bytes
 from autockpt.dispatch.layout import Layout, round_up
 from autockpt.dispatch.partners import Partners, PartnersCall
 from autockpt.dispatch.used_outputs import Arrivals, UsedOutputs, positions_by_node
+from autockpt.dispatch.without_gradients import CallsWithoutGradients
 from autockpt.loop import Loop
 from autockpt.lower.orders import forward_peak_bytes
 from autockpt.report.plan import Plan
@@ -48,6 +49,7 @@ class _Call:
         arrivals: The outputs for which gradients have come.
         of_partners: The call as other optimized models see it.
         has_begun: Whether its backward has begun.
+        runs_beside: Whether the model was called without gradients while it waited.
         together: The backwards of other calls that began while it waited.
     """
 
@@ -60,6 +62,7 @@ class _Call:
     arrivals: Arrivals
     of_partners: PartnersCall | None
     has_begun: bool = False
+    runs_beside: bool = False
     together: list[list[_Call]] = dataclasses.field(default_factory=list)
 
 
@@ -97,6 +100,7 @@ class Habits:
 
     Attributes:
         trains_in_eval: Whether a backward has ever come for a call in eval mode.
+        without_gradients: Calls without gradients while another one waits for its backward.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class Habits:
         # Of several calls, only the first backward sees gradients that are older than this step.
         self._is_first_backward = True
         self.trains_in_eval = False
+        self.without_gradients = CallsWithoutGradients()
 
     def loop_now(self, layout: Layout) -> Loop:
         """What to expect of a call that begins now.
@@ -227,6 +232,13 @@ class Habits:
         """Whether a call waits for its backward."""
         return any(not call.has_begun for call in self._waiting)
 
+    def note_without_gradients(self) -> bool:
+        """Note that the model runs without gradients; returns whether a plan is yet to count it."""
+        waiting = [call for call in self._waiting if not call.has_begun]
+        for call in waiting:
+            call.runs_beside = True
+        return any(call.kind not in self.without_gradients for call in waiting)
+
     def learned(self) -> dict[str, Any]:
         """What a copy of the module takes along."""
         return {
@@ -236,6 +248,7 @@ class Habits:
             "_freed": dict(self._freed),
             "_used_outputs": self._used_outputs.learned(),
             "trains_in_eval": self.trains_in_eval,
+            "without_gradients": self.without_gradients.copy(),
         }
 
     def know(self, learned: Mapping[str, Any]) -> None:
@@ -288,6 +301,8 @@ class Habits:
             )
         if call.plan is None:
             return
+        if call.runs_beside:
+            self._tell(self.without_gradients.learn(call.kind, call.plan))
         if torch.is_grad_enabled():  # by the engine, exactly when create_graph=True
             self._tell_of_graphs(call.plan)
         if call.has_older is not None and is_first:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from autockpt.loop import OtherModels
-from autockpt.lower.others import with_others, without_others
+from autockpt.lower.others import forward_peak_bytes, with_others, without_others
 from autockpt.report.plan import Plan
 from autockpt_solvers import baseline_schedule, simulate
 from autockpt_solvers.bounds.peak import lower_bound_bytes
+
+_T = TypeVar("_T")
+_MOST_KNOWN = 64  # results
+
+
+class Remembered:
+    """Results that depend on a plan, each found once: a simulation takes long for every call."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Plan, Any]] = {}
+
+    def __call__(self, find: Callable[..., _T], plan: Plan, *args: Any) -> _T:
+        """Return what a function finds for a plan."""
+        key = find, id(plan), *args
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = plan, find(plan, *args)
+        found: _T = self._known[key][1]
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +95,10 @@ def needed_bytes(plan: Plan, others: OtherModels) -> int:
     graph = with_others(plan.graph, others)
     more_bytes = simulate(graph, plan.schedule).peak_bytes - alone_bytes
     return plan.peak_bytes + others.beside_bytes + more_bytes
+
+
+def forward_alone_bytes(plan: Plan) -> int:
+    """What the forward of a call needs without gradients, beside what is in memory all the time."""
+    if plan.graph is None:
+        return needs_of(plan).peak_bytes
+    return forward_peak_bytes(plan.graph)

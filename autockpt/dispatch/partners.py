@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from autockpt.budget import format_bytes
 from autockpt.dispatch.key import PlanKey
-from autockpt.dispatch.needs import Needs, needed_bytes, needs_of, resting_bytes_of
+from autockpt.dispatch.needs import Needs, Remembered, needed_bytes, needs_of, resting_bytes_of
 from autockpt.dispatch.resting import Resting, beyond, has_storage, sizes_of
 from autockpt.dispatch.store import PlanStore
 from autockpt.loop import NO_OTHERS, OtherModels
@@ -30,7 +29,6 @@ from autockpt.torch_private.tensors import StorageWatch
 from autockpt.verify.live_bytes import rounded_up
 
 _PARTS = 128  # of a budget: what others need is rounded up to one, so that it seldom changes
-_MOST_KNOWN = 64  # results that depend on plans
 _everyone: weakref.WeakSet[Partners] = weakref.WeakSet()
 _moments = itertools.count(1)
 
@@ -98,7 +96,7 @@ class Partners:
         self._num_others = 0
         self._seen: dict[Any, _Seen] = {}
         self._has_told = False
-        self._known: dict[Any, tuple[Plan, Any]] = {}
+        self._remembered = Remembered()
         self.join()
 
     def join(self) -> None:
@@ -294,7 +292,7 @@ class Partners:
             eager_bytes = max(seen.peak_bytes, seen.held_bytes + found.between_bytes)
             most_bytes = resting_bytes + found.beside_bytes + eager_bytes + found.after_bytes
         else:
-            most_bytes = self._remembered(plan, found, needed_bytes, plan, found)
+            most_bytes = self._remembered(needed_bytes, plan, found)
         return NO_OTHERS if most_bytes <= budget_bytes else found
 
     def _neighbours(self) -> list[Partners]:
@@ -369,17 +367,7 @@ class Partners:
         return Resting.of(self._module, inputs)
 
     def _needs(self, plan: Plan) -> Needs:
-        needs: Needs = self._remembered(plan, None, needs_of, plan)
-        return needs
-
-    def _remembered(self, plan: Plan, what: Any, find: Callable[..., Any], *args: Any) -> Any:
-        """A result that depends on a plan, found once."""
-        key = id(plan), what
-        if key not in self._known:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = plan, find(*args)
-        return self._known[key][1]
+        return self._remembered(needs_of, plan)
 
 
 def _device(module: torch.nn.Module) -> torch.device | None:

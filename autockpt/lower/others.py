@@ -1,4 +1,4 @@
-"""What other optimized models need in the same step, as a part of a step's graph."""
+"""What other calls need between two phases of a step, as a part of the step's graph."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def without_others(graph: ComputeGraph) -> ComputeGraph:
     for at in (graph.num_forward, len(ops) - 1):
         ops[at] = dataclasses.replace(ops[at], workspace_bytes=0)
     return dataclasses.replace(graph, ops=tuple(ops))
+
+
+def forward_peak_bytes(graph: ComputeGraph) -> int:
+    """The peak of the forward as it runs without gradients: nothing is saved for a backward."""
+    num_forward = graph.num_forward
+    live_bytes = peak_bytes = 0
+    for at, op in enumerate(graph.ops[:num_forward]):
+        live_bytes += sum(graph.size(storage) for storage in op.writes)
+        peak_bytes = max(peak_bytes, live_bytes + graph.working_bytes[at])
+        for storage in (*op.reads, *op.writes):
+            later = (reader for reader in graph.readers[storage] if at < reader < num_forward)
+            if not graph.is_output[storage] and next(later, None) is None:
+                live_bytes -= graph.size(storage)
+    return peak_bytes

@@ -30,7 +30,7 @@ class MemoryKind(StrEnum):
     WORKSPACE = "workspace"
     OPTIMIZER_WORKSPACE = "optimizer's step"
     # What runs between the forward and the backward.
-    OTHER_MODELS_CALLS = "calls of other models"
+    CALLS_BETWEEN = "calls in between"
     # What is not known by its parts.
     EAGER_ALONE = "in eager PyTorch alone"
     WHOLE_STEP = "activations, gradients and workspace"
@@ -54,5 +54,5 @@ STEP_KINDS = (
     *STORAGE_KINDS,
     MemoryKind.WORKSPACE,
     MemoryKind.OPTIMIZER_WORKSPACE,
-    MemoryKind.OTHER_MODELS_CALLS,
+    MemoryKind.CALLS_BETWEEN,
 )

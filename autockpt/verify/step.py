@@ -53,7 +53,7 @@ class Step:
     """A training step to try: a forward on its inputs, a loss, a backward.
 
     ``loop`` says how many forwards share the backward, which outputs are freed before it, what
-    happens to gradients of an earlier one, and what other models need before the backward. ``draw``
+    happens to gradients of an earlier one, and what other calls need before the backward. ``draw``
     seeds the generators; 0 leaves them as they are.
     """
 
@@ -185,7 +185,7 @@ class Step:
                 roots = [self._forward(kept, inputs) for _ in range(self.loop.num_calls)]
             own = [*self.module.parameters(), *input_leaves(inputs)]
             outside.take([node for call in roots for node in call.nodes], own=own)
-            # Stands for the calls of other models; nothing is written to it.
+            # Stands for the calls in between; nothing is written to it.
             torch.empty(self.loop.others.between_bytes, dtype=torch.uint8, device=self.device)
             with no_autocast():
                 run_backward(roots)

@@ -320,3 +320,18 @@ def test_a_step_in_which_another_model_has_worked_is_not_judged(allocator: Alloc
     before = _plan(model)
     _step(model)
     assert _plan(model) is before
+
+
+def test_a_step_with_a_first_call_under_no_grad_is_not_judged(allocator: Allocator) -> None:
+    """What it takes beside the call that waits is planned for, and not held back as well."""
+    model = _model()
+    _optimized(model)
+    _step(model)
+    allocator.peak_bytes = 0
+    model.zero_grad()
+    loss = model(_BATCH).sum()
+    with torch.no_grad():
+        model(_BATCH)
+    allocator.peak_bytes = allocator.allocated_bytes + 2 * _plan(model).budget_bytes
+    loss.backward()
+    assert model.__dict__["forward"]._guard._finding is None

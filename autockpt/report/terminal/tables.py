@@ -247,7 +247,7 @@ def _memory(plan: PlanValues) -> Padding:
         MemoryKind.FORWARD: "freed before the backward",
         MemoryKind.BACKWARD: "between operations of the backward",
         MemoryKind.OPTIMIZER_WORKSPACE: "what it allocates beside its state",
-        MemoryKind.OTHER_MODELS_CALLS: "between the forward and the backward",
+        MemoryKind.CALLS_BETWEEN: "of other models, or without gradients",
         MemoryKind.EAGER_ALONE: "it overwrites fewer values",
     }
     grid = _grid("left", "right", "left")

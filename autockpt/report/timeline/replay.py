@@ -15,7 +15,7 @@ from autockpt_solvers import Compute, ComputeGraph, Free, Schedule
 
 _WORKSPACES = {
     OPTIMIZER_STEP: MemoryKind.OPTIMIZER_WORKSPACE,
-    INCOMING_GRADIENTS: MemoryKind.OTHER_MODELS_CALLS,
+    INCOMING_GRADIENTS: MemoryKind.CALLS_BETWEEN,
 }
 
 
