@@ -41,7 +41,7 @@ def forward_peak_bytes(graph: ComputeGraph) -> int:
     for at, op in enumerate(graph.ops[:num_forward]):
         live_bytes += sum(graph.size(storage) for storage in op.writes)
         peak_bytes = max(peak_bytes, live_bytes + graph.working_bytes[at])
-        for storage in (*op.reads, *op.writes):
+        for storage in {*op.reads, *op.writes}:
             later = (reader for reader in graph.readers[storage] if at < reader < num_forward)
             if not graph.is_output[storage] and next(later, None) is None:
                 live_bytes -= graph.size(storage)
