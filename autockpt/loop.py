@@ -37,6 +37,8 @@ class Loop:
             backward begins. None for all of them but single numbers, such as a loss.
         used_outputs: Positions among the leaves of the output. The backward starts from these
             tensors, or from a loss that is made of them. None if that is not known.
+        keeps_graph: Whether gradients come in several backwards, of which all but the last keep the
+            graph for the next.
         others: What other optimized models need in the same step.
     """
 
@@ -45,6 +47,7 @@ class Loop:
     num_calls: int = 1
     freed_outputs: frozenset[int] | None = frozenset()
     used_outputs: frozenset[int] | None = None
+    keeps_graph: bool = False
     others: OtherModels = NO_OTHERS
 
     def frees(self, position: int) -> bool:
@@ -65,6 +68,8 @@ class Loop:
             return "the model is called without gradients between its forward and its backward"
         if self.num_calls > 1:
             return f"{self.num_calls} calls of the model share one backward"
+        if self.keeps_graph:
+            return "several backwards share one graph, which stays in memory until the last"
         if not self.accumulates and not self.clears_late:
             return "the loop uses other outputs than the model's loss"
         return "gradients of an earlier backward are in memory beside this step's"

@@ -72,4 +72,4 @@ class SharedCasts:
             "in their last bits. To train by graphs, give each call a block of its own."
         )
         for each in planned:
-            store.require_eager_graph(each)
+            store.require_eager_graph(each.layout.kind)

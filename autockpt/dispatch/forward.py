@@ -187,6 +187,8 @@ class OptimizedForward:
             return self.original(*args, **kwargs)
         for warning in self._habits.told():
             warn_user(warning)
+        for kind in self._habits.left_to_eager_graphs():
+            self._maker.store.require_eager_graph(kind)
         if not self._module.training and not self._habits.trains_in_eval:
             output = self.original(*args, **kwargs)
             self._disarm_unless(self._habits.watch(output, self._layout(args, kwargs), None))

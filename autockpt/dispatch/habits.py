@@ -170,6 +170,7 @@ class Habits:
             num_calls=self._num_calls,
             freed_outputs=freed,
             used_outputs=self._used_outputs.of(layout.kind),
+            keeps_graph=self._used_outputs.keeps_graph(layout.kind),
         )
 
     def _freed_of(self, layout: Layout) -> frozenset[int] | None:
@@ -265,6 +266,10 @@ class Habits:
         told = list(self._to_tell)
         self._to_tell.clear()
         return told
+
+    def left_to_eager_graphs(self) -> list[Any]:
+        """Kinds of calls whose backwards no plan of graphs serves; they are returned once."""
+        return self._used_outputs.left_to_eager_graphs()
 
     def note_backward(self) -> None:
         """Note that gradients come now; what is written to parameters later is a step."""

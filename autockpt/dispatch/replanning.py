@@ -39,7 +39,7 @@ def replan(maker: PlanMaker, call: Call) -> None:
     changes is left open in the graphs of the plan, if it can be; otherwise no capture holds.
     """
     if is_twice(maker.store.forward(call.key)):
-        maker.store.require_eager_graph(call.key)
+        maker.store.require_eager_graph(call.key.layout.kind)
         return
     if changing(maker.store.forward(call.key)):
         _replan_changing(maker, call)

@@ -173,9 +173,9 @@ class PlanStore:
         """Whether autograd must see such a call as in eager: node by node, not as one graph."""
         return key.layout.kind in self._in_eager_graph
 
-    def require_eager_graph(self, key: PlanKey) -> None:
-        """Give up the plans of calls like this one that run as graphs."""
-        self._in_eager_graph.add(key.layout.kind)
+    def require_eager_graph(self, kind: Any) -> None:
+        """Give up the plans that run as graphs, for calls with this in common; see `Layout`."""
+        self._in_eager_graph.add(kind)
         for other in [other for other in self._forwards if self.needs_eager_graph(other)]:
             if not has_eager_graph(self._plans.get(other)):
                 self._buckets[other.without_layout].forget(other)

@@ -78,7 +78,10 @@ class CallPlanner:
             graph_bytes = _baseline_peak_bytes(cuts[0])
             fixed_bytes = step.fixed.total_bytes + step.older_gradients_bytes
         with eager_failures(run, stage="checkpoint"):
-            alone = dataclasses.replace(run, loop=run.loop.alone)
+            # What a kept graph adds depends on the plan: it is measured when the plan is tried.
+            alone = dataclasses.replace(
+                run, loop=dataclasses.replace(run.loop.alone, keeps_graph=False)
+            )
             phases = measure_phases(alone, fixed_bytes + graph_bytes)
         if phases is not None:
             with internal_errors("checkpoint"):

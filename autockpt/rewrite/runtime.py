@@ -383,8 +383,9 @@ class _FollowedRegion:
                     where="a backward that the plan did not expect",
                     reason="gradients arrive for other outputs of the forward than planned, and "
                     f"what they need ({error}) was not saved",
-                    advice="autockpt plans the next step for them, if you go on. Pass loss_fn=... "
-                    "so that the first plan sees the loss that is used.",
+                    advice="autockpt learns from it for later steps, if you go on. Let the forward "
+                    "return all that the loss reads, and loss_fn=... use all of it, so that the "
+                    "first plan sees the loss.",
                 ) from error
             self._others[absent] = boxed(module)
         return self._others[absent]

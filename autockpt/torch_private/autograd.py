@@ -43,6 +43,11 @@ def num_gradients(outputs: Any, leaf: torch.Tensor) -> int:
     return num_edges
 
 
+def running_backward() -> int:
+    """The number of the backward that runs now; -1 if none does."""
+    return int(torch._C._current_graph_task_id())
+
+
 def backward_keeps_graph() -> bool:
     """Whether the backward that runs now leaves its graph for another one (``retain_graph``)."""
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())

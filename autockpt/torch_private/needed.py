@@ -95,6 +95,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "torch._C._set_grad_enabled": (),
     "torch._C._autograd._profiler_enabled": (),
     "torch._C._autograd._get_current_graph_task_keep_graph": (),
+    "torch._C._current_graph_task_id": (),
     "torch._C._functorch.peek_interpreter_stack": (),
     # Operators, their schemas and the Python kernels that tracing takes.
     "torch._decomp.decomposition_table": (),

@@ -125,11 +125,11 @@ class BackwardRoots:
         return cls(roots=tuple(roots), gradients=tuple(gradients))
 
 
-def run_backward(calls: list[BackwardRoots]) -> None:
+def run_backward(calls: list[BackwardRoots], *, keeps_graph: bool = False) -> None:
     """Runs one backward through all calls."""
     roots = [root for call in calls for root in call.roots]
     gradients = [make() for call in calls for make in call.gradients]
-    torch.autograd.backward(roots, gradients)
+    torch.autograd.backward(roots, gradients, retain_graph=keeps_graph)
 
 
 def freed_tensors(output: Any, loop: Loop) -> frozenset[int]:

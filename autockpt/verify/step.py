@@ -188,6 +188,9 @@ class Step:
             # Stands for the calls in between; nothing is written to it.
             torch.empty(self.loop.others.between_bytes, dtype=torch.uint8, device=self.device)
             with no_autocast():
+                if self.loop.keeps_graph:
+                    # Each part of the backward needs no more than the whole.
+                    run_backward(roots, keeps_graph=True)
                 run_backward(roots)
             del roots
 
