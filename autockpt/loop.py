@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OtherModels:
-    """What other optimized models need in the same step.
+    """What other optimized models need in the same step, and other calls of the model itself.
 
     Attributes:
         beside_bytes: What they have in memory while the forward and the backward of the model run.

@@ -49,13 +49,11 @@ class CallsWithoutGradients:
             What to tell; empty if nothing.
         """
         known_bytes = self._bytes.get(kind, 0)
-        part_bytes = max(1, plan.budget_bytes // _PARTS)
-        num_bytes = rounded_up(self._remembered(forward_alone_bytes, plan), part_bytes)
-        self._bytes[kind] = max(known_bytes, num_bytes)
-        if known_bytes:
-            return ""
-        excess_bytes = self._needed_bytes(plan, num_bytes) - plan.budget_bytes
-        if excess_bytes <= 0:
+        num_bytes = self._remembered(forward_alone_bytes, plan)
+        if num_bytes > known_bytes:
+            self._bytes[kind] = rounded_up(num_bytes, max(1, plan.budget_bytes // _PARTS))
+        excess_bytes = self._needed_bytes(plan, self._bytes[kind]) - plan.budget_bytes
+        if known_bytes or excess_bytes <= 0:
             return ""
         return (
             "is called without gradients between its forward and its backward. The step in which "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 import autockpt
 from autockpt.dispatch.lookup import optimized_forward
+from autockpt.dispatch.needs import forward_alone_bytes
+from autockpt.dispatch.without_gradients import CallsWithoutGradients
 
 X, Y = batches(2)
 
@@ -63,15 +66,17 @@ def _in_a_pair(model: nn.Module, optimizer: torch.optim.Optimizer, _: int) -> to
 
 
 @pytest.mark.row("calls of the model under no_grad in a step", "a reference pass, a metric, a pair")
-@pytest.mark.parametrize("step", [_with_reference, _with_metric, _in_a_pair])
+@pytest.mark.parametrize(
+    ("step", "share"), [(_with_reference, 0.75), (_with_metric, 0.75), (_in_a_pair, 0.6)]
+)
 def test_a_call_between_forward_and_backward_is_counted(
-    step: Step, recwarn: pytest.WarningsRecorder
+    step: Step, share: float, recwarn: pytest.WarningsRecorder
 ) -> None:
     """What the waiting call had saved and what the forward under no_grad needed were in memory
     together, which no plan counted: a step took 1.30 times its budget without a word."""
     torch.manual_seed(0)
     model = Blocks()
-    budget_bytes = int(0.6 * _eager_peak_bytes(model, step))
+    budget_bytes = int(share * _eager_peak_bytes(model, step))
     trained = train(model, step, budget=budget_bytes)
     assert trained.is_same
     assert trained.num_plans == [1, 2, 2, 2, 2]
@@ -94,7 +99,7 @@ def test_a_share_stays_one_of_the_plain_step() -> None:
             shares.append(plan.budget_bytes)
         return loss
 
-    trained = train(model, step, budget="60%")
+    trained = train(model, step, budget="75%")
     assert trained.is_same
     assert trained.num_plans[-1] == 2
     assert len(set(shares)) == 1
@@ -105,12 +110,11 @@ def test_a_share_stays_one_of_the_plain_step() -> None:
 def test_the_ledger_names_such_calls_if_they_are_the_peak() -> None:
     torch.manual_seed(0)
     model = Blocks()
-    train(model, _with_reference, budget=int(0.6 * _eager_peak_bytes(model, _with_reference)))
+    train(model, _with_reference, budget=int(0.95 * _eager_peak_bytes(model, _with_reference)))
     forward = optimized_forward(model)
     (learned,) = forward._habits.without_gradients._bytes.values()
     plan = autockpt.get_plan(model)
-    assert plan.graph.ops[plan.graph.num_forward].workspace_bytes == learned
-    assert plan.ledger.get("calls in between", 0) in {0, learned}
+    assert plan.ledger["calls in between"] == learned
     assert autockpt.Plan.from_json(plan.to_json()) == plan
 
 
@@ -147,11 +151,22 @@ def test_evaluation_between_steps_changes_nothing() -> None:
     assert trained.num_plans == [1] * 5
 
 
+def test_what_is_known_does_not_grow_with_the_budget_it_is_rounded_for() -> None:
+    """A plan that exceeds the budget, because none fits, has a larger one, to parts of which the
+    need was rounded up anew: one more plan was made for the same calls."""
+    plan = autockpt.plan(Blocks(), "90%", optimizer="sgd", method="greedy", sample_args=(X,))
+    num_bytes = forward_alone_bytes(plan)
+    calls = CallsWithoutGradients()
+    for part_bytes in (num_bytes, num_bytes - 1):
+        calls.learn("kind", dataclasses.replace(plan, budget_bytes=128 * part_bytes))
+    assert calls._bytes == {"kind": num_bytes}
+
+
 @pytest.mark.usefixtures("recwarn")
 def test_a_copy_knows_of_them() -> None:
     torch.manual_seed(0)
     model = Blocks()
-    budget_bytes = int(0.6 * _eager_peak_bytes(model, _with_reference))
+    budget_bytes = int(0.75 * _eager_peak_bytes(model, _with_reference))
     train(model, _with_reference, budget=budget_bytes)
     twin = copy.deepcopy(model)
     assert _step_peak_bytes(twin, _with_reference) <= budget_bytes
