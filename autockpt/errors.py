@@ -41,10 +41,17 @@ def drop_frames(error: BaseException | None) -> None:
     """Drop the tracebacks of an error that was dealt with, and of those that led to it.
 
     Their frames hold the tensors of the caller, and often the error itself. In such a cycle all of
-    that would stay in memory until Python collects garbage.
+    that would stay in memory until Python collects garbage. What was caught outside of autockpt
+    keeps its traceback: the caller may be handling it.
     """
-    while error is not None:
-        error.__traceback__ = None
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        trace = error.__traceback__
+        if trace is not None:
+            if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "autockpt":
+                return
+            error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 

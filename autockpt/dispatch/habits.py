@@ -223,8 +223,10 @@ class Habits:
         )
         self._waiting.add(call)
         positions = positions_by_node(output)
+        given = (leaf for leaf in input_leaves(inputs) if isinstance(leaf, torch.Tensor))
+        before = frozenset(leaf.grad_fn for leaf in given if leaf.grad_fn is not None)
         for node in nodes:
-            hook = _hook(self, call, compiled_node(node), positions.get(node, {}))
+            hook = _hook(self, call, compiled_node(node), before, positions.get(node, {}))
             node.register_prehook(hook)
         return True
 
@@ -431,7 +433,7 @@ class Habits:
 
 
 def _hook(
-    habits: Habits, call: _Call, node: Any, positions: Mapping[int, int]
+    habits: Habits, call: _Call, node: Any, before: frozenset[Any], positions: Mapping[int, int]
 ) -> Callable[[Any], None]:
     """What runs when a backward of the call begins; it keeps the call alive with its graph."""
     its_habits = weakref.ref(habits)
@@ -445,7 +447,7 @@ def _hook(
 
         def saved() -> Iterable[torch.Tensor]:
             compiled = None if its_node is None else its_node()
-            return () if compiled is None else saved_by_graphs(compiled)
+            return () if compiled is None else saved_by_graphs(compiled, before)
 
         known.begin_backward(call, saved)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -288,14 +288,22 @@ def compiled_node(node: Any) -> Any:
     return None
 
 
-def saved_by_graphs(node: Any) -> Iterator[torch.Tensor]:
-    """What compiled graphs have saved for a backward that begins at a node."""
+def saved_by_graphs(node: Any, before: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """What compiled graphs have saved for a backward that begins at a node.
+
+    Args:
+        node: The node.
+        before: Nodes that made the inputs of the graphs: what others have saved is not asked for,
+            and may be freed already.
+    """
     nodes = [node]
-    seen = {node}
+    seen = {node, *before}
     while nodes:
         node = nodes.pop()
         if node.name() == _COMPILED_NODE:
-            yield from node.saved_tensors
+            # Freed, if another backward from these graphs has run.
+            with contextlib.suppress(RuntimeError):
+                yield from node.saved_tensors
         above = {parent for parent, _ in node.next_functions if parent is not None} - seen
         seen |= above
         nodes.extend(above)

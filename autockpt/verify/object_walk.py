@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import enum
 import functools
-import inspect
 import random
 import sys
 import sysconfig
@@ -135,7 +134,7 @@ def _content(value: Any) -> list[Any]:
     if isinstance(value, torch.nn.Module):
         held = attributes(value.__dict__)
         registered = [*buffer_registry(value).items(), *value.named_children()]
-        hooks = [part for hook in _hooks(value) for part in _referred(hook)]
+        hooks = [part for hook in _hooks(value) for part in _collected_in(hook)]
         return [*held.keys(), *held.values(), *(p for item in registered for p in item), *hooks]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
@@ -149,22 +148,47 @@ def _hooks(module: torch.nn.Module) -> list[Any]:
     """The hooks on a module that are not of a library."""
     registries = [each for name, each in vars(module).items() if "hook" in name]
     hooks = [hook for each in registries if isinstance(each, dict) for hook in each.values()]
-    return [hook for hook in hooks if _is_users_module(getattr(hook, "__module__", ""))]
+    return [hook for hook in hooks if _is_users_module(_module_of(hook))]
 
 
-def _referred(function: Any) -> list[Any]:
-    """What a function changes if it changes anything: what it is bound to, or refers to by name.
+def _module_of(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return getattr(hook, "__module__", None) or "builtins"
 
-    Of global variables, only containers: others lead to the whole program.
+
+def _collected_in(hook: Any) -> list[Any]:
+    """Lists, dicts and tensors that the code of a hook names, itself or in an object.
+
+    An object as a whole may be a trainer, and lead to a data set.
     """
-    if isinstance(function, functools.partial):
-        given = [*function.args, *function.keywords.values()]
-        return [*_referred(function.func), *given]
-    if not isinstance(function, (types.FunctionType, types.MethodType)):
-        return [function]
-    named = inspect.getclosurevars(inspect.unwrap(function))
-    containers = [value for value in named.globals.values() if type(value) in CONTAINERS]
-    return [getattr(function, "__self__", None), *named.nonlocals.values(), *containers]
+    given: list[Any] = []
+    while isinstance(hook, functools.partial):
+        given += [*hook.args, *hook.keywords.values()]
+        hook = hook.func
+    if not hasattr(hook, "__code__") and not hasattr(hook, "__func__"):
+        hook = getattr(hook, "__call__", hook)  # noqa: B004 - the method, not whether there is one
+    global_values: list[Any] = []
+    while hook is not None:
+        function = getattr(hook, "__func__", hook)
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            cells = map(_in_cell, function.__closure__ or ())
+            known = [getattr(hook, "__self__", None), *cells]
+            names = [name for name in code.co_names if name in function.__globals__]
+            global_values += [function.__globals__[name] for name in names]
+            objects = [vars(each) for each in known if _has_namespace(each)]
+            given += [*known, *(each[n] for each in objects for n in code.co_names if n in each)]
+        hook = getattr(function, "__wrapped__", None)
+    containers = [each for each in (*given, *global_values) if type(each) in CONTAINERS]
+    return [*containers, *(each for each in given if isinstance(each, torch.Tensor))]
+
+
+def _in_cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that is assigned later
+        return None
 
 
 def _fingerprint(value: Any) -> Any:

@@ -86,8 +86,15 @@ def test_a_rung_that_failed_keeps_no_output_alive() -> None:
 
     model = Branches()
     autockpt.optimize(model, "95%", optimizer="sgd", method="greedy")
-    with pytest.warns(UserWarning, match="falls back"):
-        output = model(*_batch(64))
+    with pytest.raises(ValueError, match="no number") as caught:  # noqa: PT012
+        try:
+            int("no number")
+        except ValueError:
+            # Planned while another exception is handled, which keeps its traceback.
+            with pytest.warns(UserWarning, match="falls back"):
+                output = model(*_batch(64))
+            raise
+    assert caught.traceback[-1].name == test_a_rung_that_failed_keeps_no_output_alive.__name__
     logits = weakref.ref(output["logits"])
     loss = output["loss"]
     loss.backward()
@@ -111,3 +118,20 @@ def test_a_refusal_keeps_no_input_alive() -> None:
 
     assert step()() is None
     assert step()() is None
+
+
+def test_a_graph_that_is_freed_already_is_not_asked_for_what_it_has_saved() -> None:
+    """The discriminator of a GAN trains on samples whose own graph has run its backward."""
+    torch.manual_seed(0)
+    generator, critic = (
+        nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.GELU()) for _ in range(4)))
+        for _ in range(2)
+    )
+    for model in (generator, critic):
+        autockpt.optimize(model, "90%", optimizer="sgd", method="greedy")
+    for _ in range(3):
+        generator.zero_grad()
+        critic.zero_grad()
+        sample = generator(torch.randn(64, 32))
+        sample.square().mean().backward()
+        critic(sample).mean().backward(inputs=list(critic.parameters()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import warnings
 from collections.abc import Callable
@@ -308,7 +309,7 @@ def test_a_number_that_changes_at_each_call_is_said() -> None:
 NORMS: list[torch.Tensor] = []
 
 
-@pytest.mark.parametrize("where", ["closure", "global", "bound"])
+@pytest.mark.parametrize("where", ["closure", "global", "bound", "partial", "wrapped", "object"])
 def test_what_hooks_collect_in_a_list_of_yours(where: str) -> None:
     """Steps that were tried left their values there too, some of them fake."""
 
@@ -319,13 +320,29 @@ def test_what_hooks_collect_in_a_list_of_yours(where: str) -> None:
         def take(self, module: nn.Module, args: object, output: torch.Tensor) -> None:
             self.norms.append(output.detach().norm())
 
-    log, norms = Log(), [] if where == "closure" else NORMS
-    norms = log.norms if where == "bound" else norms
+        def __call__(self, module: nn.Module, args: object, output: torch.Tensor) -> None:
+            self.norms.append(output.detach().norm())
+
+    def collect(norms: list[torch.Tensor], *of_call: Any) -> None:
+        norms.append(of_call[-1].detach().norm())
+
+    log, norms = Log(), NORMS if where == "global" else []
+    norms = log.norms if where in ("bound", "object") else norms
     norms.clear()
+
+    @functools.wraps(log.take)
+    def wrapped(*args: Any) -> None:
+        norms.append(args[-1].detach().norm())
+        if len(norms) > 1000:
+            later()
+
     hooks = {
         "closure": lambda module, args, output: norms.append(output.detach().norm()),
         "global": lambda module, args, output: NORMS.append(output.detach().norm()),
         "bound": log.take,
+        "partial": functools.partial(collect, norms),
+        "wrapped": wrapped,
+        "object": log,
     }
     model = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(6)))
     model[1].register_forward_hook(hooks[where])
@@ -335,3 +352,6 @@ def test_what_hooks_collect_in_a_list_of_yours(where: str) -> None:
         model.zero_grad()
         assert len(norms) == number
     assert {type(norm) for norm in norms} == {torch.Tensor}
+
+    def later() -> None:
+        """Assigned after the model was planned: until then, the hook has an empty cell."""
