@@ -69,7 +69,7 @@ class Layout:
         )
 
     def of_sizes(self, sizes: Sizes) -> Layout:
-        """The layout of inputs that have other sizes; its family and leaves are meant alone."""
+        """The layout of inputs that have other sizes; only its family and leaves are used."""
         return dataclasses.replace(self, sizes=sizes)
 
     def rounded(self, varying: Dimensions) -> Sizes:

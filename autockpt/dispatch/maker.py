@@ -125,7 +125,8 @@ class PlanMaker:
             except AutockptError as error:
                 # A loop of another kind has trained until here, and goes on with a warning.
                 plain = dataclasses.replace(call.key, loop=PLAIN)
-                is_new = call.key.loop.needs_no_more and plain not in self.store
+                is_known = call.key != plain and self.store.serving(plain) is not None
+                is_new = call.key.loop.needs_no_more and not is_known
                 if is_new or self.store.latest is None or not leads_down(error):
                     raise
                 if isinstance(error, BudgetError):

@@ -182,7 +182,14 @@ class PlanStore:
                 self.drop(other)
 
     def drop(self, key: PlanKey) -> None:
-        """Remove a plan that never ran."""
+        """Remove a plan that never ran.
+
+        Args:
+            key: A key that it serves.
+        """
+        self._remove(self.serving(key) or key)
+
+    def _remove(self, key: PlanKey) -> None:
         self._forwards.pop(key, None)
         self._plans.pop(key, None)
         self._values.pop(key, None)
@@ -201,11 +208,9 @@ class PlanStore:
             forgotten = same
         else:
             self.num_stale += 1
-            forgotten = [key] if self.num_stale <= max_stale else []
+            forgotten = [self.serving(key) or key] if self.num_stale <= max_stale else []
         for other in forgotten:
-            self._forwards.pop(other, None)
-            self._plans.pop(other, None)
-            self._values.pop(other, None)
+            self._remove(other)
 
     def plan_of(self, key: PlanKey) -> ExecutablePlan | None:
         """The plan that a key follows now, its own or that of a bucket."""

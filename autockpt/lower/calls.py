@@ -37,7 +37,7 @@ def plan_for_calls(
     refused: BudgetError | None = None
     aside_bytes = room_bytes * (num_calls - 1) // num_calls
     for _ in range(_MOST_SOLVES):
-        if is_over() and (best is not None or refused is not None):
+        if is_over() and best is not None:
             break
         try:
             plan = plan_beside(aside_bytes)

@@ -101,7 +101,7 @@ class SolvingTime:
         return Patience(watch, step_ns=step_ns) if self.ends_early else watch
 
     def result(self, ask: Callable[[], Result]) -> Result:
-        """Ask the solver, and count the time that it tells.
+        """Ask the solver, and count the time that it reports.
 
         Args:
             ask: Asks it.
@@ -145,7 +145,7 @@ class SolvingTime:
 
     def is_over(self, limit_s: float) -> bool:
         """Whether no time is left."""
-        return self._left_s(limit_s) <= _LEAST_S
+        return self._left_s(limit_s) <= min(_LEAST_S, limit_s / 2)
 
     def _share(self, limit_s: float, share: float) -> float:
         return max(min(_LEAST_S, limit_s), self._left_s(limit_s) * share)
