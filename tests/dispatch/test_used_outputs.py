@@ -177,9 +177,12 @@ def test_a_loss_that_reads_an_attribute_is_served_by_calls_of_modules() -> None:
 
 def test_a_backward_for_each_head_is_served_by_calls_of_modules() -> None:
     """Every step ran without a plan at 1.38 times its budget, with advice that did not help."""
-    (told,) = _by_modules(Heads(), _backward_in_parts)
+    told, *leanest = _by_modules(Heads(), _backward_in_parts)
     assert "in several parts" in told
     assert CHECKPOINTS in told
+    # Times of modules are measured: by some, the plan that is tried first keeps too much between
+    # the backwards, and none is found that fits.
+    assert all("autockpt follows the leanest plan" in each for each in leanest)
 
 
 def test_heads_that_alternate_are_served_by_calls_of_modules() -> None:
