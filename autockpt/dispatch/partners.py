@@ -5,12 +5,16 @@ in it. Which models train together is learned when a backward begins: they have 
 backwards at once, or have taken turns. From then on, the calls of each are planned beside what the
 others have in memory at that time. A model also leaves room for those that are called between its
 forward and its backward, as much as their share of what eager PyTorch would hold.
+
+Models that other threads train are no part of the step, and what they do at a time is chance. To
+read their gradients while their thread frees them is not safe either.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 import weakref
 from typing import Any
 
@@ -30,6 +34,7 @@ from autockpt.verify.live_bytes import rounded_up
 
 _PARTS = 128  # of a budget: what others need is rounded up to one, so that it seldom changes
 _everyone: weakref.WeakSet[Partners] = weakref.WeakSet()
+_lock = threading.RLock()  # around what adds to sets, and what goes through them
 _moments = itertools.count(1)
 
 
@@ -40,12 +45,14 @@ class PartnersCall:
     Attributes:
         began_at: When, as a number that grows.
         plan: The plan that it follows.
+        thread: The thread of its forward: its backward may run in one of autograd's own.
         others_bytes: What other models had in memory beside it, if any was waiting.
         has_begun: Whether its backward has begun.
     """
 
     began_at: int
     plan: Plan
+    thread: int
     others_bytes: int = 0
     has_begun: bool = False
 
@@ -88,10 +95,11 @@ class Partners:
         self._module = module
         self._optimizer = request.optimizer
         self._budget = request.budget
-        self._waiting: weakref.WeakSet[PartnersCall] = weakref.WeakSet()
+        self._calls: weakref.WeakSet[PartnersCall] = weakref.WeakSet()
         self._plan: Plan | None = None
         self._inputs: list[tuple[StorageWatch, bool]] = []
         self._called_at = self._backward_at = self._backward_of = 0
+        self._thread: int | None = None  # of the latest call
         self._others: weakref.WeakSet[Partners] = weakref.WeakSet()
         self._num_others = 0
         self._seen: dict[Any, _Seen] = {}
@@ -101,18 +109,20 @@ class Partners:
 
     def join(self) -> None:
         """Be counted by others."""
-        _everyone.add(self)
+        with _lock:
+            _everyone.add(self)
 
     def leave(self) -> None:
         """Be counted no more."""
-        _everyone.discard(self)
+        with _lock:
+            _everyone.discard(self)
 
     @property
     def have_worked(self) -> bool:
         """Whether another model was called, or its backward ran, since the latest call ended."""
         return any(
             max(other._called_at, other._backward_at) > self._called_at
-            for other in self._neighbours()
+            for other in self._neighbours(self._thread)
         )
 
     def begin(self, plan: Plan | None, inputs: Any) -> PartnersCall | None:
@@ -124,17 +134,18 @@ class Partners:
         """
         if plan is None or len(_everyone) < 2:
             return None
-        self._plan, self._called_at = plan, next(_moments)
+        self._plan, self._called_at, self._thread = plan, next(_moments), threading.get_ident()
         self._inputs = [
             (StorageWatch(leaf), leaf.requires_grad)
             for leaf in tree_leaves(inputs)
             if has_storage(leaf)
         ]
-        call = PartnersCall(began_at=self._called_at, plan=plan)
+        call = PartnersCall(began_at=self._called_at, plan=plan, thread=self._thread)
         if self._may_tell(plan):
-            waiting = [other for other in self._neighbours() if other._held_bytes()]
+            waiting = [other for other in self._neighbours(call.thread) if other._held_bytes()]
             call.others_bytes = self._in_memory(waiting)
-        self._waiting.add(call)
+        with _lock:
+            self._calls.add(call)
         return call
 
     def begin_backward(self, call: PartnersCall, kind: Any) -> str:
@@ -155,7 +166,7 @@ class Partners:
         self._backward_of = call.began_at
         met = [
             other
-            for other in self._neighbours()
+            for other in self._neighbours(call.thread)
             if other._held_bytes()
             or max(other._called_at, other._backward_at) > call.began_at
             or 0 < before < other._backward_at
@@ -171,8 +182,8 @@ class Partners:
         waiting = [
             other._needs(each.plan).eager_held_bytes
             for other in later
-            for each in other._waiting
-            if not each.has_begun and each.began_at > call.began_at
+            for each in other._waiting()
+            if each.began_at > call.began_at
         ]
         budgets = [
             other._plan.budget_bytes
@@ -253,7 +264,7 @@ class Partners:
             resting_bytes: What the model has in memory all the time.
             budget_bytes: The budget.
         """
-        others = self._known_others()
+        others = self._known_others(threading.get_ident())
         if len(others) < self._num_others:  # one is no longer there, or optimized
             self._seen.clear()
         self._num_others = len(others)
@@ -295,33 +306,41 @@ class Partners:
             most_bytes = self._remembered(needed_bytes, plan, found)
         return NO_OTHERS if most_bytes <= budget_bytes else found
 
-    def _neighbours(self) -> list[Partners]:
-        """The other optimized models on the same device."""
-        if len(_everyone) < 2:
+    def _neighbours(self, thread: int | None) -> list[Partners]:
+        """The other optimized models on the same device that were last called in a thread."""
+        if len(_everyone) < 2 or thread is None:
             return []
+        with _lock:
+            everyone = list(_everyone)
         device = _device(self._module)
         return [
             other
-            for other in _everyone
-            if other._module is not self._module and _device(other._module) == device
+            for other in everyone
+            if other._thread == thread
+            and other._module is not self._module
+            and _device(other._module) == device
         ]
 
-    def _known_others(self) -> list[Partners]:
-        return [other for other in self._neighbours() if other in self._others]
+    def _known_others(self, thread: int | None) -> list[Partners]:
+        return [other for other in self._neighbours(thread) if other in self._others]
+
+    def _waiting(self) -> list[PartnersCall]:
+        """The calls whose backwards have not begun."""
+        with _lock:
+            return [call for call in self._calls if not call.has_begun]
 
     @property
     def in_memory_bytes(self) -> int:
         """What those that train together with this model have in memory now."""
-        return self._in_memory(self._known_others())
+        return self._in_memory(self._known_others(self._thread))
 
     def _held_bytes(self) -> int:
         """What calls that wait for their backwards hold."""
-        waiting = [call for call in self._waiting if not call.has_begun]
-        return sum(self._needs(call.plan).held_bytes for call in waiting)
+        return sum(self._needs(call.plan).held_bytes for call in self._waiting())
 
     def _backward_bytes(self) -> int:
         """What the backward of a call that waits needs beyond what that holds."""
-        needs = [self._needs(call.plan) for call in self._waiting if not call.has_begun]
+        needs = [self._needs(call.plan) for call in self._waiting()]
         return max((each.peak_bytes - each.held_bytes for each in needs), default=0)
 
     def _in_memory(self, others: list[Partners]) -> int:
@@ -358,7 +377,7 @@ class Partners:
     def _resting(self) -> Resting:
         """What the model has in memory now."""
         # An input that requires grad is an activation of what has made it, which may free it.
-        is_waiting = any(not call.has_begun for call in self._waiting)
+        is_waiting = bool(self._waiting())
         inputs = {
             storage.key: storage.num_bytes
             for storage, requires_grad in self._inputs

@@ -6,8 +6,11 @@ import copy
 import dataclasses
 import gc
 import itertools
+import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -321,3 +324,54 @@ def test_a_call_that_is_planned_while_another_waits_leaves_that_one_alone() -> N
 
     _optimize(models, _budget(step, models, 0.7))
     assert _train(step, models).is_same
+
+
+def test_models_that_other_threads_train_do_not_count() -> None:
+    """Two models trained in two threads were planned together, and one read gradients of the other
+    while zero_grad freed them in its thread, which crashed the process."""
+    torch.manual_seed(0)
+    models = Encoder(), Decoder()
+    _optimize(models, _budget(_in_turns, models, 0.75))
+    with ThreadPoolExecutor(1) as thread:
+
+        def step(here: nn.Module, there: nn.Module) -> None:
+            loss = thread.submit(lambda: there(X).square().mean()).result()
+            here(X).square().mean().backward()
+            thread.submit(loss.backward).result()
+
+        done = _train(step, models)
+    assert done.is_same
+    assert not done.told
+    assert not any(autockpt.get_plan(m).fixed.other_models_bytes for m in models)
+    assert all(optimized_forward(m)._partners.in_memory_bytes == 0 for m in models)
+
+
+@pytest.fixture
+def _quick_switches() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_quick_switches")
+def test_models_may_be_optimized_while_another_thread_trains() -> None:
+    """ "Set changed size during iteration": a step looks at all optimized models."""
+    models = Encoder(num_blocks=1), Decoder(num_blocks=1)
+    _optimize(models, "1GB")
+    _train(_in_turns, models, num_steps=1)
+    partners = optimized_forward(models[0])._partners
+    has_ended = threading.Event()
+
+    def optimize() -> None:
+        while not has_ended.is_set():
+            _optimize(tuple(nn.Linear(1, 1) for _ in range(20)), "1GB")
+
+    with ThreadPoolExecutor(1) as thread:
+        optimizing = thread.submit(optimize)
+        try:
+            for _ in range(2000):
+                assert partners.have_worked
+        finally:
+            has_ended.set()
+        optimizing.result()
