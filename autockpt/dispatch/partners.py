@@ -238,7 +238,8 @@ class Partners:
         """
         budget_bytes = (store.device_budget or self._budget).bytes
         is_alone = not self._others and not self._num_others
-        if is_alone or store.latest is None or budget_bytes is None:
+        counts_others = self._budget.counts_other_models
+        if is_alone or not counts_others or store.latest is None or budget_bytes is None:
             return key
         plan = store.value(key)
         others = self._around(

@@ -19,6 +19,7 @@ from torch import nn
 from training import least_budget
 
 import autockpt
+from autockpt.budget import Budget, parse_budget
 from autockpt.dispatch.lookup import optimized_forward
 from autockpt.verify.live_bytes import distinct_bytes
 from autockpt.verify.peak import measure_peak_bytes
@@ -375,3 +376,19 @@ def test_models_may_be_optimized_while_another_thread_trains() -> None:
         finally:
             has_ended.set()
         optimizing.result()
+
+
+def test_a_budget_of_free_memory_does_not_count_other_models() -> None:
+    """What others have in memory is not free, and was deducted once more if the budget of another
+    model counts this one."""
+    torch.manual_seed(0)
+    models = Encoder(), Decoder()
+    budget_bytes = _budget(_chain, models, 0.6)
+    _optimize(models, budget_bytes)
+    forward = optimized_forward(models[1])
+    forward._partners._budget = parse_budget("80% of free")  # as on a device
+    forward._maker.store.device_budget = Budget(bytes=budget_bytes)
+    assert _train(_chain, models).is_same
+    others_bytes = [autockpt.get_plan(model).fixed.other_models_bytes for model in models]
+    assert others_bytes[0] > 0
+    assert others_bytes[1] == 0
