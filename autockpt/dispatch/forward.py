@@ -160,7 +160,10 @@ class OptimizedForward:
         """What a copy takes along."""
         maker = self._maker
         stored, ladder = maker.store.stored(), maker.ladder.copy()
-        return maker.request, maker.verify, stored, ladder, self._habits.learned()
+        # Yours steps the original alone.
+        optimizer = dataclasses.replace(maker.request.optimizer, of=None)
+        request = dataclasses.replace(maker.request, optimizer=optimizer)
+        return request, maker.verify, stored, ladder, self._habits.learned()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a training call by its plan, any other by the module's own forward."""

@@ -392,3 +392,16 @@ def test_a_budget_of_free_memory_does_not_count_other_models() -> None:
     others_bytes = [autockpt.get_plan(model).fixed.other_models_bytes for model in models]
     assert others_bytes[0] > 0
     assert others_bytes[1] == 0
+
+
+def test_the_optimizer_of_a_copy_is_another_one() -> None:
+    """A copy passed for sharing the optimizer that was passed for the original: the state of its
+    own did not count."""
+    torch.manual_seed(0)
+    model = Encoder()
+    _optimize((model,), 2_500_000, optimizer=torch.optim.AdamW(model.parameters()))
+    models = model, copy.deepcopy(model)
+    _train(_in_turns, models, num_steps=2)
+    parameters_bytes = distinct_bytes([*model.parameters()])
+    with_state_bytes = 4 * parameters_bytes  # with two moments and gradients
+    assert optimized_forward(model)._partners.in_memory_bytes >= with_state_bytes
