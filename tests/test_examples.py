@@ -16,6 +16,18 @@ import pytest
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def _run(name: str, *args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(_EXAMPLES / name), *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 _QUICK = """
 import os, runpy, sys
 from autockpt_solvers.methods.ilp import pool
@@ -93,9 +105,9 @@ def test_train_gpt2() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the hard limit on the CPU is Linux's")
 def test_gpu_check_in_small(tmp_path: Path) -> None:
-    output = _run_quickly(
+    output = _run(
         *("gpu_check.py", "--device", "cpu", "--size", "small", "--models", "sequential"),
-        *("--shares", "0.5", "--steps", "1", "--pairs", "1", "--time-limit", "1"),
+        *("--shares", "0.5", "--steps", "2", "--pairs", "2", "--time-limit", "2"),
         *("--out", str(tmp_path)),
     )
     results = json.loads((tmp_path / "results.json").read_text())
